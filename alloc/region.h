@@ -1,0 +1,22 @@
+/* region.h - one address range per tier: reserved at once, never unmapped, punched or moved while
+ * it may be registered with io_uring (MADV_DONTNEED on registered memory silently loses data). */
+#ifndef KVPI_ALLOC_REGION_H
+#define KVPI_ALLOC_REGION_H
+
+#include <stddef.h>
+
+#include "kvpager/status.h"
+
+typedef struct kvpi_region {
+    char *base;   /* aligned to 2 MiB */
+    size_t bytes; /* a multiple of 4 KiB */
+    void *map;    /* what to unmap */
+    size_t map_bytes;
+} kvpi_region;
+
+/* Reserve `bytes` (rounded up to 4 KiB), zero-filled on first touch, backed by transparent huge
+ * pages in the whole 2 MiB units inside, left out of core dumps. Errors: KVP_E_NOMEM. */
+KVP_NODISCARD kvp_status kvpi_region_open(size_t bytes, kvpi_region *out);
+void kvpi_region_close(kvpi_region *r); /* a zeroed region: does nothing */
+
+#endif

@@ -1,0 +1,257 @@
+/* kvpager.h - a pager for the key/value cache of transformer inference. Start here.
+ *
+ * kvpager keeps the KV of many sequences in pages and the pages in tiers: RAM, compressed RAM,
+ * disk. A page table per sequence says where each page lies. Attention walks the table, faulting
+ * pages in as it goes; when a tier is full, reclaim moves pages down. Budgets are hard limits,
+ * every byte that comes back is verified, and where a page lies never changes a bit of the result.
+ *
+ *     kvp_config cfg = kvp_config_default();
+ *     cfg.geometry   = (kvp_geometry){.n_layers = 12, .n_kv_heads = 12, .head_dim = 64,
+ *                                     .dtype = KVP_F16};
+ *     cfg.ram_bytes  = 64u << 20;
+ *     cfg.disk_bytes = KVP_UNLIMITED;
+ *     kvp_pager *pager;
+ *     kvp_seq *seq;
+ *     if (kvp_pager_open(&cfg, &pager) || kvp_seq_create(pager, &seq))
+ *         die(kvp_error());
+ *     kvp_seq_append(seq, layer, k, v, n_tokens);      for each layer, as tokens come
+ *     kvp_attend(seq, layer, &(kvp_attend_args){.q = q, .out = out, .n_queries = n, .n_heads = 12,
+ *                                               .scale = 0.125f});
+ *
+ * Words: a *lane* is one head group of one layer of a sequence: what has a page table. A *page*
+ * holds K and V of up to page_tokens tokens of a lane. The last page of a lane is *open*; a full
+ * page is *sealed* and never changes again. A *fault* brings a page into RAM: minor when its bytes
+ * are already in memory (compressed), major when it takes I/O. Each layer's lanes grow
+ * independently; the length of a sequence is that of its shortest lane.
+ *
+ * Threads: any thread may call; calls on one sequence must not overlap. No call waits while it
+ * holds a lock, none prints, and the library installs no signal handlers. */
+#ifndef KVPAGER_H
+#define KVPAGER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "kvpager/env.h"
+#include "kvpager/mem.h"
+#include "kvpager/placement.h"
+#include "kvpager/status.h"
+#include "kvpager/tier.h"
+#include "kvpager/view.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define KVP_VERSION_MAJOR 0
+#define KVP_VERSION_MINOR 1
+#define KVP_VERSION_PATCH 0
+
+/* "0.1.0", of the library that is running. */
+KVP_API const char *kvp_version(void);
+
+/* ---- configuration ------------------------------------------------------------------------------
+ */
+
+/* The KV of one layer, for models whose layers differ. */
+typedef struct kvp_layer_kind {
+    uint32_t n_kv_heads;
+    uint32_t k_width, v_width; /* elements per head, >= 1 */
+    kvp_dtype dtype;
+} kvp_layer_kind;
+
+typedef struct kvp_geometry {
+    uint32_t n_layers;
+    /* Uniform models: every layer has n_kv_heads heads of head_dim in both K and V. */
+    uint32_t n_kv_heads, head_dim;
+    kvp_dtype dtype;
+    /* Others: [n_layers], copied at open; then the three members above are ignored. NULL: uniform.
+     */
+    const kvp_layer_kind *layers;
+    uint32_t page_tokens; /* 1 .. 65535; 0: 64 */
+    uint32_t page_heads;  /* KV heads per page; 0: as many as make pages of about 64 KiB */
+} kvp_geometry;
+
+typedef enum kvp_log_level { KVP_LOG_WARNING = 1, KVP_LOG_INFO = 2 } kvp_log_level;
+
+typedef struct kvp_config {
+    size_t size; /* set by kvp_config_default() */
+    kvp_geometry geometry;
+
+    /* Hard limits. ram: frames, staging buffers and the metadata of frames; KVP_UNLIMITED: as much
+     * as the machine has. zram, disk: 0 means that there is no such tier; disk may be unlimited.
+     * If one is too small, kvp_pager_open() fails with KVP_E_BUDGET and says how many bytes work.
+     */
+    uint64_t ram_bytes, zram_bytes, disk_bytes;
+    /* A swap file that stays visible until close, created 0600; an existing file that is not a
+     * kvpager swap file is refused. NULL: an unlinked file in $TMPDIR or /var/tmp. */
+    const char *disk_path;
+    const char
+        *disk_engine; /* "uring-fixed", "uring", "threads"; NULL: $KVP_DISK_ENGINE, else best */
+    const kvp_placement_ops *placement; /* NULL: kvp_placement_sticky */
+
+    uint32_t n_threads; /* that kvp_attend() may use, the caller's included; 0: one per CPU */
+    /* The caller's own thread pool, used instead of the library's: runs task(arg, 0 .. n - 1). */
+    void (*parallel_for)(void *opaque, size_t n, void (*task)(void *arg, size_t i), void *arg);
+    void *parallel_opaque;
+
+    uint64_t fingerprint; /* of model and KV recipe; part of every page's identity */
+    const kvp_mem *mem;   /* NULL: malloc and free */
+    const kvp_env *env;   /* NULL: kvp_env_default() */
+    void (*log)(void *opaque, kvp_log_level level, const char *message); /* NULL: silence */
+    void *log_opaque;
+} kvp_config;
+
+/* Everything in RAM, no other tier, all CPUs. */
+KVP_API kvp_config kvp_config_default(void);
+
+/* ---- pager --------------------------------------------------------------------------------------
+ */
+
+typedef struct kvp_pager kvp_pager;
+typedef struct kvp_seq kvp_seq;
+
+/* Errors: KVP_E_INVALID, KVP_E_BUDGET ("needs at least N bytes": exactly N works), KVP_E_NOMEM,
+ *         KVP_E_IO, KVP_E_BUSY (the swap file is in use), KVP_E_UNSUPPORTED (the forced engine). */
+KVP_API KVP_NODISCARD kvp_status kvp_pager_open(const kvp_config *cfg, kvp_pager **pager);
+/* Frees everything, sequences included; removes the swap file. NULL does nothing.
+ * No other call may be running, nothing may be pinned. */
+KVP_API void kvp_pager_close(kvp_pager *pager);
+
+/* Check every invariant (slow, for tests and debugging). KVP_E_CORRUPT and a message if one is
+ * violated. May run at any time. */
+KVP_API KVP_NODISCARD kvp_status kvp_pager_check(kvp_pager *pager);
+
+/* ---- sequences ----------------------------------------------------------------------------------
+ */
+
+#define KVP_ALL_LAYERS UINT32_MAX
+
+KVP_API KVP_NODISCARD kvp_status kvp_seq_create(kvp_pager *pager, kvp_seq **seq);
+/* Frees its pages in every tier; NULL does nothing. Nothing of it may be pinned. */
+KVP_API void kvp_seq_destroy(kvp_seq *seq);
+
+/* Where appended rows come from, for callers whose rows are not dense float32. */
+typedef struct kvp_rows {
+    const void *k, *v; /* row of token 0, head 0 */
+    kvp_dtype dtype;   /* of these rows: converted (round to nearest even) if the layer's differs */
+    size_t k_token_stride, v_token_stride; /* bytes from a token to the next; 0: dense */
+    size_t k_head_stride, v_head_stride;   /* bytes from a head to the next; 0: dense */
+} kvp_rows;
+
+/* Append n_tokens tokens to every lane of `layer`, at the lane's next positions.
+ * Shapes : k [n_tokens][n_kv_heads][k_width], v [n_tokens][n_kv_heads][v_width], float32, dense.
+ * Errors : KVP_E_NOSPACE no tier has room; KVP_E_RANGE a value is not finite in the layer's dtype
+ *          (e.g. above 65504 in f16); KVP_E_IO, KVP_E_CORRUPT, KVP_E_LOST bringing the open page
+ *          back. On failure no lane is longer than before.
+ * Threads: may block on I/O. */
+KVP_API KVP_NODISCARD kvp_status kvp_seq_append(kvp_seq *seq, uint32_t layer, const float *k,
+                                                const float *v, size_t n_tokens);
+KVP_API KVP_NODISCARD kvp_status kvp_seq_append_rows(kvp_seq *seq, uint32_t layer,
+                                                     const kvp_rows *rows, size_t n_tokens);
+
+/* Make room for the metadata of `n_tokens` tokens in all: later appends up to there allocate no
+ * bookkeeping memory. Errors: KVP_E_NOMEM. */
+KVP_API KVP_NODISCARD kvp_status kvp_seq_reserve(kvp_seq *seq, uint64_t n_tokens);
+
+/* Forget the tokens at positions >= n_tokens in every lane. No I/O. */
+KVP_API KVP_NODISCARD kvp_status kvp_seq_truncate(kvp_seq *seq, uint64_t n_tokens);
+
+/* Retention: free the pages of `layer` (or KVP_ALL_LAYERS) whose positions all lie in [begin, end).
+ * The lane's last page always stays. Remaining tokens keep their positions. No I/O. */
+KVP_API KVP_NODISCARD kvp_status kvp_seq_evict(kvp_seq *seq, uint32_t layer, uint64_t begin,
+                                               uint64_t end);
+
+/* The next position: tokens appended to the shortest lane, evicted ones included. */
+KVP_API uint64_t kvp_seq_length(const kvp_seq *seq);
+/* The same for one layer. */
+KVP_API uint64_t kvp_seq_layer_length(const kvp_seq *seq, uint32_t layer);
+/* Pages per lane of a layer that are there (not evicted). */
+KVP_API uint32_t kvp_seq_page_count(const kvp_seq *seq, uint32_t layer);
+
+/* Where the pages of a sequence are now. */
+typedef struct kvp_page_info {
+    uint32_t layer, group; /* lane */
+    uint64_t first_position;
+    uint32_t n_valid; /* tokens */
+    kvp_tier_id tier; /* the fastest tier that has a copy */
+    bool is_open, is_lost;
+} kvp_page_info;
+
+/* Copy out up to `max` infos in the order layer, group, position; *n_pages: how many there are. */
+KVP_API KVP_NODISCARD kvp_status kvp_seq_pages(kvp_seq *seq, kvp_page_info *infos, size_t max,
+                                               size_t *n_pages);
+
+/* ---- pinning: pages for the caller's own kernels ------------------------------------------------
+ */
+
+/* Set pages and max_pages; the rest is filled in. */
+typedef struct kvp_view {
+    kvp_page_view *pages; /* the caller's array: [n_groups of the layer][pages of the range] */
+    size_t max_pages;
+    size_t n_pages;  /* filled; when max_pages is too small: how many are needed */
+    size_t n_groups; /* head groups: lanes of the layer */
+    kvp_seq *seq;    /* private */
+} kvp_view;
+
+/* Make the pages of `layer` that hold a position in [first, first + n_tokens) resident and hold
+ * them. deadline_ns: on kvp_env.now_ns()'s clock; 0: do not wait, KVP_FOREVER: as long as it takes.
+ * Errors : KVP_E_AGAIN (deadline 0) and KVP_E_TIMEOUT: not all are there yet, the faults go on,
+ * call again; KVP_E_NOSPACE the budget cannot hold them beside what else is pinned; KVP_E_INVALID
+ *          max_pages too small (view->n_pages says what is needed); KVP_E_RANGE no such tokens;
+ *          KVP_E_CORRUPT, KVP_E_LOST, KVP_E_IO. On failure nothing is pinned.
+ * Threads: a pinned sequence may be pinned again, scanned and attended; it may not be truncated,
+ *          evicted from or destroyed, and its open page must not be pinned during append. */
+KVP_API KVP_NODISCARD kvp_status kvp_seq_pin(kvp_seq *seq, uint32_t layer, uint64_t first,
+                                             uint64_t n_tokens, uint64_t deadline_ns,
+                                             kvp_view *view);
+/* NULL, and a view that pins nothing, do nothing. */
+KVP_API void kvp_view_unpin(kvp_view *view);
+
+/* ---- statistics ---------------------------------------------------------------------------------
+ */
+
+/* Counters since open, and what is there now. Set `size` before the call. */
+typedef struct kvp_stats {
+    size_t size;
+    uint64_t pages[KVP_N_TIERS]; /* by the fastest tier that has a copy */
+    uint64_t pages_lost;
+    uint64_t minor_faults;              /* pages brought up from memory (zram) */
+    uint64_t major_faults;              /* pages brought up by I/O (disk) */
+    uint64_t prefetches;                /* of those faults, started by read-ahead */
+    uint64_t demotions;                 /* copies written down: RAM to zram or disk, zram to disk */
+    uint64_t evictions;                 /* clean frames dropped: nothing had to be written */
+    uint64_t bytes_read, bytes_written; /* disk I/O of pages */
+    uint64_t checksum_failures;
+    uint64_t io_errors;
+
+    uint64_t ram_budget_bytes;            /* KVP_UNLIMITED: no limit */
+    uint64_t ram_bytes, ram_peak_bytes;   /* charged: frames in use, staging, metadata of frames */
+    uint64_t frame_bytes;                 /* of those: frames in use now */
+    uint64_t staging_bytes;               /* of those: staging buffers */
+    uint64_t metadata_bytes;              /* of those: metadata of frames */
+    uint64_t zram_bytes, zram_peak_bytes; /* charged */
+    uint64_t disk_bytes, disk_peak_bytes; /* slots in use */
+    uint64_t table_bytes;                 /* page tables and descriptors: grow with the context */
+    uint64_t workspace_bytes;             /* codec contexts and the pager itself */
+    /* Compressed pages: raw bytes over stored bytes of every page ever encoded; 0: none was. */
+    uint64_t codec_raw_bytes, codec_stored_bytes;
+
+    size_t slot_bytes;       /* of a frame: a page rounded up to 4 KiB */
+    uint64_t n_frames;       /* that the RAM budget holds */
+    const char *disk_engine; /* "uring-fixed", ...; "" without a disk tier */
+    const char *placement;
+} kvp_stats;
+
+/* Errors: KVP_E_INVALID stats->size is not one this library knows. */
+KVP_API KVP_NODISCARD kvp_status kvp_pager_stats(kvp_pager *pager, kvp_stats *stats);
+
+#ifdef __cplusplus
+}
+#endif
+
+#include "kvpager/attention.h"
+#include "kvpager/scan.h"
+
+#endif

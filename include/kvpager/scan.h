@@ -1,0 +1,84 @@
+/* kvpager/scan.h - stream over the pages of a layer through a bounded ring of frames, with
+ * read-ahead. What kvp_attend() stands on; for code that computes over pages with kernels of its
+ * own and whose pages need not all fit in RAM.
+ *
+ * The pages of a layer are cut into items: the pages of one lane (head group) whose positions fall
+ * into one segment of KVP_SEGMENT_PAGES pages. A scan has up to `max_parts` parts that run
+ * concurrently, one thread each: a part claims items in order and walks the pages of each in page
+ * order. Which part gets which item depends on timing; what is in an item, and the order of its
+ * pages, does not.
+ *
+ *     kvp_scan_open(seq, &args, &scan)
+ *     per part:  while (kvp_scan_claim(scan, part, &item) == KVP_OK && item.n_pages)
+ *                    for each page: kvp_scan_next(scan, part, &view)     valid until the next call
+ *     kvp_scan_close(scan)
+ *
+ * Memory: the ring and the workspace are frames of the pager's RAM budget. kvp_scan_open() reserves
+ * them all at once or waits while holding nothing, so concurrent scans cannot deadlock. */
+#ifndef KVPAGER_SCAN_H
+#define KVPAGER_SCAN_H
+
+#include "kvpager.h"
+
+#include <stdbool.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define KVP_SEGMENT_PAGES                                                                          \
+    16u /* the unit of threading and merging; part of the results' definition */
+#define KVP_SCAN_MAX_PARTS 64u
+
+typedef struct kvp_scan kvp_scan;
+
+typedef struct kvp_scan_args {
+    uint32_t layer;
+    uint32_t max_parts; /* threads that will take part; at least 1 */
+    /* Pages that hold a position in [0, sinks_end) or [begin, end) are visited. */
+    uint64_t sinks_end, begin, end;
+    size_t workspace_bytes; /* wanted: see kvp_scan_workspace(); at most one frame is given */
+} kvp_scan_args;
+
+typedef struct kvp_scan_item {
+    uint64_t index;      /* 0, 1, 2, ... in the order of claiming */
+    uint32_t group;      /* head group: ordinal of the lane within the layer */
+    uint32_t first_head; /* KV heads [first_head, first_head + n_heads) */
+    uint32_t n_heads;
+    uint32_t n_pages; /* 0: there are no more items */
+    bool ends_group;  /* the last item of its lane */
+} kvp_scan_item;
+
+/* Reserve the ring and start. Errors: KVP_E_NOSPACE frames are pinned by others for good;
+ * KVP_E_INVALID. The sequence must not be changed until the scan is closed. */
+KVP_API KVP_NODISCARD kvp_status kvp_scan_open(kvp_seq *seq, const kvp_scan_args *args,
+                                               kvp_scan **scan);
+/* Give everything back; NULL does nothing. No part may be running. */
+KVP_API void kvp_scan_close(kvp_scan *scan);
+
+/* Parts that the ring has room for: 1 .. max_parts. */
+KVP_API uint32_t kvp_scan_parts(const kvp_scan *scan);
+/* Items in all, and visited pages per lane. */
+KVP_API uint64_t kvp_scan_items(const kvp_scan *scan);
+KVP_API uint32_t kvp_scan_pages(const kvp_scan *scan, uint32_t group);
+/* Scratch memory, zeroed at open, aligned to 64; `bytes` may be less than was asked for, and is at
+ * least 4096. */
+KVP_API void *kvp_scan_workspace(kvp_scan *scan, size_t *bytes);
+
+/* Take the next item for `part`. item->n_pages is 0 when there are none left. */
+KVP_API KVP_NODISCARD kvp_status kvp_scan_claim(kvp_scan *scan, uint32_t part, kvp_scan_item *item);
+/* The next page of the part's item; faults it in and releases the one before.
+ * Errors: KVP_E_CORRUPT, KVP_E_LOST, KVP_E_IO, KVP_E_NOSPACE. */
+KVP_API KVP_NODISCARD kvp_status kvp_scan_next(kvp_scan *scan, uint32_t part, kvp_page_view *view);
+
+/* Run task(arg, 0 .. n_tasks - 1) on the pager's threads (or the caller's parallel_for), returning
+ * when all are done. Tasks must not call back into this function. */
+KVP_API void kvp_parallel_for(kvp_pager *pager, size_t n_tasks, void (*task)(void *arg, size_t i),
+                              void *arg);
+KVP_API uint32_t kvp_pager_threads(const kvp_pager *pager);
+KVP_API kvp_pager *kvp_seq_pager(const kvp_seq *seq);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,26 @@
+/* checksum.h - XXH3-64 of a page, seeded with the page's identity, so that a torn, stale,
+ * misdirected or wrongly interpreted page fails verification, also between two sequences. */
+#ifndef KVPI_TIERS_CHECKSUM_H
+#define KVPI_TIERS_CHECKSUM_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* What makes a page this page. Hashed byte by byte: no padding. */
+typedef struct kvpi_identity {
+    uint64_t store_id;    /* random per pager */
+    uint64_t fingerprint; /* model and KV recipe */
+    uint64_t serial;      /* never used twice in a store */
+    uint64_t first_position;
+    uint32_t layer, group;
+    uint32_t format; /* dtype and layout */
+    uint32_t n_valid;
+} kvpi_identity;
+
+uint64_t kvpi_identity_seed(const kvpi_identity *id);
+/* The raw bytes of a page, zero tail included. */
+uint64_t kvpi_checksum_raw(const void *page, size_t n, uint64_t seed);
+/* The stored (encoded) bytes of a copy: covers the codec id too. */
+uint64_t kvpi_checksum_stored(const void *bytes, size_t n, uint32_t codec, uint64_t seed);
+
+#endif

@@ -20,7 +20,9 @@ kvp_status kvpi_tier_open(const kvp_tier_ops *ops, const kvp_tier_config *cfg, k
     if (ops->abi != KVP_TIER_ABI)
         return kvp_fail(KVP_E_UNSUPPORTED, "tier backend %s has ABI %u, this library %u",
                         ops->name ? ops->name : "?", ops->abi, KVP_TIER_ABI);
-    assert(is_complete(ops));
+    if (!is_complete(ops))
+        return kvp_fail(KVP_E_INVALID, "tier backend %s lacks operations",
+                        ops->name ? ops->name : "?");
     assert(cfg->slot_bytes && cfg->slot_bytes % KVP_IO_ALIGN == 0);
     assert(cfg->max_depth >= 1 && cfg->n_ranges <= 2);
     kvp_tier_config c = *cfg;

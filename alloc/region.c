@@ -51,8 +51,7 @@ kvp_status kvpi_region_open(size_t bytes, kvpi_region *out)
         return status;
     }
     advise_huge_pages(base, usable_bytes);
-    *out = (kvpi_region){
-        .base = base, .bytes = usable_bytes, .map = map, .map_bytes = map_bytes};
+    *out = (kvpi_region){.base = base, .bytes = usable_bytes, .map = map, .map_bytes = map_bytes};
     return KVP_OK;
 }
 

@@ -35,12 +35,12 @@
 #include <unistd.h>
 
 #define CACHE_LINE 64u
-#define MAGAZINE_SLOTS 61u     /* with the three words before them: four cache lines */
-#define MIN_MAGAZINE_SLOTS 4u  /* smaller ones would not earn their keep */
-#define MAGAZINE_SHARE 16u     /* a sixteenth of the slots may be in magazines */
-#define MAX_MAGAZINES 64u      /* threads beyond that use the depot */
-#define MAX_LEVELS 6u          /* 64^6 > 2^32 */
-#define N_CACHED 4u            /* pools whose magazine a thread remembers */
+#define MAGAZINE_SLOTS 61u    /* with the three words before them: four cache lines */
+#define MIN_MAGAZINE_SLOTS 4u /* smaller ones would not earn their keep */
+#define MAGAZINE_SHARE 16u    /* a sixteenth of the slots may be in magazines */
+#define MAX_MAGAZINES 64u     /* threads beyond that use the depot */
+#define MAX_LEVELS 6u         /* 64^6 > 2^32 */
+#define N_CACHED 4u           /* pools whose magazine a thread remembers */
 
 typedef struct magazine {
     alignas(CACHE_LINE) atomic_uint busy; /* its owner is inside */
@@ -369,7 +369,7 @@ static void init_depot(kvpi_slot_pool *pool, uint64_t *words)
 kvp_status kvpi_slot_pool_open(const kvp_mem *mem, uint32_t n_slots, kvpi_slot_pool **out)
 {
     assert(n_slots >= 1 && n_slots < UINT32_MAX);
-    kvpi_slot_pool *pool;
+    kvpi_slot_pool *pool = NULL;
     kvp_status status = kvpi_alloc(mem, kvpi_slot_pool_bytes(n_slots), "a slot pool", &pool);
     if (status)
         return status;

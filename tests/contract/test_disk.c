@@ -77,13 +77,21 @@ static kvp_disk *open_on(int fd)
     return disk;
 }
 
-static int set_up(void **state)
+/* A file and memory, no engine: its threads would not survive the forks of some tests. */
+static int set_up_file(void **state)
 {
     (void)state;
+    fx.disk = NULL;
     faulty_disk_init(&fx.faulty, NULL);
     fx.memory = map_pages(FILE_BYTES);
     fx.fd = scratch_file();
     assert_int_equal(ftruncate(fx.fd, (off_t)FILE_BYTES), 0);
+    return 0;
+}
+
+static int set_up(void **state)
+{
+    set_up_file(state);
     fx.disk = open_on(fx.fd);
     return 0;
 }
@@ -91,7 +99,8 @@ static int set_up(void **state)
 static int tear_down(void **state)
 {
     (void)state;
-    fx.disk->ops->close(fx.disk);
+    if (fx.disk)
+        fx.disk->ops->close(fx.disk);
     close(fx.fd);
     munmap(fx.memory, FILE_BYTES);
     faulty_disk_fini(&fx.faulty);
@@ -783,24 +792,28 @@ static const struct CMUnitTest contract[] = {
 };
 
 static const struct CMUnitTest choosing[] = {
-    cmocka_unit_test_setup_teardown(test_threads_deadline_passes_while_io_is_in_flight, set_up,
+    cmocka_unit_test_setup_teardown(test_threads_deadline_passes_while_io_is_in_flight, set_up_file,
                                     tear_down),
     cmocka_unit_test_setup_teardown(test_threads_engine_works_with_fewer_threads_than_wanted,
-                                    set_up, tear_down),
-    cmocka_unit_test_setup_teardown(test_unknown_engine_is_refused_with_the_list, set_up,
+                                    set_up_file, tear_down),
+    cmocka_unit_test_setup_teardown(test_unknown_engine_is_refused_with_the_list, set_up_file,
                                     tear_down),
-    cmocka_unit_test_setup_teardown(test_environment_variable_chooses_and_config_wins, set_up,
+    cmocka_unit_test_setup_teardown(test_environment_variable_chooses_and_config_wins, set_up_file,
                                     tear_down),
-    cmocka_unit_test_setup_teardown(test_forbidden_uring_falls_back_to_threads, set_up, tear_down),
-    cmocka_unit_test_setup_teardown(test_forbidden_uring_named_explicitly_is_a_clear_error, set_up,
+    cmocka_unit_test_setup_teardown(test_forbidden_uring_falls_back_to_threads, set_up_file,
                                     tear_down),
-    cmocka_unit_test_setup_teardown(test_small_memlock_falls_back_to_plain_uring, set_up,
+    cmocka_unit_test_setup_teardown(test_forbidden_uring_named_explicitly_is_a_clear_error,
+                                    set_up_file, tear_down),
+    cmocka_unit_test_setup_teardown(test_small_memlock_falls_back_to_plain_uring, set_up_file,
                                     tear_down),
-    cmocka_unit_test_setup_teardown(test_ring_that_breaks_fails_its_requests, set_up, tear_down),
-    cmocka_unit_test_setup_teardown(test_failing_nth_allocation_leaks_nothing, set_up, tear_down),
-    cmocka_unit_test_setup_teardown(test_faulty_disk_fails_the_nth_and_only_the_nth, set_up,
+    cmocka_unit_test_setup_teardown(test_ring_that_breaks_fails_its_requests, set_up_file,
                                     tear_down),
-    cmocka_unit_test_setup_teardown(test_faulty_disk_flips_one_bit_and_persists, set_up, tear_down),
+    cmocka_unit_test_setup_teardown(test_failing_nth_allocation_leaks_nothing, set_up_file,
+                                    tear_down),
+    cmocka_unit_test_setup_teardown(test_faulty_disk_fails_the_nth_and_only_the_nth, set_up_file,
+                                    tear_down),
+    cmocka_unit_test_setup_teardown(test_faulty_disk_flips_one_bit_and_persists, set_up_file,
+                                    tear_down),
 };
 
 /* Does the engine work on this machine? If not, its contract is skipped, and said so. */

@@ -147,11 +147,11 @@ kvp_status kvpi_admit(kvp_pager *p)
     }
 }
 
-/* The page whose frame to take: the first clean one among the next few victims. */
-static uint32_t find_clean_victim(kvp_pager *p)
+/* The page whose frame to take: the first clean one among the next victims. */
+static uint32_t find_clean_victim(kvp_pager *p, uint32_t n_tried)
 {
     uint32_t v = KVP_PAGE_NONE;
-    for (uint32_t i = 0; i < VICTIMS_TRIED; i++) {
+    for (uint32_t i = 0; i < n_tried; i++) {
         v = p->ram_policy->ops->victim(p->ram_policy, v);
         if (v == KVP_PAGE_NONE)
             return v;
@@ -171,28 +171,35 @@ static void count_frame(kvp_pager *p)
         p->stats.ram_peak_bytes = charged;
 }
 
-kvp_status kvpi_frame_take(kvp_pager *p, uint32_t *frame)
+/* A frame that is free, or becomes so by dropping a clean page among the next n_tried victims. */
+static kvp_status take_free_frame(kvp_pager *p, uint32_t n_tried, uint32_t *frame)
 {
     kvp_slot slot;
     kvp_status status = kvpi_tier_slot_alloc(p->ram, p->geometry.slot_bytes, &slot);
     if (status == KVP_E_NOSPACE) {
-        kvpi_poll(p); /* a write that has completed leaves a clean page behind */
-        uint32_t victim = find_clean_victim(p);
-        if (victim != KVP_PAGE_NONE) {
-            kvpi_page_evict(p, victim);
-            status = kvpi_tier_slot_alloc(p->ram, p->geometry.slot_bytes, &slot);
-        }
+        uint32_t victim = find_clean_victim(p, n_tried);
+        if (victim == KVP_PAGE_NONE)
+            return status;
+        kvpi_page_evict(p, victim);
+        status = kvpi_tier_slot_alloc(p->ram, p->geometry.slot_bytes, &slot);
     }
     if (!status) {
         *frame = (uint32_t)slot;
         count_frame(p);
-        return KVP_OK;
     }
+    return status;
+}
+
+kvp_status kvpi_frame_take(kvp_pager *p, uint32_t *frame)
+{
+    kvpi_poll(p); /* a write that has completed leaves a clean page behind */
+    kvp_status status = take_free_frame(p, VICTIMS_TRIED, frame);
     if (status != KVP_E_NOSPACE)
         return status;
     if (!kvpi_demote_one(p) || p->n_transfers)
         return KVP_E_AGAIN;
-    return fail_full(p);
+    status = take_free_frame(p, UINT32_MAX, frame); /* nothing can be written: look at them all */
+    return status == KVP_E_NOSPACE ? fail_full(p) : status;
 }
 
 void kvpi_frame_give(kvp_pager *p, uint32_t frame)

@@ -5,6 +5,7 @@
 #include "tiers/pager.h"
 
 #include <assert.h>
+#include <string.h>
 
 #define VICTIMS_TRIED 8u  /* a clean page among the next few leaves before a dirty one */
 #define PROMISE_SLOTS 16u /* disk slots asked for at a time */
@@ -110,11 +111,13 @@ void kvpi_unhold(kvp_pager *p, uint32_t n, bool is_user)
     pthread_cond_broadcast(&p->progress);
 }
 
-static kvp_status fail_full(const kvp_pager *p)
+static kvp_status fail_full(kvp_pager *p)
 {
-    if (p->write_errors)
-        return kvp_fail(KVP_E_IO, "no page can be written to the swap file any more (errno %d)",
-                        p->write_errno);
+    if (p->write_errors >= KVPI_MAX_WRITE_ERRORS) {
+        p->write_errors--; /* the next call may try once more: the trouble may have passed */
+        return kvp_fail(KVP_E_IO, "pages cannot be written to the swap file: %s",
+                        p->write_errno ? strerror(p->write_errno) : "short write");
+    }
     return kvp_fail(
         KVP_E_NOSPACE,
         "the KV does not fit: all tiers are full (ram %u pages of %zu bytes%s%s); raise "

@@ -10,7 +10,7 @@
 #include "tiers/blob.h"
 
 #include <pthread.h>
-#include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -118,15 +118,32 @@ static void test_random_pieces_keep_their_bytes_under_the_cap(void **state)
     kvpi_blob_heap_close(heap); /* with pieces in use */
 }
 
+static uint64_t address_space_bytes(void)
+{
+    unsigned long pages = 0;
+    FILE *f = fopen("/proc/self/statm", "re");
+    assert_non_null(f);
+    assert_int_equal(fscanf(f, "%lu", &pages), 1);
+    fclose(f);
+    return pages * 4096;
+}
+
+static void open_use_close(void)
+{
+    kvpi_blob_heap *heap = open_heap(1 << 20);
+    for (int k = 0; k < 20; k++)
+        assert_non_null(kvpi_blob_alloc(heap, 8192));
+    kvpi_blob_heap_close(heap);
+}
+
 static void test_opening_and_closing_leaks_nothing(void **state)
 {
     (void)state;
-    for (int i = 0; i < 50; i++) {
-        kvpi_blob_heap *heap = open_heap(1 << 20);
-        for (int k = 0; k < 20; k++)
-            assert_non_null(kvpi_blob_alloc(heap, 8192));
-        kvpi_blob_heap_close(heap);
-    }
+    open_use_close();
+    uint64_t before = address_space_bytes();
+    for (int i = 0; i < 100; i++)
+        open_use_close();
+    assert_true(address_space_bytes() < before + (100u << 20)); /* 1 MiB per heap */
     kvpi_blob_heap_close(NULL);
 }
 

@@ -1,0 +1,127 @@
+/* page.c - the descriptor table: chunks that never move, and a free list. */
+#include "alloc/page.h"
+
+#include "alloc/mem.h"
+
+#include <assert.h>
+#include <string.h>
+
+#define CHUNK_PAGES 256u
+
+void kvpi_page_table_init(kvpi_page_table *t, const kvp_mem *mem)
+{
+    *t = (kvpi_page_table){.mem = mem, .free_head = KVP_PAGE_NONE};
+}
+
+void kvpi_page_table_fini(kvpi_page_table *t)
+{
+    for (uint32_t i = 0; i < t->n_chunks; i++)
+        kvpi_free(t->mem, t->chunks[i], CHUNK_PAGES * sizeof(kvpi_page));
+    kvpi_free(t->mem, t->chunks, t->chunks_capacity * sizeof *t->chunks);
+    *t = (kvpi_page_table){.mem = t->mem, .free_head = KVP_PAGE_NONE};
+}
+
+static kvp_status grow_directory(kvpi_page_table *t)
+{
+    uint32_t capacity = t->chunks_capacity ? t->chunks_capacity * 2 : 16;
+    kvpi_page **chunks;
+    kvp_status status = kvpi_alloc(t->mem, capacity * sizeof *chunks, "page directory", &chunks);
+    if (status)
+        return status;
+    if (t->n_chunks)
+        memcpy(chunks, t->chunks, t->n_chunks * sizeof *chunks);
+    kvpi_free(t->mem, t->chunks, t->chunks_capacity * sizeof *chunks);
+    t->chunks = chunks;
+    t->chunks_capacity = capacity;
+    return KVP_OK;
+}
+
+static kvp_status add_chunk(kvpi_page_table *t)
+{
+    if (t->n_chunks >= UINT32_MAX / CHUNK_PAGES - 1)
+        return kvp_fail(KVP_E_NOMEM, "out of page numbers");
+    if (t->n_chunks == t->chunks_capacity) {
+        kvp_status status = grow_directory(t);
+        if (status)
+            return status;
+    }
+    kvp_status status = kvpi_alloc(t->mem, CHUNK_PAGES * sizeof(kvpi_page), "page descriptors",
+                                   &t->chunks[t->n_chunks]);
+    if (status)
+        return status;
+    uint32_t first = t->n_chunks++ * CHUNK_PAGES;
+    for (uint32_t i = CHUNK_PAGES; i-- > 0;) { /* backwards: numbers come out ascending */
+        kvpi_page_at(t, first + i)->next_free = t->free_head;
+        t->free_head = first + i;
+    }
+    return KVP_OK;
+}
+
+kvp_status kvpi_page_table_reserve(kvpi_page_table *t, uint32_t n)
+{
+    while (t->n_chunks * CHUNK_PAGES - t->n_used < n) {
+        kvp_status status = add_chunk(t);
+        if (status)
+            return status;
+    }
+    return KVP_OK;
+}
+
+uint32_t kvpi_page_new(kvpi_page_table *t)
+{
+    uint32_t page = t->free_head;
+    assert(page != KVP_PAGE_NONE);
+    kvpi_page *p = kvpi_page_at(t, page);
+    t->free_head = p->next_free;
+    t->n_used++;
+    *p = (kvpi_page){.flags = KVPI_PAGE_USED, .frame = UINT32_MAX};
+    p->copy[KVPI_ZRAM].slot = p->copy[KVPI_DISK].slot = KVP_SLOT_NONE;
+    return page;
+}
+
+void kvpi_page_delete(kvpi_page_table *t, uint32_t page)
+{
+    kvpi_page *p = kvpi_page_at(t, page);
+    assert(kvpi_page_is(p, KVPI_PAGE_USED) && p->pins == 0);
+    p->flags = 0;
+    p->next_free = t->free_head;
+    t->free_head = page;
+    t->n_used--;
+}
+
+kvpi_page *kvpi_page_at(const kvpi_page_table *t, uint32_t page)
+{
+    assert(page / CHUNK_PAGES < t->n_chunks);
+    return &t->chunks[page / CHUNK_PAGES][page % CHUNK_PAGES];
+}
+
+uint32_t kvpi_page_table_end(const kvpi_page_table *t)
+{
+    return t->n_chunks * CHUNK_PAGES;
+}
+
+size_t kvpi_page_table_bytes(const kvpi_page_table *t)
+{
+    return (size_t)t->n_chunks * CHUNK_PAGES * sizeof(kvpi_page) +
+           t->chunks_capacity * sizeof *t->chunks;
+}
+
+const char *kvpi_page_check(const kvpi_page *p)
+{
+    bool resident = kvpi_page_is(p, KVPI_PAGE_RESIDENT);
+    bool loading = kvpi_page_is(p, KVPI_PAGE_LOADING);
+    if ((resident || loading) != (p->frame != UINT32_MAX) || (resident && loading))
+        return "P1: frame and state disagree";
+    if (p->pins && !resident && !loading && !p->error)
+        return "P2: pinned but not in RAM";
+    if (kvpi_page_has_copy(p) && !kvpi_page_is(p, KVPI_PAGE_SUMMED))
+        return "P3: a copy below without a checksum";
+    if (!kvpi_page_is(p, KVPI_PAGE_LOST) && !resident && !kvpi_page_has_copy(p))
+        return "P4: no copy anywhere, and not lost";
+    if (kvpi_page_is(p, KVPI_PAGE_WRITING) && !resident)
+        return "P5: written down without being resident";
+    if (p->copy[KVPI_ZRAM].is_valid != (p->copy[KVPI_ZRAM].slot != KVP_SLOT_NONE) ||
+        (p->copy[KVPI_DISK].is_valid && p->copy[KVPI_DISK].slot == KVP_SLOT_NONE))
+        return "P3: a valid copy without a slot";
+    return NULL;
+}

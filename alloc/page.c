@@ -112,7 +112,7 @@ const char *kvpi_page_check(const kvpi_page *p)
     bool loading = kvpi_page_is(p, KVPI_PAGE_LOADING);
     if ((resident || loading) != (p->frame != UINT32_MAX) || (resident && loading))
         return "P1: frame and state disagree";
-    if (p->pins && !resident && !loading)
+    if (p->pins && !resident && !loading && !p->error)
         return "P2: pinned but not in RAM";
     if (kvpi_page_has_copy(p) && !kvpi_page_is(p, KVPI_PAGE_SUMMED))
         return "P3: a copy below without a checksum";

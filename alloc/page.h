@@ -2,7 +2,7 @@
  *
  * Invariants (kvpi_page_assert checks them; the pager's lock protects every field)
  *  P1  A page that is RESIDENT or LOADING has a frame, any other has none; never both.
- *  P2  A page is pinned only while it is RESIDENT or LOADING.
+ *  P2  A page is pinned only while it is RESIDENT or LOADING, or after a fault that failed.
  *  P3  A valid copy below carries the current bytes: it has the checksum `raw_sum` (SUMMED).
  *  P4  Not LOST: there is a valid copy somewhere (RESIDENT, or valid below), or the page is new.
  *  P5  WRITING: the frame is being read by a demotion, so its bytes may not change.

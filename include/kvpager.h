@@ -170,6 +170,16 @@ KVP_API uint64_t kvp_seq_layer_length(const kvp_seq *seq, uint32_t layer);
 /* Pages per lane of a layer that are there (not evicted). */
 KVP_API uint32_t kvp_seq_page_count(const kvp_seq *seq, uint32_t layer);
 
+/* What the lanes of a layer hold and how they are cut into pages. */
+typedef struct kvp_layer_info {
+    kvp_layer_kind kind;
+    uint32_t page_tokens, page_heads; /* as chosen: never 0 */
+} kvp_layer_info;
+
+/* Errors: KVP_E_INVALID there is no such layer. */
+KVP_API KVP_NODISCARD kvp_status kvp_seq_layer_info(const kvp_seq *seq, uint32_t layer,
+                                                    kvp_layer_info *info);
+
 /* Where the pages of a sequence are now. */
 typedef struct kvp_page_info {
     uint32_t layer, group; /* lane */

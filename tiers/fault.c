@@ -1,0 +1,89 @@
+/* fault.c - bringing pages up. */
+#include "tiers/pager.h"
+
+#include <assert.h>
+#include <string.h>
+
+static kvp_status fail_page(const kvp_pager *p, const kvpi_page *page)
+{
+    char name[160];
+    kvpi_page_name(p, page, name, sizeof name);
+    if (page->error == KVP_E_CORRUPT || page->error == KVP_E_LOST)
+        return kvp_fail(KVP_E_CORRUPT,
+                        "%s failed its checksum: what was read back is not what was written; its "
+                        "tokens must be computed again",
+                        name);
+    if (page->error == KVP_E_IO)
+        return kvp_fail(KVP_E_IO, "%s could not be read: %s", name,
+                        p->read_errno ? strerror(p->read_errno) : "short read");
+    return kvp_fail((kvp_status)page->error, "%s could not be brought back: %s", name,
+                    kvp_status_str((kvp_status)page->error));
+}
+
+/* Where to read from: memory before disk. */
+static kvpi_lower source_of(const kvpi_page *page)
+{
+    assert(kvpi_page_has_copy(page));
+    return page->copy[KVPI_ZRAM].is_valid ? KVPI_ZRAM : KVPI_DISK;
+}
+
+kvp_status kvpi_fault_start(kvp_pager *p, uint32_t page, bool is_prefetch)
+{
+    kvpi_page *pg = kvpi_page_at(&p->pages, page);
+    if (kvpi_page_is(pg, KVPI_PAGE_RESIDENT | KVPI_PAGE_LOADING))
+        return KVP_OK;
+    if (kvpi_page_is(pg, KVPI_PAGE_LOST))
+        return fail_page(p, pg);
+    if (!p->free_transfers)
+        return KVP_E_AGAIN;
+    uint32_t frame;
+    kvp_status status = kvpi_frame_take(p, &frame);
+    if (status)
+        return status;
+    /* Only now: taking a frame may have changed where the page's copies are. */
+    kvpi_lower lower = source_of(pg);
+    bool is_raw = pg->copy[lower].codec == KVPI_CODEC_RAW;
+    kvpi_transfer *t = kvpi_transfer_get(p, KVPI_PROMOTE, page, !is_raw);
+    if (!t) {
+        kvpi_frame_give(p, frame);
+        return KVP_E_AGAIN;
+    }
+    t->lower = lower;
+    t->slot = pg->copy[lower].slot;
+    pg->frame = frame;
+    kvpi_set_flags(p, page, KVPI_PAGE_LOADING, 0);
+    p->stats.prefetches += is_prefetch;
+    if (lower == KVPI_ZRAM) {
+        kvpi_transfer_ready(p, t);
+        return KVP_OK;
+    }
+    t->io = (kvp_io){.op = KVP_IO_READ,
+                     .slot = t->slot,
+                     .buf = is_raw ? kvpi_frame_addr(p, frame) : t->unit->staging,
+                     .len_bytes = pg->copy[lower].bytes,
+                     .owner = t};
+    kvpi_transfer_submit(p, t);
+    return KVP_OK;
+}
+
+kvp_status kvpi_fault_in(kvp_pager *p, uint32_t page, uint64_t deadline_ns)
+{
+    kvpi_page *pg = kvpi_page_at(&p->pages, page);
+    uint16_t errors_before = pg->n_errors;
+    for (;;) {
+        if (kvpi_page_is(pg, KVPI_PAGE_RESIDENT)) {
+            kvpi_pin(p, page);
+            return KVP_OK;
+        }
+        if (pg->n_errors != errors_before)
+            return fail_page(p, pg);
+        kvp_status status = kvpi_fault_start(p, page, false);
+        if (status && status != KVP_E_AGAIN)
+            return status;
+        if (deadline_ns == 0)
+            return kvp_fail(KVP_E_AGAIN, "the page is on its way");
+        status = kvpi_wait(p, deadline_ns);
+        if (status && status != KVP_E_NOSPACE)
+            return status;
+    }
+}

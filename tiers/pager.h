@@ -1,0 +1,227 @@
+/* pager.h - the pager's state, and what its files offer each other.
+ *
+ *   pager.c     open, close, budgets            frames.c    the frame ledger: reservations
+ *   state.c     a page's state changes           check.c     every invariant
+ *   fault.c     make a page resident, pin it    transfer.c  bytes on the way, resumed by
+ * completions reclaim.c   victims, demotion, watermarks   rows.c      append: rows into open pages
+ *   sequence.c  create, truncate, evict         view.c      pins for callers
+ *   scan.c      the ring                        workers.c   threads
+ *   stats.c     counters
+ *
+ * Lock order: kvp_pager.lock, then zram_lock, then locks that backends and workers keep to
+ * themselves. It is never held while bytes move or while anybody waits: a fault is a transfer, and
+ * whoever needs progress calls kvpi_wait(), which finishes whatever has completed, or reaps, or
+ * sleeps until another thread has done so.
+ *
+ * Invariants (kvp_pager_check)
+ *  G1  held <= n_frames: a reservation is granted only if it can be honoured.
+ *  G2  held + stuck <= n_frames, where stuck = dirty pages without a promised place below: a holder
+ *      always finds a frame to take, at the latest when what is in flight has landed.
+ *  G3  pinned or loading pages <= held + faults that nobody waits for any more.
+ *  G4  In the RAM policy: exactly the resident pages that are not pinned. In the zram policy:
+ * exactly the pages with a zram copy that is not MOVING. */
+#ifndef KVPI_TIERS_PAGER_H
+#define KVPI_TIERS_PAGER_H
+
+#include "alloc/page.h"
+#include "alloc/seq.h"
+#include "kvpager.h"
+#include "tiers/codec.h"
+#include "tiers/tier.h"
+
+#include <pthread.h>
+
+#define KVPI_MIN_FRAMES 3u     /* workspace, the page in use, and one on its way */
+#define KVPI_MAX_TRANSFERS 32u /* in flight at once: the device is full at 8 x 64 KiB */
+#define KVPI_MAX_UNITS 4u
+#define KVPI_MAX_WRITE_ERRORS 3u /* in a row: after that the disk takes no more pages */
+
+/* A staging buffer with codec contexts: what encoding or decoding one page needs. */
+typedef struct kvpi_unit {
+    kvpi_codec *codec;
+    void *staging; /* slot_bytes */
+    struct kvpi_unit *next;
+} kvpi_unit;
+
+typedef enum kvpi_transfer_kind {
+    KVPI_PROMOTE,     /* zram or disk to a frame */
+    KVPI_DEMOTE_ZRAM, /* a frame, encoded, to zram: a CPU job */
+    KVPI_DEMOTE_DISK, /* a frame, raw, to disk */
+    KVPI_MIGRATE,     /* zram to disk, without recompression */
+} kvpi_transfer_kind;
+
+typedef struct kvpi_transfer {
+    kvp_io io; /* io.owner is this transfer */
+    kvpi_transfer_kind kind;
+    kvpi_lower lower; /* promote: source; demote: destination */
+    uint32_t page;
+    kvpi_page *pg;   /* its descriptor, which never moves */
+    kvpi_unit *unit; /* NULL: none needed */
+    kvp_status status;
+    bool needs_sum;   /* demote: the page has no checksum yet */
+    bool needs_fetch; /* migrate: the blob is not in the unit's staging buffer yet */
+    /* encoded result of a demotion to zram */
+    size_t stored_bytes;
+    uint64_t stored_sum, raw_sum;
+    kvp_slot slot;
+    kvpi_codec_id codec;
+    struct kvpi_transfer *next;
+} kvpi_transfer;
+
+typedef struct kvpi_workers kvpi_workers;
+
+struct kvp_pager {
+    pthread_mutex_t lock;
+    pthread_cond_t progress; /* something landed, or frames were given back */
+
+    kvp_config cfg;        /* resolved: no NULLs; cfg.mem is `mem` below */
+    kvp_mem user_mem, mem; /* mem counts what goes through it */
+    kvp_env env;
+    kvpi_geometry geometry;
+    uint64_t store_id, next_serial;
+    uint32_t next_seq_id;
+    kvp_seq *seqs;
+    kvpi_page_table pages;
+
+    kvp_tier *ram, *lower[KVPI_N_LOWER]; /* lower: NULL where there is no such tier */
+    kvp_placement *ram_policy, *zram_policy;
+
+    /* the frame ledger, in frames */
+    uint32_t n_frames;
+    uint32_t held;                  /* reservations */
+    uint32_t held_user;             /* of those: views, which only the caller ends */
+    uint32_t n_in_use;              /* taken from the ram tier */
+    uint32_t n_dirty;               /* resident pages without a valid copy below */
+    uint32_t n_homeless;            /* of those: without a disk slot of their own */
+    uint64_t promised;              /* disk slots that are sure to be had */
+    uint32_t low_water, high_water; /* frames that should be free or clean */
+
+    kvpi_transfer transfers[KVPI_MAX_TRANSFERS];
+    kvpi_transfer *free_transfers, *ready_first, *ready_last;
+    kvpi_unit units[KVPI_MAX_UNITS], *free_units;
+    uint32_t n_units;
+    uint32_t n_transfers; /* not free */
+    uint32_t n_in_flight; /* at the disk tier */
+    uint32_t n_finishing; /* being finished by a thread, without the lock */
+    bool has_reaper;
+
+    kvp_scan *scans, *free_scans;
+    uint32_t n_scans;
+    kvpi_workers *workers;
+
+    pthread_mutex_t zram_lock; /* leaf: every call into the zram tier */
+    uint32_t n_zram_jobs;      /* demotions to zram under way: each may need slot_bytes */
+    uint32_t n_writing;        /* pages WRITING */
+    bool zram_is_full;         /* an encoded page did not fit, and nothing has left since */
+
+    uint32_t write_errors;       /* in a row */
+    int write_errno, read_errno; /* of the last failed transfers */
+    kvp_stats stats;             /* counters only; the rest is filled in on request */
+    uint64_t fixed_bytes;        /* charged to RAM beside frames: metadata of frames */
+    uint64_t staging_bytes, codec_bytes;
+    uint64_t mem_bytes; /* held through `mem` now (atomic) */
+};
+
+/* ---- frames.c: all with the lock held ---- */
+
+/* Frames that a new reservation could get now. */
+uint32_t kvpi_room(const kvp_pager *p);
+/* Reserve between n_min and n_max frames, at once or not at all, waiting for others to give theirs
+ * back. deadline 0: do not wait (KVP_E_AGAIN). Errors: KVP_E_NOSPACE, KVP_E_TIMEOUT. */
+KVP_NODISCARD kvp_status kvpi_hold(kvp_pager *p, uint32_t n_min, uint32_t n_max, bool is_user,
+                                   uint64_t deadline_ns, uint32_t *granted);
+void kvpi_unhold(kvp_pager *p, uint32_t n, bool is_user);
+/* One more dirty page without a home is about to be: see to it that G2 survives, by promising a
+ * disk slot or by demoting to zram. Errors: KVP_E_NOSPACE, KVP_E_IO. */
+KVP_NODISCARD kvp_status kvpi_admit(kvp_pager *p);
+/* Make `n` more disk slots sure; false: there is no disk, or it is full. */
+bool kvpi_promise(kvp_pager *p, uint64_t n);
+/* A frame out of the caller's reservation: a free one, or a clean page's. KVP_E_AGAIN: something
+ * was set in motion, wait; KVP_E_NOSPACE or KVP_E_IO: nothing can be done. */
+KVP_NODISCARD kvp_status kvpi_frame_take(kvp_pager *p, uint32_t *frame);
+void kvpi_frame_give(kvp_pager *p, uint32_t frame);
+static inline void *kvpi_frame_addr(const kvp_pager *p, uint32_t frame)
+{
+    return kvpi_tier_addr(p->ram, frame);
+}
+
+/* ---- state.c: keeps ledger and policies in step; with the lock held ---- */
+
+size_t kvpi_page_bytes(const kvp_pager *p, const kvpi_page *page);
+void kvpi_pin(kvp_pager *p, uint32_t page); /* it is RESIDENT or LOADING */
+void kvpi_unpin(kvp_pager *p, uint32_t page);
+/* The content is about to change: copies below are stale from now on. Admission comes first. */
+void kvpi_page_invalidate(kvp_pager *p, uint32_t page);
+/* Drop a clean page's frame. */
+void kvpi_page_evict(kvp_pager *p, uint32_t page);
+/* Let go of everything that the page has; waits (dropping the lock) until nothing of it is moving.
+ */
+void kvpi_page_free(kvp_pager *p, uint32_t page);
+void kvpi_set_flags(kvp_pager *p, uint32_t page, unsigned set, unsigned clear);
+void kvpi_set_copy(kvp_pager *p, uint32_t page, kvpi_lower lower, const kvpi_copy *copy);
+void kvpi_drop_copy(kvp_pager *p, uint32_t page, kvpi_lower lower);
+/* Would this page, were it in zram, be the first to leave? *victim: who would. */
+bool kvpi_leaves_zram_first(kvp_pager *p, uint32_t page, uint32_t *victim);
+uint64_t kvpi_page_seed(const kvp_pager *p, const kvpi_page *page);
+/* "page at tokens 64..127 of sequence 3, layer 2, heads 0..3" */
+void kvpi_page_name(const kvp_pager *p, const kvpi_page *page, char *buf, size_t n);
+
+/* ---- fault.c ---- */
+
+/* Start bringing a page up; it is LOADING when this returns KVP_OK. KVP_E_AGAIN: wait, then try
+ * again; other errors are the page's or the budget's. */
+KVP_NODISCARD kvp_status kvpi_fault_start(kvp_pager *p, uint32_t page, bool is_prefetch);
+/* Make the page resident and pin it, out of the caller's reservation. May drop the lock.
+ * KVP_E_AGAIN, KVP_E_TIMEOUT: not yet, the fault goes on. */
+KVP_NODISCARD kvp_status kvpi_fault_in(kvp_pager *p, uint32_t page, uint64_t deadline_ns);
+
+/* ---- transfer.c ---- */
+
+/* A transfer for `page`, with a unit if asked for; NULL: none is free now. */
+kvpi_transfer *kvpi_transfer_get(kvp_pager *p, kvpi_transfer_kind kind, uint32_t page,
+                                 bool with_unit);
+/* Hand a prepared transfer to the disk tier. On failure it has landed with that status. */
+void kvpi_transfer_submit(kvp_pager *p, kvpi_transfer *t);
+/* Queue a transfer whose next step needs only the CPU. */
+void kvpi_transfer_ready(kvp_pager *p, kvpi_transfer *t);
+/* Make progress: finish something that has landed, or reap, or sleep until someone else has. Drops
+ * the lock meanwhile. KVP_E_NOSPACE: nothing is moving, waiting would be for ever; KVP_E_TIMEOUT.
+ */
+KVP_NODISCARD kvp_status kvpi_wait(kvp_pager *p, uint64_t deadline_ns);
+/* Take in what has completed, without waiting. */
+void kvpi_poll(kvp_pager *p);
+/* Wait until nothing is in flight. */
+void kvpi_drain(kvp_pager *p);
+
+/* ---- reclaim.c ---- */
+
+/* Start writing this resident dirty page down. KVP_OK: on its way (WRITING). */
+KVP_NODISCARD kvp_status kvpi_demote(kvp_pager *p, uint32_t page);
+/* The first victim that can be written down now is. KVP_E_NOSPACE: there is none. */
+KVP_NODISCARD kvp_status kvpi_demote_one(kvp_pager *p);
+/* Write dirty pages out ahead of need, from the low watermark up to the high one. */
+void kvpi_reclaim_ahead(kvp_pager *p);
+
+/* ---- sequence.c ---- */
+
+/* Forget the lane's tokens from n on; with the lock held. */
+void kvpi_lane_cut(kvp_pager *p, kvp_seq *seq, uint32_t lane, uint64_t n);
+
+/* ---- view.c ---- */
+
+void kvpi_fill_view(kvp_pager *p, const kvp_seq *seq, uint32_t layer, uint32_t group,
+                    uint32_t index, kvp_page_view *view);
+
+/* ---- scan.c ---- */
+
+KVP_NODISCARD kvp_status kvpi_scans_open(kvp_pager *p);
+void kvpi_scans_close(kvp_pager *p);
+
+/* ---- workers.c ---- */
+
+KVP_NODISCARD kvp_status kvpi_workers_open(const kvp_mem *mem, const kvp_env *env,
+                                           uint32_t n_threads, kvpi_workers **out);
+void kvpi_workers_close(kvpi_workers *w);
+void kvpi_workers_run(kvpi_workers *w, size_t n, void (*task)(void *arg, size_t i), void *arg);
+
+#endif

@@ -1,0 +1,142 @@
+/* reclaim.c - demotion: which pages are written down, where to, and when.
+ *
+ * A page leaves RAM for zram where its compressed bytes fit, else for disk. When zram is full its
+ * own first victim moves on to disk, unless the page itself would be that victim: then it goes to
+ * disk directly. Dirty pages are written out ahead of need, from the low watermark up to the high
+ * one, so that a fault finds a clean victim, whose frame is free to take. */
+#include "tiers/pager.h"
+
+#include <assert.h>
+
+/* Room for one more page whatever it compresses to, beside those being encoded now. */
+static bool zram_has_room(kvp_pager *p)
+{
+    kvp_tier_usage usage;
+    if (!p->lower[KVPI_DISK])
+        return !p->zram_is_full; /* nowhere else to go: try to the last byte */
+    kvpi_tier_usage(p->lower[KVPI_ZRAM], &usage);
+    uint64_t wanted = (p->n_zram_jobs + 1) * (uint64_t)p->geometry.slot_bytes;
+    return usage.bytes_used + wanted <= p->cfg.zram_bytes;
+}
+
+static kvp_status demote_to_zram(kvp_pager *p, uint32_t page)
+{
+    kvpi_transfer *t = kvpi_transfer_get(p, KVPI_DEMOTE_ZRAM, page, true);
+    if (!t)
+        return KVP_E_AGAIN;
+    t->lower = KVPI_ZRAM;
+    t->needs_sum = !kvpi_page_is(t->pg, KVPI_PAGE_SUMMED);
+    p->n_zram_jobs++;
+    kvpi_set_flags(p, page, KVPI_PAGE_WRITING, 0);
+    kvpi_transfer_ready(p, t);
+    return KVP_OK;
+}
+
+/* Give the page a place on disk, if it has none. */
+static kvp_status find_home(kvp_pager *p, uint32_t page)
+{
+    kvpi_page *pg = kvpi_page_at(&p->pages, page);
+    if (p->write_errors >= KVPI_MAX_WRITE_ERRORS)
+        return KVP_E_IO;
+    if (pg->copy[KVPI_DISK].slot != KVP_SLOT_NONE)
+        return KVP_OK;
+    kvp_slot slot;
+    kvp_status status = kvpi_tier_slot_alloc(p->lower[KVPI_DISK], p->geometry.slot_bytes, &slot);
+    if (status)
+        return status;
+    if (p->promised)
+        p->promised--;
+    kvpi_set_copy(p, page, KVPI_DISK, &(kvpi_copy){.slot = slot});
+    return KVP_OK;
+}
+
+static kvp_status demote_to_disk(kvp_pager *p, uint32_t page)
+{
+    kvp_status status = find_home(p, page);
+    if (status)
+        return status;
+    kvpi_transfer *t = kvpi_transfer_get(p, KVPI_DEMOTE_DISK, page, false);
+    if (!t)
+        return KVP_E_AGAIN;
+    t->lower = KVPI_DISK;
+    t->needs_sum = !kvpi_page_is(t->pg, KVPI_PAGE_SUMMED);
+    t->io = (kvp_io){.op = KVP_IO_WRITE,
+                     .slot = t->pg->copy[KVPI_DISK].slot,
+                     .buf = kvpi_frame_addr(p, t->pg->frame),
+                     .len_bytes = kvpi_page_bytes(p, t->pg),
+                     .owner = t};
+    kvpi_set_flags(p, page, KVPI_PAGE_WRITING, 0);
+    if (t->needs_sum)
+        kvpi_transfer_ready(p, t);
+    else
+        kvpi_transfer_submit(p, t);
+    return KVP_OK;
+}
+
+/* Make room in zram: its victim moves to disk as it is, or just goes if disk has it already. */
+static kvp_status migrate(kvp_pager *p, uint32_t page)
+{
+    kvpi_page *pg = kvpi_page_at(&p->pages, page);
+    if (pg->copy[KVPI_DISK].is_valid) {
+        kvpi_drop_copy(p, page, KVPI_ZRAM);
+        return KVP_OK;
+    }
+    kvp_status status = find_home(p, page);
+    if (status)
+        return status;
+    kvpi_transfer *t = kvpi_transfer_get(p, KVPI_MIGRATE, page, true);
+    if (!t)
+        return KVP_E_AGAIN;
+    t->lower = KVPI_ZRAM;
+    t->slot = pg->copy[KVPI_ZRAM].slot;
+    t->needs_fetch = true;
+    kvpi_set_flags(p, page, KVPI_PAGE_MOVING, 0);
+    kvpi_transfer_ready(p, t);
+    return KVP_OK;
+}
+
+kvp_status kvpi_demote(kvp_pager *p, uint32_t page)
+{
+    kvpi_page *pg = kvpi_page_at(&p->pages, page);
+    assert(kvpi_page_is_dirty(pg) && !kvpi_page_is(pg, KVPI_PAGE_WRITING));
+    (void)pg;
+    if (p->lower[KVPI_ZRAM]) {
+        uint32_t victim;
+        if (zram_has_room(p))
+            return demote_to_zram(p, page);
+        if (!p->lower[KVPI_DISK])
+            return KVP_E_NOSPACE;
+        /* Homeless pages have the first claim on promised slots: none may be left stuck. */
+        bool can_move = p->promised > p->n_homeless || kvpi_promise(p, 1);
+        if (can_move && !kvpi_leaves_zram_first(p, page, &victim))
+            return migrate(p, victim);
+    }
+    return p->lower[KVPI_DISK] ? demote_to_disk(p, page) : KVP_E_NOSPACE;
+}
+
+kvp_status kvpi_demote_one(kvp_pager *p)
+{
+    bool has_lower = p->lower[KVPI_ZRAM] || p->lower[KVPI_DISK];
+    if (!has_lower || p->n_dirty <= p->n_writing)
+        return KVP_E_NOSPACE;
+    uint32_t v = p->ram_policy->ops->victim(p->ram_policy, KVP_PAGE_NONE);
+    for (; v != KVP_PAGE_NONE; v = p->ram_policy->ops->victim(p->ram_policy, v)) {
+        const kvpi_page *page = kvpi_page_at(&p->pages, v);
+        if (!kvpi_page_is(page, KVPI_PAGE_WRITING) && kvpi_page_is_dirty(page))
+            return kvpi_demote(p, v);
+    }
+    return KVP_E_NOSPACE;
+}
+
+void kvpi_reclaim_ahead(kvp_pager *p)
+{
+    uint32_t available = p->n_frames - p->n_dirty + p->n_writing;
+    if (available >= p->low_water)
+        return;
+    while (p->n_frames - p->n_dirty + p->n_writing < p->high_water)
+        if (kvpi_demote_one(p))
+            break;
+    while (p->ready_first) /* encode and sum now: a fault shall not have to */
+        if (kvpi_wait(p, 0))
+            break;
+}

@@ -1,0 +1,323 @@
+/* rows.c - append: rows into open pages.
+ *
+ * A page is written while it is pinned and nothing else touches it. If anything fails, the lanes of the
+ * layer are truncated to where they were: no failed append leaves a lane longer than before. */
+#include "tiers/checksum.h"
+#include "tiers/convert.h"
+#include "tiers/pager.h"
+
+#include <assert.h>
+#include <string.h>
+
+/* What one append needs to know of its layer. */
+typedef struct append {
+    kvp_pager *p;
+    kvp_seq *seq;
+    uint32_t layer;
+    const kvpi_layer *l;
+    kvp_rows rows; /* strides resolved */
+} append;
+
+/* Where the rows of one head go or come from. */
+typedef struct plane {
+    char *to;
+    const char *from;
+    size_t width, to_stride, from_stride;
+} plane;
+
+static bool copy_plane(const append *a, const plane *pl, uint32_t n)
+{
+    size_t src_bytes = pl->width * kvp_dtype_bytes(a->rows.dtype);
+    if (pl->from_stride == src_bytes) /* dense: in one go */
+        return kvpi_convert(pl->to, a->l->dtype, pl->from, a->rows.dtype, pl->width * n);
+    for (uint32_t i = 0; i < n; i++)
+        if (!kvpi_convert(pl->to + i * pl->to_stride, a->l->dtype, pl->from + i * pl->from_stride,
+                          a->rows.dtype, pl->width))
+            return false;
+    return true;
+}
+
+/* The planes of one group's page, K then V. */
+typedef struct planes {
+    uint32_t n_heads, first_head;
+    size_t k_plane, v_plane, k_row, v_row; /* bytes in the page */
+    char *k, *v;
+} planes;
+
+static planes page_planes(const append *a, uint32_t group, void *frame)
+{
+    size_t elt = kvp_dtype_bytes(a->l->dtype), tokens = a->p->geometry.page_tokens;
+    planes s = {.n_heads = kvpi_layer_group_heads(a->l, group),
+                .first_head = group * a->l->page_heads,
+                .k_row = a->l->k_width * elt,
+                .v_row = a->l->v_width * elt};
+    s.k_plane = s.k_row * tokens;
+    s.v_plane = s.v_row * tokens;
+    s.k = frame;
+    s.v = s.k + s.n_heads * s.k_plane;
+    return s;
+}
+
+/* Rows [first, first + n) of the page from tokens [token, token + n) of the append. */
+static bool copy_rows(const append *a, const planes *s, uint32_t first, size_t token, uint32_t n)
+{
+    const char *k = a->rows.k, *v = a->rows.v;
+    for (uint32_t h = 0; h < s->n_heads; h++) {
+        size_t head = s->first_head + h;
+        plane pk = {.to = s->k + h * s->k_plane + first * s->k_row,
+                    .from = k + token * a->rows.k_token_stride + head * a->rows.k_head_stride,
+                    .width = a->l->k_width,
+                    .to_stride = s->k_row,
+                    .from_stride = a->rows.k_token_stride};
+        plane pv = {.to = s->v + h * s->v_plane + first * s->v_row,
+                    .from = v + token * a->rows.v_token_stride + head * a->rows.v_head_stride,
+                    .width = a->l->v_width,
+                    .to_stride = s->v_row,
+                    .from_stride = a->rows.v_token_stride};
+        if (!copy_plane(a, &pk, n) || !copy_plane(a, &pv, n))
+            return false;
+    }
+    return true;
+}
+
+/* Invariant P6: what is not a token is zero. */
+static void zero_rows(const planes *s, uint32_t begin, uint32_t end)
+{
+    for (uint32_t h = 0; h < s->n_heads && begin < end; h++) {
+        memset(s->k + h * s->k_plane + begin * s->k_row, 0, (end - begin) * s->k_row);
+        memset(s->v + h * s->v_plane + begin * s->v_row, 0, (end - begin) * s->v_row);
+    }
+}
+
+static kvp_status fail_not_finite(const append *a)
+{
+    return kvp_fail(KVP_E_RANGE,
+                    "layer %u: a K or V value is not finite in the pages' dtype%s", a->layer,
+                    a->l->dtype == KVP_F16 ? " (f16 ends at 65504): use bf16 or f32 pages" : "");
+}
+
+/* ---- the page that is written: with the lock held ---- */
+
+static kvp_status wait_until_still(kvp_pager *p, const kvpi_page *page)
+{
+    while (kvpi_page_is(page, KVPI_PAGE_WRITING | KVPI_PAGE_MOVING)) {
+        kvp_status status = kvpi_wait(p, KVP_FOREVER);
+        if (status)
+            return status;
+    }
+    return KVP_OK;
+}
+
+/* Bring the open page back, alone for us, its copies below given up. */
+static kvp_status reopen_page(const append *a, uint32_t page)
+{
+    kvp_pager *p = a->p;
+    kvpi_page *pg = kvpi_page_at(&p->pages, page);
+    if (pg->pins)
+        return kvp_fail(KVP_E_BUSY, "the open page of sequence %u, layer %u is pinned: unpin its "
+                                    "view before appending",
+                        a->seq->id, a->layer);
+    kvp_status status = kvpi_fault_in(p, page, KVP_FOREVER);
+    if (status)
+        return status;
+    status = wait_until_still(p, pg);
+    /* A page with a place on disk keeps it; another will be dirty without a home. */
+    if (!status && pg->copy[KVPI_DISK].slot == KVP_SLOT_NONE && kvpi_page_has_copy(pg))
+        status = kvpi_admit(p);
+    if (status) {
+        kvpi_unpin(p, page);
+        return status;
+    }
+    kvpi_set_flags(p, page, 0, KVPI_PAGE_SEALED); /* truncated since it was sealed */
+    kvpi_page_invalidate(p, page);
+    return KVP_OK;
+}
+
+static kvp_status take_frame(kvp_pager *p, uint32_t *frame)
+{
+    kvp_status status;
+    while ((status = kvpi_frame_take(p, frame)) == KVP_E_AGAIN) {
+        status = kvpi_wait(p, KVP_FOREVER);
+        if (status && status != KVP_E_NOSPACE)
+            return status;
+    }
+    return status;
+}
+
+static kvp_status new_page(const append *a, uint32_t group, uint32_t *page)
+{
+    kvp_pager *p = a->p;
+    kvpi_lane *lane = &a->seq->lanes[a->l->lane_base + group];
+    kvp_status status = kvpi_lane_reserve(lane, &p->mem, lane->n_entries + 1);
+    if (!status)
+        status = kvpi_page_table_reserve(&p->pages, 1);
+    if (!status)
+        status = kvpi_admit(p);
+    uint32_t frame;
+    if (!status)
+        status = take_frame(p, &frame);
+    /* Waiting dropped the lock: another thread may have used the descriptor. */
+    if (!status && (status = kvpi_page_table_reserve(&p->pages, 1)))
+        kvpi_frame_give(p, frame);
+    if (status)
+        return status;
+    *page = kvpi_page_new(&p->pages);
+    kvpi_page *pg = kvpi_page_at(&p->pages, *page);
+    pg->serial = p->next_serial++;
+    pg->first_position = lane->n_tokens;
+    pg->lane = a->l->lane_base + group;
+    pg->seq_id = a->seq->id;
+    pg->frame = frame;
+    pg->pins = 1;
+    kvpi_set_flags(p, *page, KVPI_PAGE_RESIDENT, 0);
+    memset(kvpi_frame_addr(p, frame), 0, kvpi_page_bytes(p, pg));
+    kvpi_lane_push(lane, *page);
+    return KVP_OK;
+}
+
+/* The entry to write to: its page is resident, pinned, and nobody else's. */
+static kvp_status open_entry(const append *a, uint32_t group, kvpi_entry **entry)
+{
+    kvpi_lane *lane = &a->seq->lanes[a->l->lane_base + group];
+    *entry = kvpi_lane_open_entry(lane, a->p->geometry.page_tokens);
+    if (*entry)
+        return reopen_page(a, (*entry)->page);
+    uint32_t page;
+    kvp_status status = new_page(a, group, &page);
+    if (!status)
+        *entry = &lane->entries[lane->n_entries - 1];
+    return status;
+}
+
+static void close_entry(const append *a, uint32_t group, kvpi_entry *entry, uint32_t n,
+                        uint64_t sum)
+{
+    kvp_pager *p = a->p;
+    kvpi_lane *lane = &a->seq->lanes[a->l->lane_base + group];
+    kvpi_page *pg = kvpi_page_at(&p->pages, entry->page);
+    entry->n_valid += n;
+    lane->n_tokens += n;
+    if (entry->n_valid == p->geometry.page_tokens) {
+        pg->raw_sum = sum;
+        kvpi_set_flags(p, entry->page, KVPI_PAGE_SEALED | KVPI_PAGE_SUMMED, 0);
+    }
+    kvpi_unpin(p, entry->page);
+}
+
+/* ---- append ---- */
+
+/* As many of the tokens as fit the lane's last page. */
+static kvp_status append_some(const append *a, uint32_t group, size_t token, size_t n_left,
+                              uint32_t *n_done)
+{
+    kvp_pager *p = a->p;
+    uint32_t granted;
+    kvpi_entry *entry;
+    pthread_mutex_lock(&p->lock);
+    kvp_status status = kvpi_hold(p, 1, 1, false, KVP_FOREVER, &granted);
+    if (status) {
+        pthread_mutex_unlock(&p->lock);
+        return status;
+    }
+    status = open_entry(a, group, &entry);
+    if (status) {
+        kvpi_unhold(p, 1, false);
+        pthread_mutex_unlock(&p->lock);
+        return status;
+    }
+    kvpi_page *pg = kvpi_page_at(&p->pages, entry->page);
+    void *frame = kvpi_frame_addr(p, pg->frame);
+    pthread_mutex_unlock(&p->lock);
+
+    uint32_t room = p->geometry.page_tokens - entry->n_valid;
+    uint32_t n = n_left < room ? (uint32_t)n_left : room;
+    planes s = page_planes(a, group, frame);
+    bool ok = copy_rows(a, &s, entry->n_valid, token, n);
+    uint32_t end = entry->n_valid + (ok ? n : 0);
+    uint32_t written = pg->n_stored > entry->n_valid + n ? pg->n_stored : entry->n_valid + n;
+    zero_rows(&s, end, written);
+    pg->n_stored = (uint16_t)end;
+    uint64_t sum = 0;
+    if (end == p->geometry.page_tokens)
+        sum = kvpi_checksum_raw(frame, kvpi_page_bytes(p, pg), kvpi_page_seed(p, pg));
+
+    pthread_mutex_lock(&p->lock);
+    close_entry(a, group, entry, ok ? n : 0, sum);
+    kvpi_unhold(p, 1, false);
+    kvpi_reclaim_ahead(p);
+    pthread_mutex_unlock(&p->lock);
+    *n_done = n;
+    return ok ? KVP_OK : fail_not_finite(a);
+}
+
+static kvp_status append_lane(const append *a, uint32_t group, size_t n_tokens)
+{
+    for (size_t done = 0; done < n_tokens;) {
+        uint32_t n;
+        kvp_status status = append_some(a, group, done, n_tokens - done, &n);
+        if (status)
+            return status;
+        done += n;
+    }
+    return KVP_OK;
+}
+
+/* Strides that the caller left out. */
+static void resolve_strides(kvp_rows *r, const kvpi_layer *l)
+{
+    size_t elt = kvp_dtype_bytes(r->dtype);
+    if (!r->k_head_stride)
+        r->k_head_stride = l->k_width * elt;
+    if (!r->v_head_stride)
+        r->v_head_stride = l->v_width * elt;
+    if (!r->k_token_stride)
+        r->k_token_stride = l->n_kv_heads * r->k_head_stride;
+    if (!r->v_token_stride)
+        r->v_token_stride = l->n_kv_heads * r->v_head_stride;
+}
+
+static kvp_status check_append(const kvp_seq *seq, uint32_t layer, const kvp_rows *rows,
+                               size_t n_tokens)
+{
+    if (!seq)
+        return kvp_fail(KVP_E_INVALID, "append: seq is NULL");
+    if (layer >= seq->pager->geometry.n_layers)
+        return kvp_fail(KVP_E_INVALID, "append: layer %u, but there are %u", layer,
+                        seq->pager->geometry.n_layers);
+    if (n_tokens && (!rows || !rows->k || !rows->v))
+        return kvp_fail(KVP_E_INVALID, "append: k or v is NULL");
+    if (n_tokens && !kvp_dtype_bytes(rows->dtype))
+        return kvp_fail(KVP_E_INVALID, "append: unknown dtype %d", (int)rows->dtype);
+    if (n_tokens > UINT32_MAX)
+        return kvp_fail(KVP_E_INVALID, "append: at most %u tokens at a time", UINT32_MAX);
+    return KVP_OK;
+}
+
+kvp_status kvp_seq_append_rows(kvp_seq *seq, uint32_t layer, const kvp_rows *rows, size_t n_tokens)
+{
+    kvp_status status = check_append(seq, layer, rows, n_tokens);
+    if (status || !n_tokens)
+        return status;
+    append a = {.p = seq->pager,
+                .seq = seq,
+                .layer = layer,
+                .l = &seq->pager->geometry.layers[layer],
+                .rows = *rows};
+    resolve_strides(&a.rows, a.l);
+    uint64_t before = kvp_seq_layer_length(seq, layer);
+    for (uint32_t g = 0; g < a.l->n_groups && !status; g++)
+        status = append_lane(&a, g, n_tokens);
+    if (status) {
+        pthread_mutex_lock(&a.p->lock);
+        for (uint32_t g = 0; g < a.l->n_groups; g++)
+            kvpi_lane_cut(a.p, seq, a.l->lane_base + g, before);
+        pthread_mutex_unlock(&a.p->lock);
+    }
+    return status;
+}
+
+kvp_status kvp_seq_append(kvp_seq *seq, uint32_t layer, const float *k, const float *v,
+                          size_t n_tokens)
+{
+    return kvp_seq_append_rows(seq, layer, &(kvp_rows){.k = k, .v = v, .dtype = KVP_F32}, n_tokens);
+}

@@ -1,0 +1,237 @@
+/* sequence.c - sequences: create, destroy, truncate, evict, and what they look like. */
+#include "alloc/mem.h"
+#include "tiers/pager.h"
+
+kvp_status kvp_seq_create(kvp_pager *pager, kvp_seq **out)
+{
+    if (!pager || !out)
+        return kvp_fail(KVP_E_INVALID, "kvp_seq_create: pager or seq is NULL");
+    kvp_seq *seq;
+    kvp_status status = kvpi_seq_new(pager, &pager->geometry, &pager->mem, &seq);
+    if (status)
+        return status;
+    pthread_mutex_lock(&pager->lock);
+    seq->id = pager->next_seq_id++;
+    seq->next = pager->seqs;
+    if (seq->next)
+        seq->next->prev = seq;
+    pager->seqs = seq;
+    pthread_mutex_unlock(&pager->lock);
+    *out = seq;
+    return KVP_OK;
+}
+
+void kvp_seq_destroy(kvp_seq *seq)
+{
+    if (!seq)
+        return;
+    kvp_pager *p = seq->pager;
+    pthread_mutex_lock(&p->lock);
+    for (uint32_t i = 0; i < p->geometry.n_lanes; i++)
+        kvpi_lane_cut(p, seq, i, 0);
+    if (seq->prev)
+        seq->prev->next = seq->next;
+    else
+        p->seqs = seq->next;
+    if (seq->next)
+        seq->next->prev = seq->prev;
+    pthread_mutex_unlock(&p->lock);
+    kvpi_seq_delete(seq, &p->geometry, &p->mem);
+}
+
+kvp_status kvp_seq_reserve(kvp_seq *seq, uint64_t n_tokens)
+{
+    kvp_pager *p = seq->pager;
+    uint64_t n_pages = n_tokens / p->geometry.page_tokens + 1;
+    if (n_pages * p->geometry.n_lanes > UINT32_MAX / 2)
+        return kvp_fail(KVP_E_NOMEM, "kvp_seq_reserve: %llu tokens are too many",
+                        (unsigned long long)n_tokens);
+    uint64_t n_new = 0;
+    kvp_status status = KVP_OK;
+    pthread_mutex_lock(&p->lock);
+    for (uint32_t i = 0; i < p->geometry.n_lanes && !status; i++) {
+        status = kvpi_lane_reserve(&seq->lanes[i], &p->mem, (uint32_t)n_pages);
+        if (n_pages > seq->lanes[i].n_entries)
+            n_new += n_pages - seq->lanes[i].n_entries;
+    }
+    if (!status)
+        status = kvpi_page_table_reserve(&p->pages, (uint32_t)n_new);
+    pthread_mutex_unlock(&p->lock);
+    return status;
+}
+
+void kvpi_lane_cut(kvp_pager *p, kvp_seq *seq, uint32_t lane_no, uint64_t n)
+{
+    kvpi_lane *lane = &seq->lanes[lane_no];
+    while (lane->n_entries && lane->entries[lane->n_entries - 1].first_position >= n) {
+        uint32_t page = lane->entries[--lane->n_entries].page;
+        kvpi_page_free(p, page);
+    }
+    if (lane->n_tokens > n)
+        lane->n_tokens = n;
+    if (lane->n_entries) {
+        kvpi_entry *last = &lane->entries[lane->n_entries - 1];
+        if (last->first_position + last->n_valid > n)
+            last->n_valid = (uint32_t)(n - last->first_position);
+    }
+}
+
+/* Would the lane, cut to n tokens, still end with a page? Not if those were evicted. */
+static kvp_status check_cut(const kvp_seq *seq, uint32_t lane_no, uint64_t n)
+{
+    const kvpi_lane *lane = &seq->lanes[lane_no];
+    if (n == 0 || n >= lane->n_tokens)
+        return KVP_OK;
+    uint32_t i = kvpi_lane_find(lane, n - 1);
+    if (i < lane->n_entries && lane->entries[i].first_position < n)
+        return KVP_OK;
+    return kvp_fail(KVP_E_RANGE,
+                    "truncate: the tokens before %llu were evicted; truncate to 0 or to where "
+                    "tokens are left",
+                    (unsigned long long)n);
+}
+
+static kvp_status check_not_pinned(const kvp_seq *seq, const char *what)
+{
+    if (!seq)
+        return kvp_fail(KVP_E_INVALID, "%s: seq is NULL", what);
+    if (seq->n_pins)
+        return kvp_fail(KVP_E_BUSY, "%s: %u pages of the sequence are pinned; unpin them first",
+                        what, seq->n_pins);
+    return KVP_OK;
+}
+
+kvp_status kvp_seq_truncate(kvp_seq *seq, uint64_t n_tokens)
+{
+    kvp_status status = check_not_pinned(seq, "truncate");
+    if (status)
+        return status;
+    kvp_pager *p = seq->pager;
+    for (uint32_t i = 0; i < p->geometry.n_lanes && !status; i++)
+        status = check_cut(seq, i, n_tokens);
+    if (status)
+        return status;
+    pthread_mutex_lock(&p->lock);
+    for (uint32_t i = 0; i < p->geometry.n_lanes; i++)
+        kvpi_lane_cut(p, seq, i, n_tokens);
+    pthread_mutex_unlock(&p->lock);
+    return KVP_OK;
+}
+
+static void evict_from_lane(kvp_pager *p, kvpi_lane *lane, uint64_t begin, uint64_t end)
+{
+    uint32_t first = kvpi_lane_find(lane, begin);
+    if (first < lane->n_entries && lane->entries[first].first_position < begin)
+        first++;
+    uint32_t last = first;
+    while (last + 1 < lane->n_entries &&
+           lane->entries[last].first_position + lane->entries[last].n_valid <= end)
+        last++;
+    for (; first < last; last--) { /* out of the table first: freeing may drop the lock */
+        uint32_t page = lane->entries[first].page;
+        kvpi_lane_remove(lane, first, first + 1);
+        kvpi_page_free(p, page);
+    }
+}
+
+kvp_status kvp_seq_evict(kvp_seq *seq, uint32_t layer, uint64_t begin, uint64_t end)
+{
+    kvp_status status = check_not_pinned(seq, "evict");
+    if (status)
+        return status;
+    kvp_pager *p = seq->pager;
+    if (layer != KVP_ALL_LAYERS && layer >= p->geometry.n_layers)
+        return kvp_fail(KVP_E_INVALID, "evict: layer %u, but there are %u", layer,
+                        p->geometry.n_layers);
+    uint32_t lane = 0, lanes_end = p->geometry.n_lanes;
+    if (layer != KVP_ALL_LAYERS) {
+        lane = p->geometry.layers[layer].lane_base;
+        lanes_end = lane + p->geometry.layers[layer].n_groups;
+    }
+    pthread_mutex_lock(&p->lock);
+    for (; lane < lanes_end; lane++)
+        evict_from_lane(p, &seq->lanes[lane], begin, end);
+    pthread_mutex_unlock(&p->lock);
+    return KVP_OK;
+}
+
+uint64_t kvp_seq_layer_length(const kvp_seq *seq, uint32_t layer)
+{
+    const kvpi_layer *l = &seq->pager->geometry.layers[layer];
+    uint64_t n = UINT64_MAX;
+    for (uint32_t g = 0; g < l->n_groups; g++) {
+        uint64_t lane = seq->lanes[l->lane_base + g].n_tokens;
+        n = lane < n ? lane : n;
+    }
+    return n;
+}
+
+uint64_t kvp_seq_length(const kvp_seq *seq)
+{
+    uint64_t n = UINT64_MAX;
+    for (uint32_t i = 0; i < seq->pager->geometry.n_lanes; i++)
+        n = seq->lanes[i].n_tokens < n ? seq->lanes[i].n_tokens : n;
+    return n;
+}
+
+uint32_t kvp_seq_page_count(const kvp_seq *seq, uint32_t layer)
+{
+    return seq->lanes[seq->pager->geometry.layers[layer].lane_base].n_entries;
+}
+
+kvp_pager *kvp_seq_pager(const kvp_seq *seq)
+{
+    return seq->pager;
+}
+
+kvp_status kvp_seq_layer_info(const kvp_seq *seq, uint32_t layer, kvp_layer_info *info)
+{
+    const kvpi_geometry *g = &seq->pager->geometry;
+    if (layer >= g->n_layers)
+        return kvp_fail(KVP_E_INVALID, "layer %u, but there are %u", layer, g->n_layers);
+    const kvpi_layer *l = &g->layers[layer];
+    *info = (kvp_layer_info){.kind = {.n_kv_heads = l->n_kv_heads,
+                                      .k_width = l->k_width,
+                                      .v_width = l->v_width,
+                                      .dtype = l->dtype},
+                             .page_tokens = g->page_tokens,
+                             .page_heads = l->page_heads};
+    return KVP_OK;
+}
+
+static kvp_page_info page_info(const kvp_pager *p, const kvpi_entry *e, uint32_t layer,
+                               uint32_t group)
+{
+    const kvpi_page *pg = kvpi_page_at(&p->pages, e->page);
+    kvp_page_info info = {.layer = layer,
+                          .group = group,
+                          .first_position = e->first_position,
+                          .n_valid = e->n_valid,
+                          .is_open = !kvpi_page_is(pg, KVPI_PAGE_SEALED),
+                          .is_lost = kvpi_page_is(pg, KVPI_PAGE_LOST)};
+    info.tier = kvpi_page_is(pg, KVPI_PAGE_RESIDENT) ? KVP_TIER_RAM
+                : pg->copy[KVPI_ZRAM].is_valid       ? KVP_TIER_ZRAM
+                                                     : KVP_TIER_DISK;
+    return info;
+}
+
+kvp_status kvp_seq_pages(kvp_seq *seq, kvp_page_info *infos, size_t max, size_t *n_pages)
+{
+    if (!seq || !n_pages || (max && !infos))
+        return kvp_fail(KVP_E_INVALID, "kvp_seq_pages: an argument is NULL");
+    kvp_pager *p = seq->pager;
+    size_t n = 0;
+    pthread_mutex_lock(&p->lock);
+    for (uint32_t layer = 0; layer < p->geometry.n_layers; layer++) {
+        const kvpi_layer *l = &p->geometry.layers[layer];
+        for (uint32_t g = 0; g < l->n_groups; g++) {
+            const kvpi_lane *lane = &seq->lanes[l->lane_base + g];
+            for (uint32_t i = 0; i < lane->n_entries; i++, n++)
+                if (n < max)
+                    infos[n] = page_info(p, &lane->entries[i], layer, g);
+        }
+    }
+    pthread_mutex_unlock(&p->lock);
+    *n_pages = n;
+    return KVP_OK;
+}

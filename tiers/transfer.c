@@ -1,0 +1,434 @@
+/* transfer.c - bytes on the way between tiers: small state machines, resumed by completions.
+ *
+ *   promote from disk   submit -> reaped -> finish: verify, decode -> land: RESIDENT
+ *   promote from zram                       finish: copy, verify, decode -> land
+ *   demote to zram                          finish: sum, encode, store -> land: a copy below
+ *   demote to disk     [finish: sum -> land] -> submit -> reaped -> land: a copy below
+ *   migrate             finish: fetch, verify -> land -> submit -> reaped -> land: moved
+ *
+ * finish() is the CPU's part: checksums, encoding, decoding, copies in memory. Any thread that
+ * waits takes ready transfers, so two waiting threads decode two pages. */
+#include "tiers/checksum.h"
+#include "tiers/pager.h"
+
+#include <assert.h>
+#include <string.h>
+
+/* ---- life of a transfer ---- */
+
+kvpi_transfer *kvpi_transfer_get(kvp_pager *p, kvpi_transfer_kind kind, uint32_t page,
+                                 bool with_unit)
+{
+    kvpi_transfer *t = p->free_transfers;
+    if (!t || (with_unit && !p->free_units))
+        return NULL;
+    p->free_transfers = t->next;
+    *t = (kvpi_transfer){.io = {.owner = t},
+                         .kind = kind,
+                         .page = page,
+                         .pg = kvpi_page_at(&p->pages, page),
+                         .slot = KVP_SLOT_NONE};
+    if (with_unit) {
+        t->unit = p->free_units;
+        p->free_units = t->unit->next;
+    }
+    p->n_transfers++;
+    return t;
+}
+
+static void put_transfer(kvp_pager *p, kvpi_transfer *t)
+{
+    if (t->unit) {
+        t->unit->next = p->free_units;
+        p->free_units = t->unit;
+    }
+    t->next = p->free_transfers;
+    p->free_transfers = t;
+    p->n_transfers--;
+}
+
+void kvpi_transfer_ready(kvp_pager *p, kvpi_transfer *t)
+{
+    t->next = NULL;
+    if (p->ready_last)
+        p->ready_last->next = t;
+    else
+        p->ready_first = t;
+    p->ready_last = t;
+}
+
+static kvpi_transfer *pop_ready(kvp_pager *p)
+{
+    kvpi_transfer *t = p->ready_first;
+    if (t && !(p->ready_first = t->next))
+        p->ready_last = NULL;
+    return t;
+}
+
+static size_t round_up(size_t n)
+{
+    return (n + KVP_IO_ALIGN - 1) / KVP_IO_ALIGN * KVP_IO_ALIGN;
+}
+
+static void land(kvp_pager *p, kvpi_transfer *t);
+
+/* I/O is over: a page that came in still needs the CPU, a page that went out only bookkeeping. */
+static void completed(kvp_pager *p, kvpi_transfer *t)
+{
+    t->status = t->io.status;
+    if (t->kind == KVPI_PROMOTE)
+        kvpi_transfer_ready(p, t);
+    else
+        land(p, t);
+}
+
+void kvpi_transfer_submit(kvp_pager *p, kvpi_transfer *t)
+{
+    t->io.len_bytes = round_up(t->io.len_bytes);
+    kvp_status status = kvpi_tier_submit(p->lower[KVPI_DISK], &t->io);
+    if (!status) {
+        p->n_in_flight++;
+        return;
+    }
+    t->io.status = status;
+    completed(p, t);
+}
+
+/* ---- finish: without the lock; the page's state keeps others off what is touched here ---- */
+
+/* One copy to or from zram; its backend completes inside submit. */
+static kvp_status zram_copy(kvp_pager *p, kvpi_transfer *t, kvp_io_op op, void *buf, size_t n)
+{
+    t->io = (kvp_io){.op = op, .slot = t->slot, .buf = buf, .len_bytes = n, .owner = t};
+    kvp_io *done = NULL;
+    pthread_mutex_lock(&p->zram_lock);
+    kvp_status status = kvpi_tier_submit(p->lower[KVPI_ZRAM], &t->io);
+    if (!status)
+        status = kvpi_tier_reap(p->lower[KVPI_ZRAM], 0, &done);
+    pthread_mutex_unlock(&p->zram_lock);
+    assert(status || done == &t->io);
+    return status ? status : t->io.status;
+}
+
+static kvp_status verify_stored(const kvpi_copy *copy, const void *stored, uint64_t seed)
+{
+    uint64_t sum = kvpi_checksum_stored(stored, copy->bytes, copy->codec, seed);
+    return sum == copy->sum ? KVP_OK : KVP_E_CORRUPT;
+}
+
+static kvp_dtype page_dtype(const kvp_pager *p, const kvpi_page *page)
+{
+    uint32_t layer;
+    return kvpi_geometry_layer_of(&p->geometry, page->lane, &layer)->dtype;
+}
+
+static kvp_status verify_and_decode(kvp_pager *p, kvpi_transfer *t)
+{
+    const kvpi_copy *copy = &t->pg->copy[t->lower];
+    void *frame = kvpi_frame_addr(p, t->pg->frame);
+    size_t n = kvpi_page_bytes(p, t->pg);
+    uint64_t seed = kvpi_page_seed(p, t->pg);
+    if (copy->codec != KVPI_CODEC_RAW) {
+        const void *stored = t->unit->staging;
+        kvp_status status = verify_stored(copy, stored, seed);
+        if (!status)
+            status = kvpi_codec_decode(t->unit->codec, copy->codec, page_dtype(p, t->pg), stored,
+                                       copy->bytes, frame, n);
+        if (status)
+            return KVP_E_CORRUPT;
+    }
+    return kvpi_checksum_raw(frame, n, seed) == t->pg->raw_sum ? KVP_OK : KVP_E_CORRUPT;
+}
+
+static void finish_promote(kvp_pager *p, kvpi_transfer *t)
+{
+    if (t->lower == KVPI_ZRAM) {
+        void *to = t->unit ? t->unit->staging : kvpi_frame_addr(p, t->pg->frame);
+        t->status = zram_copy(p, t, KVP_IO_READ, to, t->pg->copy[KVPI_ZRAM].bytes);
+    }
+    if (!t->status)
+        t->status = verify_and_decode(p, t);
+}
+
+static void sum_page(kvp_pager *p, kvpi_transfer *t)
+{
+    t->raw_sum = kvpi_checksum_raw(kvpi_frame_addr(p, t->pg->frame), kvpi_page_bytes(p, t->pg),
+                                   kvpi_page_seed(p, t->pg));
+}
+
+static void finish_demote_zram(kvp_pager *p, kvpi_transfer *t)
+{
+    void *stored = t->unit->staging;
+    if (t->needs_sum)
+        sum_page(p, t);
+    kvpi_codec_encode(t->unit->codec, page_dtype(p, t->pg), kvpi_frame_addr(p, t->pg->frame),
+                      kvpi_page_bytes(p, t->pg), stored, &t->stored_bytes, &t->codec);
+    t->stored_sum =
+        kvpi_checksum_stored(stored, t->stored_bytes, t->codec, kvpi_page_seed(p, t->pg));
+    pthread_mutex_lock(&p->zram_lock);
+    t->status = kvpi_tier_slot_alloc(p->lower[KVPI_ZRAM], t->stored_bytes, &t->slot);
+    pthread_mutex_unlock(&p->zram_lock);
+    if (!t->status)
+        t->status = zram_copy(p, t, KVP_IO_WRITE, stored, t->stored_bytes);
+}
+
+/* Encoded bytes go to disk as they are, but not unverified. */
+static void finish_fetch_blob(kvp_pager *p, kvpi_transfer *t)
+{
+    const kvpi_copy *blob = &t->pg->copy[KVPI_ZRAM];
+    char *staging = t->unit->staging;
+    t->status = zram_copy(p, t, KVP_IO_READ, staging, blob->bytes);
+    if (!t->status)
+        t->status = verify_stored(blob, staging, kvpi_page_seed(p, t->pg));
+    memset(staging + blob->bytes, 0, round_up(blob->bytes) - blob->bytes);
+}
+
+static void finish(kvp_pager *p, kvpi_transfer *t)
+{
+    switch (t->kind) {
+    case KVPI_PROMOTE:
+        finish_promote(p, t);
+        break;
+    case KVPI_DEMOTE_ZRAM:
+        finish_demote_zram(p, t);
+        break;
+    case KVPI_DEMOTE_DISK:
+        sum_page(p, t);
+        break;
+    case KVPI_MIGRATE:
+        finish_fetch_blob(p, t);
+        break;
+    }
+}
+
+/* ---- land: with the lock ---- */
+
+/* The copy that a transfer read is bad. Unless another transfer is reading it (and will find out
+ * for itself), it goes; a page without any other is lost. */
+static void copy_is_bad(kvp_pager *p, kvpi_transfer *t, unsigned reader)
+{
+    p->stats.checksum_failures++;
+    if (!(t->lower == KVPI_ZRAM && kvpi_page_is(t->pg, reader)))
+        kvpi_drop_copy(p, t->page, t->lower);
+    if (!kvpi_page_has_copy(t->pg) && !kvpi_page_is(t->pg, KVPI_PAGE_RESIDENT))
+        kvpi_set_flags(p, t->page, KVPI_PAGE_LOST, 0);
+}
+
+static void land_promote_failed(kvp_pager *p, kvpi_transfer *t)
+{
+    uint32_t frame = t->pg->frame;
+    t->pg->error = (int8_t)t->status; /* before the state: invariant P2 */
+    t->pg->frame = UINT32_MAX;
+    kvpi_set_flags(p, t->page, 0, KVPI_PAGE_LOADING);
+    kvpi_frame_give(p, frame);
+    if (t->status == KVP_E_CORRUPT) {
+        copy_is_bad(p, t, KVPI_PAGE_MOVING);
+        if (kvpi_page_has_copy(t->pg) && !kvpi_page_is(t->pg, KVPI_PAGE_MOVING))
+            return; /* whoever waits starts over with the copy that is left */
+    } else {
+        p->stats.io_errors++;
+        p->read_errno = t->io.native_error;
+    }
+    t->pg->n_errors++;
+}
+
+static void land_promote(kvp_pager *p, kvpi_transfer *t)
+{
+    if (t->status) {
+        land_promote_failed(p, t);
+        return;
+    }
+    t->pg->error = 0;
+    kvpi_set_flags(p, t->page, KVPI_PAGE_RESIDENT, KVPI_PAGE_LOADING);
+    if (t->lower == KVPI_ZRAM) {
+        p->stats.minor_faults++;
+    } else {
+        p->stats.major_faults++;
+        p->stats.bytes_read += t->io.len_bytes;
+    }
+}
+
+static void land_demote_zram(kvp_pager *p, kvpi_transfer *t)
+{
+    p->n_zram_jobs--;
+    if (t->status) { /* no room: the page stays dirty */
+        kvpi_set_flags(p, t->page, 0, KVPI_PAGE_WRITING);
+        p->zram_is_full = true;
+        return;
+    }
+    if (t->needs_sum)
+        t->pg->raw_sum = t->raw_sum;
+    kvpi_set_flags(p, t->page, KVPI_PAGE_SUMMED, KVPI_PAGE_WRITING);
+    kvpi_set_copy(p, t->page, KVPI_ZRAM,
+                  &(kvpi_copy){.slot = t->slot,
+                               .sum = t->stored_sum,
+                               .bytes = (uint32_t)t->stored_bytes,
+                               .codec = (uint8_t)t->codec,
+                               .is_valid = true});
+    p->stats.demotions++;
+    p->stats.codec_raw_bytes += kvpi_page_bytes(p, t->pg);
+    p->stats.codec_stored_bytes += t->stored_bytes;
+}
+
+static void count_write(kvp_pager *p, const kvpi_transfer *t)
+{
+    if (t->status) {
+        p->stats.io_errors++;
+        p->write_errors++;
+        p->write_errno = t->io.native_error;
+    } else {
+        p->write_errors = 0;
+        p->stats.demotions++;
+        p->stats.bytes_written += t->io.len_bytes;
+    }
+}
+
+static void land_demote_disk(kvp_pager *p, kvpi_transfer *t)
+{
+    if (t->needs_sum) {
+        t->needs_sum = false;
+        t->pg->raw_sum = t->raw_sum;
+        kvpi_set_flags(p, t->page, KVPI_PAGE_SUMMED, 0);
+        kvpi_transfer_submit(p, t);
+        return;
+    }
+    count_write(p, t);
+    kvpi_set_copy(p, t->page, KVPI_DISK,
+                  &(kvpi_copy){.slot = t->pg->copy[KVPI_DISK].slot,
+                               .bytes = (uint32_t)kvpi_page_bytes(p, t->pg),
+                               .codec = KVPI_CODEC_RAW,
+                               .is_valid = !t->status});
+    kvpi_set_flags(p, t->page, 0, KVPI_PAGE_WRITING);
+    put_transfer(p, t);
+}
+
+static void migrate_submit(kvp_pager *p, kvpi_transfer *t)
+{
+    t->needs_fetch = false;
+    t->io = (kvp_io){.op = KVP_IO_WRITE,
+                     .slot = t->pg->copy[KVPI_DISK].slot,
+                     .buf = t->unit->staging,
+                     .len_bytes = t->pg->copy[KVPI_ZRAM].bytes,
+                     .owner = t};
+    kvpi_transfer_submit(p, t);
+}
+
+static void land_migrate(kvp_pager *p, kvpi_transfer *t)
+{
+    if (t->needs_fetch && !t->status) {
+        migrate_submit(p, t);
+        return;
+    }
+    if (!t->needs_fetch)
+        count_write(p, t);
+    if (!t->status) {
+        kvpi_copy copy = t->pg->copy[KVPI_ZRAM];
+        copy.slot = t->pg->copy[KVPI_DISK].slot;
+        kvpi_set_copy(p, t->page, KVPI_DISK, &copy);
+    }
+    kvpi_set_flags(p, t->page, 0, KVPI_PAGE_MOVING);
+    /* A fault that is reading the blob right now keeps it; it can move another time. */
+    if (t->status == KVP_E_CORRUPT)
+        copy_is_bad(p, t, KVPI_PAGE_LOADING);
+    else if (!t->status && !kvpi_page_is(t->pg, KVPI_PAGE_LOADING))
+        kvpi_drop_copy(p, t->page, KVPI_ZRAM);
+    put_transfer(p, t);
+}
+
+/* The transfer is over, or on to its next step. */
+static void land(kvp_pager *p, kvpi_transfer *t)
+{
+    switch (t->kind) {
+    case KVPI_PROMOTE:
+        land_promote(p, t);
+        put_transfer(p, t);
+        break;
+    case KVPI_DEMOTE_ZRAM:
+        land_demote_zram(p, t);
+        put_transfer(p, t);
+        break;
+    case KVPI_DEMOTE_DISK:
+        land_demote_disk(p, t);
+        break;
+    case KVPI_MIGRATE:
+        land_migrate(p, t);
+        break;
+    }
+    pthread_cond_broadcast(&p->progress);
+}
+
+/* ---- waiting ---- */
+
+static kvp_status fail_timeout(void)
+{
+    return kvp_fail(KVP_E_TIMEOUT, "the deadline passed; the fault goes on");
+}
+
+static void take_completion(kvp_pager *p, kvp_io *io)
+{
+    p->n_in_flight--;
+    completed(p, io->owner);
+}
+
+static kvp_status reap(kvp_pager *p, uint64_t deadline_ns)
+{
+    kvp_io *io = NULL;
+    p->has_reaper = true;
+    pthread_mutex_unlock(&p->lock);
+    kvp_status status = kvpi_tier_reap(p->lower[KVPI_DISK], deadline_ns, &io);
+    pthread_mutex_lock(&p->lock);
+    p->has_reaper = false;
+    if (io)
+        take_completion(p, io);
+    pthread_cond_broadcast(&p->progress); /* somebody else may reap now */
+    if (status)
+        return status;
+    return io ? KVP_OK : fail_timeout();
+}
+
+static kvp_status sleep_for_progress(kvp_pager *p, uint64_t deadline_ns)
+{
+    if (deadline_ns == KVP_FOREVER) {
+        pthread_cond_wait(&p->progress, &p->lock);
+        return KVP_OK;
+    }
+    struct timespec at = {.tv_sec = (time_t)(deadline_ns / 1000000000u),
+                          .tv_nsec = (long)(deadline_ns % 1000000000u)};
+    return pthread_cond_timedwait(&p->progress, &p->lock, &at) ? fail_timeout() : KVP_OK;
+}
+
+kvp_status kvpi_wait(kvp_pager *p, uint64_t deadline_ns)
+{
+    kvpi_transfer *t = pop_ready(p);
+    if (t) {
+        p->n_finishing++;
+        pthread_mutex_unlock(&p->lock);
+        finish(p, t);
+        pthread_mutex_lock(&p->lock);
+        p->n_finishing--;
+        land(p, t);
+        return KVP_OK;
+    }
+    if (p->n_in_flight && !p->has_reaper)
+        return reap(p, deadline_ns);
+    if (p->has_reaper || p->n_finishing)
+        return sleep_for_progress(p, deadline_ns);
+    return KVP_E_NOSPACE;
+}
+
+void kvpi_poll(kvp_pager *p)
+{
+    while (p->n_in_flight && !p->has_reaper) {
+        kvp_io *io = NULL;
+        if (kvpi_tier_reap(p->lower[KVPI_DISK], 0, &io) || !io)
+            break;
+        take_completion(p, io);
+    }
+}
+
+void kvpi_drain(kvp_pager *p)
+{
+    while (p->n_transfers)
+        if (kvpi_wait(p, KVP_FOREVER) == KVP_E_NOSPACE)
+            break;
+}

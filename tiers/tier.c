@@ -1,0 +1,83 @@
+/* tier.c - the only caller of kvp_tier_ops: checks arguments, fills in what a backend leaves out.
+ *
+ * It knows no backend and keeps no state. */
+#include "tiers/tier.h"
+
+#include <assert.h>
+#include <stdbool.h>
+
+#include "alloc/mem.h"
+
+static bool is_complete(const kvp_tier_ops *ops)
+{
+    return ops->name && ops->open && ops->close && ops->slot_alloc && ops->slot_free &&
+           ops->submit && ops->reap && ops->usage &&
+           (ops->addr || !(ops->caps & KVP_CAP_ADDRESSABLE));
+}
+
+kvp_status kvpi_tier_open(const kvp_tier_ops *ops, const kvp_tier_config *cfg, kvp_tier **out)
+{
+    if (ops->abi != KVP_TIER_ABI)
+        return kvp_fail(KVP_E_UNSUPPORTED, "tier backend %s has ABI %u, this library %u",
+                        ops->name ? ops->name : "?", ops->abi, KVP_TIER_ABI);
+    if (!is_complete(ops))
+        return kvp_fail(KVP_E_INVALID, "tier backend %s lacks operations",
+                        ops->name ? ops->name : "?");
+    assert(cfg->slot_bytes && cfg->slot_bytes % KVP_IO_ALIGN == 0);
+    assert(cfg->max_depth >= 1 && cfg->n_ranges <= 2);
+    kvp_tier_config c = *cfg;
+    if (!c.mem)
+        c.mem = &kvpi_mem_default;
+    if (!c.env)
+        c.env = kvp_env_default();
+    kvp_status s = ops->open(&c, out);
+    assert(s || (*out)->ops == ops);
+    return s;
+}
+
+void kvpi_tier_close(kvp_tier *tier)
+{
+    if (tier)
+        tier->ops->close(tier);
+}
+
+kvp_status kvpi_tier_slot_alloc(kvp_tier *tier, size_t size_bytes, kvp_slot *out)
+{
+    assert(size_bytes);
+    return tier->ops->slot_alloc(tier, size_bytes, out);
+}
+
+void kvpi_tier_slot_free(kvp_tier *tier, kvp_slot slot)
+{
+    assert(slot != KVP_SLOT_NONE);
+    tier->ops->slot_free(tier, slot);
+}
+
+kvp_status kvpi_tier_submit(kvp_tier *tier, kvp_io *io)
+{
+    assert(io->op == KVP_IO_READ || io->op == KVP_IO_WRITE);
+    assert(io->slot != KVP_SLOT_NONE && io->buf && io->len_bytes);
+    return tier->ops->submit(tier, io);
+}
+
+kvp_status kvpi_tier_reap(kvp_tier *tier, uint64_t deadline_ns, kvp_io **done)
+{
+    *done = NULL;
+    return tier->ops->reap(tier, deadline_ns, done);
+}
+
+void kvpi_tier_usage(kvp_tier *tier, kvp_tier_usage *out)
+{
+    tier->ops->usage(tier, out);
+}
+
+void *kvpi_tier_addr(kvp_tier *tier, kvp_slot slot)
+{
+    assert(slot != KVP_SLOT_NONE);
+    return tier->ops->addr ? tier->ops->addr(tier, slot) : NULL;
+}
+
+kvp_status kvpi_tier_reserve(kvp_tier *tier, uint64_t n_slots)
+{
+    return tier->ops->reserve ? tier->ops->reserve(tier, n_slots) : KVP_OK;
+}

@@ -1,0 +1,235 @@
+/* blob_jemalloc.c - blob memory from a private jemalloc arena inside a region of the cap's size.
+ *
+ * The arena's extent hooks carve from the region and never give anything back to the system, so
+ * that compressed pages cannot take more than the cap, fragmentation included.
+ *
+ * What had to be found out about jemalloc 5.3
+ *  - Large classes (16 KiB and up) get a page of padding each that sallocx() does not report; small
+ *    powers of two lie in slabs of their own without waste. Hence the pieces of blob.h.
+ *  - Decay must be 0, not "never": dirty extents are not reused for requests 64 times smaller, so a
+ *    heap that was once emptied would call itself full. Retained extents know no such limit.
+ *  - Every extent (here: 4 or 8 KiB) has 128 bytes of bookkeeping outside the region; the cost of a
+ *    piece includes them.
+ *
+ * Invariants: pieces lie in [region.base, region.base + carved_bytes); carved_bytes only grows. */
+#include "tiers/blob.h"
+
+#include "alloc/mem.h"
+#include "alloc/region.h"
+#include "tiers/charge.h"
+
+#include <jemalloc/jemalloc.h>
+#include <stddef.h>
+#include <stdio.h>
+
+#define PAGE_BYTES ((size_t)4096)
+#define GROW_BYTES ((size_t)2 << 20) /* what the arena takes from the region at a time */
+#define EXTENT_BOOKKEEPING_BYTES 128u
+
+struct kvpi_blob_heap {
+    extent_hooks_t hooks;
+    const kvp_mem *mem;
+    kvpi_region region;
+    atomic_size_t carved_bytes;
+    unsigned arena;
+    kvpi_charge charge;
+};
+
+/* jemalloc 5.3's arena_config_t, which its header leaves out. */
+typedef struct arena_config {
+    extent_hooks_t *hooks;
+    bool metadata_use_hooks;
+} arena_config;
+
+static size_t align_up(size_t n, size_t unit)
+{
+    return (n + unit - 1) & ~(unit - 1);
+}
+
+/* ---- extent hooks: true means refused ---- */
+
+static void *extent_alloc(extent_hooks_t *hooks, void *new_addr, size_t size, size_t alignment,
+                          bool *zero, bool *commit, unsigned arena)
+{
+    (void)arena;
+    kvpi_blob_heap *heap = (kvpi_blob_heap *)((char *)hooks - offsetof(kvpi_blob_heap, hooks));
+    if (new_addr)
+        return NULL;
+    size_t carved = atomic_load(&heap->carved_bytes), at;
+    do {
+        at = align_up(carved, alignment); /* the region itself is aligned to 2 MiB */
+        if (alignment > GROW_BYTES || at > heap->region.bytes || size > heap->region.bytes - at)
+            return NULL;
+    } while (!atomic_compare_exchange_weak(&heap->carved_bytes, &carved, at + size));
+    *zero = true; /* never touched before */
+    *commit = true;
+    return heap->region.base + at;
+}
+
+static bool extent_dalloc(extent_hooks_t *hooks, void *addr, size_t size, bool committed,
+                          unsigned arena)
+{
+    (void)hooks, (void)addr, (void)size, (void)committed, (void)arena;
+    return true;
+}
+
+static bool extent_purge(extent_hooks_t *hooks, void *addr, size_t size, size_t offset,
+                         size_t length, unsigned arena)
+{
+    (void)hooks, (void)addr, (void)size, (void)offset, (void)length, (void)arena;
+    return true;
+}
+
+static bool extent_split(extent_hooks_t *hooks, void *addr, size_t size, size_t size_a,
+                         size_t size_b, bool committed, unsigned arena)
+{
+    (void)hooks, (void)addr, (void)size, (void)size_a, (void)size_b, (void)committed, (void)arena;
+    return false;
+}
+
+static bool extent_merge(extent_hooks_t *hooks, void *addr_a, size_t size_a, void *addr_b,
+                         size_t size_b, bool committed, unsigned arena)
+{
+    (void)hooks, (void)addr_a, (void)size_a, (void)addr_b, (void)size_b, (void)committed,
+        (void)arena;
+    return false;
+}
+
+static const extent_hooks_t region_hooks = {
+    .alloc = extent_alloc,
+    .dalloc = extent_dalloc,
+    .decommit = extent_purge,
+    .purge_lazy = extent_purge,
+    .purge_forced = extent_purge,
+    .split = extent_split,
+    .merge = extent_merge,
+};
+
+/* ---- arena ---- */
+
+static int set_arena_option(const kvpi_blob_heap *heap, const char *option, void *value, size_t n)
+{
+    char name[64];
+    snprintf(name, sizeof name, "arena.%u.%s", heap->arena, option);
+    return mallctl(name, NULL, NULL, value, n);
+}
+
+/* Bookkeeping outside the region where jemalloc can do that: inside, it takes 2 MiB at once. */
+static int create_arena(kvpi_blob_heap *heap)
+{
+    arena_config config = {.hooks = &heap->hooks, .metadata_use_hooks = false};
+    size_t n = sizeof heap->arena;
+    if (mallctl("experimental.arenas_create_ext", &heap->arena, &n, &config, sizeof config) == 0)
+        return 0;
+    extent_hooks_t *hooks = &heap->hooks;
+    n = sizeof heap->arena;
+    return mallctl("arenas.create", &heap->arena, &n, &hooks, sizeof hooks);
+}
+
+static void destroy_arena(kvpi_blob_heap *heap)
+{
+    (void)set_arena_option(heap, "destroy", NULL, 0);
+}
+
+static int configure_arena(kvpi_blob_heap *heap)
+{
+    ssize_t decay_ms = 0;
+    size_t grow_limit = GROW_BYTES;
+    int err = set_arena_option(heap, "dirty_decay_ms", &decay_ms, sizeof decay_ms);
+    if (!err)
+        err = set_arena_option(heap, "muzzy_decay_ms", &decay_ms, sizeof decay_ms);
+    if (!err)
+        err = set_arena_option(heap, "retain_grow_limit", &grow_limit, sizeof grow_limit);
+    return err;
+}
+
+static kvp_status open_arena(kvpi_blob_heap *heap)
+{
+    int err = create_arena(heap);
+    if (err)
+        return kvp_fail(KVP_E_UNSUPPORTED, "jemalloc refuses a private arena (mallctl error %d)",
+                        err);
+    err = configure_arena(heap);
+    if (err) {
+        destroy_arena(heap);
+        return kvp_fail(KVP_E_UNSUPPORTED, "jemalloc refuses an arena option (mallctl error %d)",
+                        err);
+    }
+    return KVP_OK;
+}
+
+kvp_status kvpi_blob_heap_open(const kvp_mem *mem, uint64_t cap_bytes, kvpi_blob_heap **out)
+{
+    kvpi_blob_heap *heap = NULL;
+    kvp_status status = kvpi_alloc(mem, sizeof *heap, "the heap of compressed pages", &heap);
+    if (status)
+        return status;
+    heap->mem = mem;
+    heap->hooks = region_hooks;
+    heap->charge.cap_bytes = cap_bytes;
+    status = kvpi_region_open(cap_bytes, &heap->region);
+    if (status)
+        goto fail_alloc;
+    status = open_arena(heap);
+    if (status)
+        goto fail_region;
+    *out = heap;
+    return KVP_OK;
+
+fail_region:
+    kvpi_region_close(&heap->region);
+fail_alloc:
+    kvpi_free(mem, heap, sizeof *heap);
+    return status;
+}
+
+void kvpi_blob_heap_close(kvpi_blob_heap *heap)
+{
+    if (!heap)
+        return;
+    destroy_arena(heap);
+    kvpi_region_close(&heap->region);
+    kvpi_free(heap->mem, heap, sizeof *heap);
+}
+
+/* ---- pieces ---- */
+
+static uint64_t cost(size_t n)
+{
+    return n + EXTENT_BOOKKEEPING_BYTES * (n < PAGE_BYTES ? n : PAGE_BYTES) / PAGE_BYTES;
+}
+
+/* No thread cache: one of the thread's own may hand out other arenas' memory. */
+static int flags(const kvpi_blob_heap *heap)
+{
+    return MALLOCX_ARENA(heap->arena) | MALLOCX_TCACHE_NONE;
+}
+
+void *kvpi_blob_alloc(kvpi_blob_heap *heap, size_t n)
+{
+    if (!kvpi_charge_add(&heap->charge, cost(n)))
+        return NULL;
+    void *p = mallocx(n, flags(heap));
+    if (!p) {
+        kvpi_charge_sub(&heap->charge, cost(n));
+        return NULL;
+    }
+    assert((size_t)((char *)p - heap->region.base) + n <= atomic_load(&heap->carved_bytes));
+    return p;
+}
+
+void kvpi_blob_free(kvpi_blob_heap *heap, void *p, size_t n)
+{
+    sdallocx(p, n, flags(heap));
+    kvpi_charge_sub(&heap->charge, cost(n));
+}
+
+uint64_t kvpi_blob_used(const kvpi_blob_heap *heap)
+{
+    return atomic_load(&heap->charge.used_bytes);
+}
+
+uint64_t kvpi_blob_peak(const kvpi_blob_heap *heap)
+{
+    return atomic_load(&heap->charge.peak_bytes);
+}

@@ -1,0 +1,178 @@
+/* tier_ram.c - frames: the slots of one region, which the CPU reads where they lie.
+ *
+ * Owns the region and which of its slots are in use. The budget is what frames take; the pager
+ * charges the slot pool's bookkeeping (kvpi_slot_pool_bytes) beside it. The region is only
+ * reserved: memory is taken when a frame is first written, and then kept.
+ *
+ * Threads: any call at any time, except open and close. */
+#include "tiers/tier.h"
+
+#include "alloc/mem.h"
+#include "alloc/region.h"
+#include "alloc/slot_pool.h"
+#include "tiers/done_queue.h"
+
+#include <assert.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <unistd.h>
+
+typedef struct tier_ram {
+    kvp_tier tier;
+    const kvp_mem *mem;
+    kvpi_region region;
+    kvpi_slot_pool *pool;
+    size_t slot_bytes;
+    uint32_t n_slots;
+    atomic_uint n_used, n_peak; /* slots */
+    kvpi_done_queue done;
+} tier_ram;
+
+static uint64_t machine_bytes(void)
+{
+    long n_pages = sysconf(_SC_PHYS_PAGES), page_bytes = sysconf(_SC_PAGESIZE);
+    return n_pages > 0 && page_bytes > 0 ? (uint64_t)n_pages * (uint64_t)page_bytes : SIZE_MAX / 4;
+}
+
+static kvp_status count_slots(const kvp_tier_config *cfg, uint32_t *n_slots)
+{
+    uint64_t bytes = cfg->budget_bytes == KVP_UNLIMITED ? machine_bytes() : cfg->budget_bytes;
+    uint64_t n = bytes / cfg->slot_bytes;
+    if (n == 0)
+        return kvp_fail(KVP_E_BUDGET, "a RAM budget of %llu bytes holds no frame of %zu bytes",
+                        (unsigned long long)bytes, cfg->slot_bytes);
+    *n_slots = n < UINT32_MAX - 1 ? (uint32_t)n : UINT32_MAX - 1;
+    return KVP_OK;
+}
+
+static kvp_status ram_open(const kvp_tier_config *cfg, kvp_tier **out)
+{
+    uint32_t n_slots = 0;
+    tier_ram *t = NULL;
+    kvp_status status = count_slots(cfg, &n_slots);
+    if (status)
+        return status;
+    status = kvpi_alloc(cfg->mem, sizeof *t, "the RAM tier", &t);
+    if (status)
+        return status;
+    status = kvpi_region_open((size_t)n_slots * cfg->slot_bytes, &t->region);
+    if (status)
+        goto fail_alloc;
+    status = kvpi_slot_pool_open(cfg->mem, n_slots, &t->pool);
+    if (status)
+        goto fail_region;
+    t->tier.ops = &kvpi_tier_ram;
+    t->mem = cfg->mem;
+    t->slot_bytes = cfg->slot_bytes;
+    t->n_slots = n_slots;
+    kvpi_done_queue_init(&t->done);
+    *out = &t->tier;
+    return KVP_OK;
+
+fail_region:
+    kvpi_region_close(&t->region);
+fail_alloc:
+    kvpi_free(cfg->mem, t, sizeof *t);
+    return status;
+}
+
+static void ram_close(kvp_tier *tier)
+{
+    tier_ram *t = (tier_ram *)tier;
+    kvpi_done_queue_fini(&t->done);
+    kvpi_slot_pool_close(t->pool);
+    kvpi_region_close(&t->region);
+    kvpi_free(t->mem, t, sizeof *t);
+}
+
+static void note_peak(tier_ram *t, unsigned n_used)
+{
+    unsigned peak = atomic_load_explicit(&t->n_peak, memory_order_relaxed);
+    while (n_used > peak && !atomic_compare_exchange_weak(&t->n_peak, &peak, n_used))
+        continue;
+}
+
+static kvp_status ram_slot_alloc(kvp_tier *tier, size_t size_bytes, kvp_slot *out)
+{
+    tier_ram *t = (tier_ram *)tier;
+    uint32_t slot;
+    assert(size_bytes <= t->slot_bytes);
+    (void)size_bytes;
+    kvp_status status = kvpi_slot_pool_alloc(t->pool, &slot);
+    if (status)
+        return status;
+    note_peak(t, atomic_fetch_add(&t->n_used, 1) + 1);
+    *out = slot;
+    return KVP_OK;
+}
+
+static void ram_slot_free(kvp_tier *tier, kvp_slot slot)
+{
+    tier_ram *t = (tier_ram *)tier;
+    assert(slot < t->n_slots);
+    atomic_fetch_sub(&t->n_used, 1); /* first: never more in use than there are */
+    kvpi_slot_pool_free(t->pool, (uint32_t)slot);
+}
+
+static void *ram_addr(kvp_tier *tier, kvp_slot slot)
+{
+    tier_ram *t = (tier_ram *)tier;
+    assert(slot < t->n_slots);
+    return t->region.base + slot * t->slot_bytes;
+}
+
+static kvp_status ram_submit(kvp_tier *tier, kvp_io *io)
+{
+    tier_ram *t = (tier_ram *)tier;
+    assert(io->len_bytes <= t->slot_bytes);
+    void *frame = ram_addr(tier, io->slot);
+    if (io->op == KVP_IO_READ)
+        memcpy(io->buf, frame, io->len_bytes);
+    else
+        memcpy(frame, io->buf, io->len_bytes);
+    io->status = KVP_OK;
+    io->native_error = 0;
+    kvpi_done_queue_push(&t->done, io);
+    return KVP_OK;
+}
+
+static kvp_status ram_reap(kvp_tier *tier, uint64_t deadline_ns, kvp_io **done)
+{
+    (void)deadline_ns; /* whatever was submitted is done */
+    *done = kvpi_done_queue_pop(&((tier_ram *)tier)->done);
+    return KVP_OK;
+}
+
+static void ram_usage(kvp_tier *tier, kvp_tier_usage *out)
+{
+    tier_ram *t = (tier_ram *)tier;
+    unsigned n_used = atomic_load(&t->n_used);
+    *out = (kvp_tier_usage){
+        .slots_used = n_used,
+        .slots_free = t->n_slots - n_used,
+        .bytes_used = (uint64_t)n_used * t->slot_bytes,
+        .bytes_peak = (uint64_t)atomic_load(&t->n_peak) * t->slot_bytes,
+    };
+}
+
+void kvpi_tier_ram_range(const kvp_tier *tier, void **base, size_t *bytes)
+{
+    const tier_ram *t = (const tier_ram *)tier;
+    assert(tier->ops == &kvpi_tier_ram);
+    *base = t->region.base;
+    *bytes = t->region.bytes;
+}
+
+const kvp_tier_ops kvpi_tier_ram = {
+    .abi = KVP_TIER_ABI,
+    .caps = KVP_CAP_ADDRESSABLE,
+    .name = "ram",
+    .open = ram_open,
+    .close = ram_close,
+    .slot_alloc = ram_slot_alloc,
+    .slot_free = ram_slot_free,
+    .submit = ram_submit,
+    .reap = ram_reap,
+    .usage = ram_usage,
+    .addr = ram_addr,
+};

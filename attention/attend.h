@@ -1,0 +1,56 @@
+/* attend.h - what the two paths of kvp_attend() share: the plan of a call, which keys a query sees,
+ * a page under some rows, page mass. */
+#ifndef KVPI_ATTENTION_ATTEND_H
+#define KVPI_ATTENTION_ATTEND_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "attention/kernels.h"
+#include "kvpager.h"
+
+/* A call to kvp_attend(), checked and with its defaults filled in. */
+typedef struct kvpi_plan {
+    kvp_seq *seq;
+    kvp_pager *pager;
+    uint32_t layer;
+    const kvp_attend_args *args;
+    kvp_layer_info info;
+    const kvpi_kernels *kernels;
+    uint64_t length;             /* of the layer, in tokens */
+    size_t n_pages;              /* of a row of page_mass */
+    size_t heads_per_kv;         /* query heads that share a KV head */
+    size_t q_stride, out_stride; /* floats */
+} kvpi_plan;
+
+/* Query heads [first_head, first_head + n_heads) of KV head `kv_head` and queries
+ * [first_query, first_query + n_queries), numbered query by query: rows that share keys. */
+typedef struct kvpi_row_set {
+    size_t first_query, n_queries;
+    size_t first_head, n_heads; /* first_head: within the KV head's query heads */
+    size_t kv_head;             /* of the layer */
+} kvpi_row_set;
+
+/* Where the softmax state of a row set lies: [n_queries * n_heads] each. */
+typedef struct kvpi_state {
+    float *m, *l;
+    float *o;        /* [rows][o_stride], or NULL: in args->out */
+    size_t o_stride; /* floats */
+} kvpi_state;
+
+uint64_t kvpi_plan_position(const kvpi_plan *plan, size_t query);
+float *kvpi_plan_out(const kvpi_plan *plan, size_t query, size_t head);
+/* Pages that queries [first, first + n) may see; false: they see none. */
+bool kvpi_plan_range(const kvpi_plan *plan, size_t first, size_t n, kvp_scan_args *scan);
+
+/* Let rows [first, first + n) of `set`, n <= KVPI_MANY_ROWS, attend one plane of a page. */
+void kvpi_attend_plane(const kvpi_plan *plan, kvpi_kernel kernel, const kvp_page_view *page,
+                       const kvpi_row_set *set, size_t first, size_t n, const kvpi_state *state);
+
+/* Few queries: threads take segments, whose partials are merged in order. *is_done is false if the
+ * partials do not fit the workspace: nothing has happened then. */
+kvp_status kvpi_attend_few(const kvpi_plan *plan, bool *is_done);
+/* Any number of queries: page by page, threads share the rows. */
+kvp_status kvpi_attend_many(const kvpi_plan *plan);
+
+#endif

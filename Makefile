@@ -24,7 +24,8 @@ build: $(BUILD)/.configured
 
 $(BUILD)/.configured: CMakePresets.json
 	@mkdir -p $(BUILD)
-	@cmake --preset release >$(BUILD)/configure.log || { cat $(BUILD)/configure.log; exit 1; }
+	@cmake --preset release >$(BUILD)/configure.log || \
+	    { cat $(BUILD)/configure.log; echo "kvpager: make deps installs what is missing" >&2; exit 1; }
 	@grep '^-- kvpager' $(BUILD)/configure.log
 	@touch $@
 

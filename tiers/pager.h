@@ -24,6 +24,7 @@
 #define KVPI_TIERS_PAGER_H
 
 #include "alloc/page.h"
+#include "alloc/region.h"
 #include "alloc/seq.h"
 #include "kvpager.h"
 #include "tiers/codec.h"
@@ -98,6 +99,7 @@ struct kvp_pager {
 
     kvpi_transfer transfers[KVPI_MAX_TRANSFERS];
     kvpi_transfer *free_transfers, *ready_first, *ready_last;
+    kvpi_region staging; /* the units' buffers */
     kvpi_unit units[KVPI_MAX_UNITS], *free_units;
     uint32_t n_units;
     uint32_t n_transfers; /* not free */
@@ -118,9 +120,15 @@ struct kvp_pager {
     int write_errno, read_errno; /* of the last failed transfers */
     kvp_stats stats;             /* counters only; the rest is filled in on request */
     uint64_t fixed_bytes;        /* charged to RAM beside frames: metadata of frames */
-    uint64_t staging_bytes, codec_bytes;
+    uint64_t staging_bytes;
     uint64_t mem_bytes; /* held through `mem` now (atomic) */
 };
+
+/* ---- pager.c ---- */
+
+/* Bytes held through p->mem. */
+uint64_t kvpi_mem_held(const kvp_pager *p);
+void kvpi_log(const kvp_pager *p, kvp_log_level level, const char *message);
 
 /* ---- frames.c: all with the lock held ---- */
 

@@ -1,7 +1,7 @@
 /* rows.c - append: rows into open pages.
  *
- * A page is written while it is pinned and nothing else touches it. If anything fails, the lanes of the
- * layer are truncated to where they were: no failed append leaves a lane longer than before. */
+ * A page is written while it is pinned and nothing else touches it. If anything fails, the lanes of
+ * the layer are truncated to where they were: no failed append leaves a lane longer than before. */
 #include "tiers/checksum.h"
 #include "tiers/convert.h"
 #include "tiers/pager.h"
@@ -91,8 +91,8 @@ static void zero_rows(const planes *s, uint32_t begin, uint32_t end)
 
 static kvp_status fail_not_finite(const append *a)
 {
-    return kvp_fail(KVP_E_RANGE,
-                    "layer %u: a K or V value is not finite in the pages' dtype%s", a->layer,
+    return kvp_fail(KVP_E_RANGE, "layer %u: a K or V value is not finite in the pages' dtype%s",
+                    a->layer,
                     a->l->dtype == KVP_F16 ? " (f16 ends at 65504): use bf16 or f32 pages" : "");
 }
 
@@ -114,8 +114,9 @@ static kvp_status reopen_page(const append *a, uint32_t page)
     kvp_pager *p = a->p;
     kvpi_page *pg = kvpi_page_at(&p->pages, page);
     if (pg->pins)
-        return kvp_fail(KVP_E_BUSY, "the open page of sequence %u, layer %u is pinned: unpin its "
-                                    "view before appending",
+        return kvp_fail(KVP_E_BUSY,
+                        "the open page of sequence %u, layer %u is pinned: unpin its "
+                        "view before appending",
                         a->seq->id, a->layer);
     kvp_status status = kvpi_fault_in(p, page, KVP_FOREVER);
     if (status)

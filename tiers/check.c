@@ -1,0 +1,86 @@
+/* check.c - every invariant, looked at one by one. */
+#include "tiers/pager.h"
+
+#define FAIL(...) kvp_fail(KVP_E_CORRUPT, "pager invariant: " __VA_ARGS__)
+
+/* What the ledger should say, counted from the pages. */
+typedef struct census {
+    uint32_t n_dirty, n_homeless, n_writing, n_framed, n_pinned, n_loading;
+} census;
+
+static kvp_status check_page(kvp_pager *p, uint32_t i, census *c)
+{
+    const kvpi_page *pg = kvpi_page_at(&p->pages, i);
+    if (!kvpi_page_is(pg, KVPI_PAGE_USED))
+        return KVP_OK;
+    const char *broken = kvpi_page_check(pg);
+    if (broken)
+        return FAIL("page %u: %s", i, broken);
+    bool in_ram = kvpi_page_is(pg, KVPI_PAGE_RESIDENT) && !pg->pins;
+    bool in_zram = pg->copy[KVPI_ZRAM].is_valid && !kvpi_page_is(pg, KVPI_PAGE_MOVING);
+    if (pg->in_ram_policy != in_ram || pg->in_zram_policy != in_zram)
+        return FAIL("G4: page %u is in the wrong policies", i);
+    bool dirty = kvpi_page_is_dirty(pg);
+    c->n_dirty += dirty;
+    c->n_homeless += dirty && pg->copy[KVPI_DISK].slot == KVP_SLOT_NONE;
+    c->n_writing += kvpi_page_is(pg, KVPI_PAGE_WRITING);
+    c->n_framed += pg->frame != UINT32_MAX;
+    c->n_pinned += pg->pins > 0;
+    c->n_loading += kvpi_page_is(pg, KVPI_PAGE_LOADING);
+    return KVP_OK;
+}
+
+static kvp_status check_ledger(const kvp_pager *p, const census *c)
+{
+    if (c->n_dirty != p->n_dirty || c->n_homeless != p->n_homeless || c->n_writing != p->n_writing)
+        return FAIL("dirty %u homeless %u writing %u, the ledger says %u %u %u", c->n_dirty,
+                    c->n_homeless, c->n_writing, p->n_dirty, p->n_homeless, p->n_writing);
+    if (p->held > p->n_frames)
+        return FAIL("G1: %u frames are held of %u", p->held, p->n_frames);
+    uint32_t stuck = p->n_homeless > p->promised ? (uint32_t)(p->n_homeless - p->promised) : 0;
+    if (p->held + stuck > p->n_frames)
+        return FAIL("G2: %u held and %u stuck of %u frames", p->held, stuck, p->n_frames);
+    if (c->n_pinned > p->held + c->n_loading)
+        return FAIL("G3: %u pages are pinned, %u frames held", c->n_pinned, p->held);
+    if (c->n_framed > p->n_in_use || p->n_in_use > p->n_frames)
+        return FAIL("%u pages have frames, %u are in use of %u", c->n_framed, p->n_in_use,
+                    p->n_frames);
+    return KVP_OK;
+}
+
+static kvp_status check_seq(kvp_pager *p, const kvp_seq *seq, uint32_t *n_pages)
+{
+    for (uint32_t i = 0; i < p->geometry.n_lanes; i++) {
+        const kvpi_lane *lane = &seq->lanes[i];
+        const char *broken = kvpi_lane_check(lane, p->geometry.page_tokens);
+        if (broken)
+            return FAIL("sequence %u, lane %u: %s", seq->id, i, broken);
+        for (uint32_t e = 0; e < lane->n_entries; e++) {
+            const kvpi_page *pg = kvpi_page_at(&p->pages, lane->entries[e].page);
+            if (!kvpi_page_is(pg, KVPI_PAGE_USED) || pg->lane != i || pg->seq_id != seq->id ||
+                pg->first_position != lane->entries[e].first_position ||
+                pg->n_stored < lane->entries[e].n_valid)
+                return FAIL("sequence %u, lane %u, entry %u: not its page", seq->id, i, e);
+        }
+        *n_pages += lane->n_entries;
+    }
+    return KVP_OK;
+}
+
+kvp_status kvp_pager_check(kvp_pager *p)
+{
+    census c = {0};
+    kvp_status status = KVP_OK;
+    uint32_t n_pages = 0;
+    pthread_mutex_lock(&p->lock);
+    for (uint32_t i = 0; i < kvpi_page_table_end(&p->pages) && !status; i++)
+        status = check_page(p, i, &c);
+    if (!status)
+        status = check_ledger(p, &c);
+    for (const kvp_seq *seq = p->seqs; seq && !status; seq = seq->next)
+        status = check_seq(p, seq, &n_pages);
+    if (!status && n_pages > p->pages.n_used)
+        status = FAIL("%u pages in tables, %u in use", n_pages, p->pages.n_used);
+    pthread_mutex_unlock(&p->lock);
+    return status;
+}

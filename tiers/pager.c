@@ -1,0 +1,343 @@
+/* pager.c - open and close: from a configuration to tiers within their budgets. */
+#include "tiers/pager.h"
+
+#include "alloc/mem.h"
+#include "alloc/slot_pool.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#define STRING2(x) #x
+#define STRING(x) STRING2(x)
+#define REGISTER_LIMIT_BYTES (1ull << 30) /* registering populates: not for more than this */
+
+const char *kvp_version(void)
+{
+    return STRING(KVP_VERSION_MAJOR) "." STRING(KVP_VERSION_MINOR) "." STRING(KVP_VERSION_PATCH);
+}
+
+kvp_config kvp_config_default(void)
+{
+    return (kvp_config){
+        .size = sizeof(kvp_config), .ram_bytes = KVP_UNLIMITED, .placement = &kvp_placement_sticky};
+}
+
+/* ---- bookkeeping memory, counted ---- */
+
+static void *counted_alloc(void *opaque, size_t n, size_t align)
+{
+    kvp_pager *p = opaque;
+    void *mem = p->user_mem.alloc(p->user_mem.opaque, n, align);
+    if (mem)
+        __atomic_fetch_add(&p->mem_bytes, n, __ATOMIC_RELAXED);
+    return mem;
+}
+
+static void counted_free(void *opaque, void *mem, size_t n)
+{
+    kvp_pager *p = opaque;
+    __atomic_fetch_sub(&p->mem_bytes, n, __ATOMIC_RELAXED);
+    p->user_mem.free(p->user_mem.opaque, mem, n);
+}
+
+uint64_t kvpi_mem_held(const kvp_pager *p)
+{
+    return __atomic_load_n(&p->mem_bytes, __ATOMIC_RELAXED);
+}
+
+void kvpi_log(const kvp_pager *p, kvp_log_level level, const char *message)
+{
+    if (p->cfg.log)
+        p->cfg.log(p->cfg.log_opaque, level, message);
+}
+
+/* ---- the RAM budget ---- */
+
+/* What n frames with n_units staging buffers are charged. */
+static uint64_t ram_charge(const kvp_pager *p, uint64_t n_frames, uint32_t n_units)
+{
+    size_t meta = kvpi_slot_pool_bytes((uint32_t)n_frames);
+    return (n_frames + n_units) * p->geometry.slot_bytes + meta;
+}
+
+/* The most frames that fit; 0: none. */
+static uint64_t frames_that_fit(const kvp_pager *p, uint64_t bytes, uint32_t n_units)
+{
+    uint64_t low = 0, high = bytes / p->geometry.slot_bytes;
+    high = high < UINT32_MAX / 2 ? high : UINT32_MAX / 2;
+    while (low < high) {
+        uint64_t mid = (low + high + 1) / 2;
+        if (ram_charge(p, mid, n_units) <= bytes)
+            low = mid;
+        else
+            high = mid - 1;
+    }
+    return low;
+}
+
+static uint64_t physical_bytes(void)
+{
+    long pages = sysconf(_SC_PHYS_PAGES), size = sysconf(_SC_PAGESIZE);
+    return pages > 0 && size > 0 ? (uint64_t)pages * (uint64_t)size : 1ull << 32;
+}
+
+static kvp_status fail_budget(const kvp_pager *p, uint64_t needed)
+{
+    return kvp_fail(KVP_E_BUDGET,
+                    "ram_bytes is %llu: needs at least %llu (frames of %zu bytes; fewer "
+                    "page_tokens make them smaller)",
+                    (unsigned long long)p->cfg.ram_bytes, (unsigned long long)needed,
+                    p->geometry.slot_bytes);
+}
+
+/* Divide ram_bytes into frames, staging buffers and metadata. */
+static kvp_status plan_ram(kvp_pager *p)
+{
+    bool has_zram = p->cfg.zram_bytes != 0, has_disk = p->cfg.disk_bytes != 0;
+    /* Without a disk the frames that a ring needs cannot hold pages that have nowhere else to go.
+     */
+    uint32_t min_frames = KVPI_MIN_FRAMES + !has_disk;
+    uint32_t n_units = has_zram ? 1 : 0;
+    uint64_t bytes = p->cfg.ram_bytes == KVP_UNLIMITED ? physical_bytes() : p->cfg.ram_bytes;
+    if (ram_charge(p, min_frames, n_units) > bytes)
+        return fail_budget(p, ram_charge(p, min_frames, n_units));
+    while (has_zram && n_units < KVPI_MAX_UNITS &&
+           frames_that_fit(p, bytes, n_units) >= 16 * n_units)
+        n_units++;
+    uint64_t n = frames_that_fit(p, bytes, n_units);
+    p->n_frames = (uint32_t)n;
+    p->n_units = n_units;
+    p->staging_bytes = n_units * (uint64_t)p->geometry.slot_bytes;
+    p->fixed_bytes = kvpi_slot_pool_bytes(p->n_frames);
+    p->stats.ram_peak_bytes = p->staging_bytes + p->fixed_bytes;
+    p->low_water = p->n_frames / 16 + 1;
+    p->high_water = p->n_frames / 8 + 2;
+    return KVP_OK;
+}
+
+/* ---- tiers ---- */
+
+static kvp_status open_ram(kvp_pager *p)
+{
+    kvp_tier_config cfg = {.budget_bytes = (uint64_t)p->n_frames * p->geometry.slot_bytes,
+                           .slot_bytes = p->geometry.slot_bytes,
+                           .max_depth = 1,
+                           .mem = &p->mem,
+                           .env = &p->env};
+    return kvpi_tier_open(&kvpi_tier_ram, &cfg, &p->ram);
+}
+
+static kvp_status open_units(kvp_pager *p)
+{
+    if (!p->n_units)
+        return KVP_OK;
+    kvp_status status = kvpi_region_open(p->staging_bytes, &p->staging);
+    for (uint32_t i = 0; i < p->n_units && !status; i++) {
+        size_t bytes;
+        kvpi_unit *u = &p->units[i];
+        u->staging = p->staging.base + i * p->geometry.slot_bytes;
+        status = kvpi_codec_open(&p->mem, p->geometry.slot_bytes, &u->codec, &bytes);
+        u->next = p->free_units;
+        p->free_units = u;
+    }
+    return status;
+}
+
+static kvp_status open_zram(kvp_pager *p)
+{
+    if (!p->cfg.zram_bytes)
+        return KVP_OK;
+    kvp_tier_config cfg = {.budget_bytes = p->cfg.zram_bytes,
+                           .slot_bytes = p->geometry.slot_bytes,
+                           .max_depth = 1,
+                           .mem = &p->mem,
+                           .env = &p->env};
+    return kvpi_tier_open(&kvpi_tier_zram, &cfg, &p->lower[KVPI_ZRAM]);
+}
+
+static void add_range(kvp_tier_config *cfg, void *base, size_t bytes)
+{
+    if (!bytes || bytes > REGISTER_LIMIT_BYTES)
+        return;
+    cfg->ranges[cfg->n_ranges].base = base;
+    cfg->ranges[cfg->n_ranges].bytes = bytes;
+    cfg->n_ranges++;
+}
+
+static kvp_status open_disk(kvp_pager *p)
+{
+    if (!p->cfg.disk_bytes)
+        return KVP_OK;
+    kvp_tier_config cfg = {.budget_bytes = p->cfg.disk_bytes,
+                           .slot_bytes = p->geometry.slot_bytes,
+                           .max_depth = KVPI_MAX_TRANSFERS,
+                           .mem = &p->mem,
+                           .env = &p->env,
+                           .path = p->cfg.disk_path,
+                           .engine = p->cfg.disk_engine};
+    void *base;
+    size_t bytes;
+    kvpi_tier_ram_range(p->ram, &base, &bytes);
+    add_range(&cfg, base, bytes);
+    add_range(&cfg, p->staging.base, p->staging.bytes);
+    kvp_status status = kvpi_tier_open(&kvpi_tier_disk, &cfg, &p->lower[KVPI_DISK]);
+    if (!status) {
+        char message[96];
+        snprintf(message, sizeof message, "disk engine: %s",
+                 kvpi_tier_disk_engine(p->lower[KVPI_DISK]));
+        kvpi_log(p, KVP_LOG_INFO, message);
+    }
+    return status;
+}
+
+/* ---- policies ---- */
+
+static kvp_placement_node *ram_node(void *opaque, uint32_t page)
+{
+    return &kvpi_page_at(&((kvp_pager *)opaque)->pages, page)->node[0];
+}
+
+static kvp_placement_node *zram_node(void *opaque, uint32_t page)
+{
+    return &kvpi_page_at(&((kvp_pager *)opaque)->pages, page)->node[1];
+}
+
+static kvp_status open_policies(kvp_pager *p)
+{
+    const kvp_placement_ops *ops = p->cfg.placement;
+    uint32_t group = (uint32_t)((256u << 10) / p->geometry.slot_bytes); /* read together */
+    kvp_placement_config cfg = {
+        .mem = &p->mem, .opaque = p, .group_pages = group ? group : 1, .node = ram_node};
+    kvp_status status = ops->open(&cfg, &p->ram_policy);
+    cfg.node = zram_node;
+    if (!status)
+        status = ops->open(&cfg, &p->zram_policy);
+    return status;
+}
+
+/* ---- open and close ---- */
+
+static void resolve_config(kvp_pager *p, const kvp_config *cfg)
+{
+    p->cfg = *cfg;
+    p->env = cfg->env ? *cfg->env : *kvp_env_default();
+    p->user_mem = cfg->mem ? *cfg->mem : kvpi_mem_default;
+    p->mem = (kvp_mem){.alloc = counted_alloc, .free = counted_free, .opaque = p};
+    if (!p->cfg.placement)
+        p->cfg.placement = &kvp_placement_sticky;
+    if (!p->cfg.n_threads) {
+        long n = sysconf(_SC_NPROCESSORS_ONLN);
+        p->cfg.n_threads = n > 0 ? (uint32_t)n : 1;
+    }
+    if (p->cfg.n_threads > KVP_SCAN_MAX_PARTS)
+        p->cfg.n_threads = KVP_SCAN_MAX_PARTS;
+}
+
+static kvp_status check_config(const kvp_config *cfg)
+{
+    if (!cfg)
+        return kvp_fail(KVP_E_INVALID, "kvp_pager_open: cfg is NULL");
+    if (cfg->size != sizeof *cfg)
+        return kvp_fail(KVP_E_INVALID, "kvp_pager_open: cfg was not made by kvp_config_default()");
+    if (cfg->disk_path && !cfg->disk_bytes)
+        return kvp_fail(KVP_E_INVALID, "disk_path is set, but disk_bytes is 0: give the disk a "
+                                       "budget, e.g. KVP_UNLIMITED");
+    if (cfg->zram_bytes == KVP_UNLIMITED)
+        return kvp_fail(KVP_E_INVALID, "zram_bytes must be a number of bytes");
+    return KVP_OK;
+}
+
+static void init_locks(kvp_pager *p)
+{
+    pthread_condattr_t attr;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC); /* deadlines are on env.now_ns()'s clock */
+    pthread_mutex_init(&p->lock, NULL);
+    pthread_mutex_init(&p->zram_lock, NULL);
+    pthread_cond_init(&p->progress, &attr);
+    pthread_condattr_destroy(&attr);
+}
+
+static kvp_status open_parts(kvp_pager *p, const kvp_config *cfg)
+{
+    kvp_status status = kvpi_geometry_init(&p->geometry, &cfg->geometry, &p->mem);
+    if (!status)
+        status = p->env.random(p->env.opaque, &p->store_id, sizeof p->store_id);
+    if (!status)
+        status = plan_ram(p);
+    if (!status)
+        status = open_ram(p);
+    if (!status)
+        status = open_units(p);
+    if (!status)
+        status = open_zram(p);
+    if (!status)
+        status = open_disk(p);
+    if (!status)
+        status = open_policies(p);
+    if (!status)
+        status = kvpi_scans_open(p);
+    if (!status && !p->cfg.parallel_for)
+        status = kvpi_workers_open(&p->mem, &p->env, p->cfg.n_threads, &p->workers);
+    return status;
+}
+
+kvp_status kvp_pager_open(const kvp_config *cfg, kvp_pager **out)
+{
+    kvp_status status = check_config(cfg);
+    if (status)
+        return status;
+    const kvp_mem *mem = cfg->mem ? cfg->mem : &kvpi_mem_default;
+    kvp_pager *p;
+    status = kvpi_alloc(mem, sizeof *p, "pager", &p);
+    if (status)
+        return status;
+    resolve_config(p, cfg);
+    init_locks(p);
+    kvpi_page_table_init(&p->pages, &p->mem);
+    p->next_serial = 1;
+    for (uint32_t i = KVPI_MAX_TRANSFERS; i-- > 0;) {
+        p->transfers[i].next = p->free_transfers;
+        p->free_transfers = &p->transfers[i];
+    }
+    status = open_parts(p, cfg);
+    if (status) {
+        kvp_pager_close(p);
+        return status;
+    }
+    *out = p;
+    return KVP_OK;
+}
+
+void kvp_pager_close(kvp_pager *p)
+{
+    if (!p)
+        return;
+    pthread_mutex_lock(&p->lock);
+    kvpi_drain(p);
+    pthread_mutex_unlock(&p->lock);
+    for (kvp_seq *seq = p->seqs, *next; seq; seq = next) {
+        next = seq->next;
+        kvpi_seq_delete(seq, &p->geometry, &p->mem);
+    }
+    kvpi_workers_close(p->workers);
+    kvpi_scans_close(p);
+    if (p->zram_policy)
+        p->zram_policy->ops->close(p->zram_policy);
+    if (p->ram_policy)
+        p->ram_policy->ops->close(p->ram_policy);
+    kvpi_tier_close(p->lower[KVPI_DISK]); /* before the memory that is registered with it */
+    kvpi_tier_close(p->lower[KVPI_ZRAM]);
+    for (uint32_t i = 0; i < p->n_units; i++)
+        kvpi_codec_close(p->units[i].codec);
+    kvpi_region_close(&p->staging);
+    kvpi_tier_close(p->ram);
+    kvpi_page_table_fini(&p->pages);
+    kvpi_geometry_fini(&p->geometry, &p->mem);
+    pthread_cond_destroy(&p->progress);
+    pthread_mutex_destroy(&p->zram_lock);
+    pthread_mutex_destroy(&p->lock);
+    kvp_mem mem = p->user_mem;
+    kvpi_free(&mem, p, sizeof *p);
+}

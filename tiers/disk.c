@@ -43,7 +43,7 @@ static kvp_status probe(const kvp_disk_config *cfg, kvp_disk *disk)
         errno = io.native_error;
         s = kvp_fail(KVP_E_UNSUPPORTED,
                      "disk engine %s does not work here: reading the file's first block: %m; use "
-                     "another engine",
+                     "the engine threads",
                      disk->ops->name);
     }
     kvpi_free(cfg->mem, memory, 2 * KVP_IO_ALIGN);

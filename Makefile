@@ -39,7 +39,8 @@ test-full: deps-test build
 	@KVP_TEST_FULL=1 ctest --test-dir $(BUILD) -j $(JOBS) --output-on-failure
 
 bench: deps-test build
-	@for bench in $(BUILD)/bench/bench_*; do $$bench || exit 1; done
+	@KVP_COMMIT=$$(git describe --always --dirty 2>/dev/null); export KVP_COMMIT; \
+	    for bench in $(BUILD)/bench/bench_*; do $$bench || exit 1; done
 
 install: build
 	@cmake --install $(BUILD) --prefix $(PREFIX)

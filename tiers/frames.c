@@ -5,6 +5,7 @@
 #include "tiers/pager.h"
 
 #include <assert.h>
+#include <string.h>
 
 #define VICTIMS_TRIED 8u  /* a clean page among the next few leaves before a dirty one */
 #define PROMISE_SLOTS 16u /* disk slots asked for at a time */
@@ -110,11 +111,13 @@ void kvpi_unhold(kvp_pager *p, uint32_t n, bool is_user)
     pthread_cond_broadcast(&p->progress);
 }
 
-static kvp_status fail_full(const kvp_pager *p)
+static kvp_status fail_full(kvp_pager *p)
 {
-    if (p->write_errors)
-        return kvp_fail(KVP_E_IO, "no page can be written to the swap file any more (errno %d)",
-                        p->write_errno);
+    if (p->write_errors >= KVPI_MAX_WRITE_ERRORS) {
+        p->write_errors--; /* the next call may try once more: the trouble may have passed */
+        return kvp_fail(KVP_E_IO, "pages cannot be written to the swap file: %s",
+                        p->write_errno ? strerror(p->write_errno) : "short write");
+    }
     return kvp_fail(
         KVP_E_NOSPACE,
         "the KV does not fit: all tiers are full (ram %u pages of %zu bytes%s%s); raise "
@@ -147,11 +150,11 @@ kvp_status kvpi_admit(kvp_pager *p)
     }
 }
 
-/* The page whose frame to take: the first clean one among the next few victims. */
-static uint32_t find_clean_victim(kvp_pager *p)
+/* The page whose frame to take: the first clean one among the next victims. */
+static uint32_t find_clean_victim(kvp_pager *p, uint32_t n_tried)
 {
     uint32_t v = KVP_PAGE_NONE;
-    for (uint32_t i = 0; i < VICTIMS_TRIED; i++) {
+    for (uint32_t i = 0; i < n_tried; i++) {
         v = p->ram_policy->ops->victim(p->ram_policy, v);
         if (v == KVP_PAGE_NONE)
             return v;
@@ -171,28 +174,35 @@ static void count_frame(kvp_pager *p)
         p->stats.ram_peak_bytes = charged;
 }
 
-kvp_status kvpi_frame_take(kvp_pager *p, uint32_t *frame)
+/* A frame that is free, or becomes so by dropping a clean page among the next n_tried victims. */
+static kvp_status take_free_frame(kvp_pager *p, uint32_t n_tried, uint32_t *frame)
 {
     kvp_slot slot;
     kvp_status status = kvpi_tier_slot_alloc(p->ram, p->geometry.slot_bytes, &slot);
     if (status == KVP_E_NOSPACE) {
-        kvpi_poll(p); /* a write that has completed leaves a clean page behind */
-        uint32_t victim = find_clean_victim(p);
-        if (victim != KVP_PAGE_NONE) {
-            kvpi_page_evict(p, victim);
-            status = kvpi_tier_slot_alloc(p->ram, p->geometry.slot_bytes, &slot);
-        }
+        uint32_t victim = find_clean_victim(p, n_tried);
+        if (victim == KVP_PAGE_NONE)
+            return status;
+        kvpi_page_evict(p, victim);
+        status = kvpi_tier_slot_alloc(p->ram, p->geometry.slot_bytes, &slot);
     }
     if (!status) {
         *frame = (uint32_t)slot;
         count_frame(p);
-        return KVP_OK;
     }
+    return status;
+}
+
+kvp_status kvpi_frame_take(kvp_pager *p, uint32_t *frame)
+{
+    kvpi_poll(p); /* a write that has completed leaves a clean page behind */
+    kvp_status status = take_free_frame(p, VICTIMS_TRIED, frame);
     if (status != KVP_E_NOSPACE)
         return status;
     if (!kvpi_demote_one(p) || p->n_transfers)
         return KVP_E_AGAIN;
-    return fail_full(p);
+    status = take_free_frame(p, UINT32_MAX, frame); /* nothing can be written: look at them all */
+    return status == KVP_E_NOSPACE ? fail_full(p) : status;
 }
 
 void kvpi_frame_give(kvp_pager *p, uint32_t frame)

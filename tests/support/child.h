@@ -11,6 +11,9 @@ int child_run(int (*body)(void *arg), void *arg);
 /* From now on the system call fails with `error`, in every thread of this process. */
 bool child_deny_syscall(long number, int error);
 
+/* The same, only for calls whose argument number `arg` (from 0) has a bit of `mask` set. */
+bool child_deny_flags(long number, unsigned arg, unsigned mask, int error);
+
 /* Become the user nobody, who may lock `bytes` of memory. Needs root. */
 bool child_limit_memlock(size_t bytes);
 

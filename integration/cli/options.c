@@ -145,8 +145,8 @@ static const option_row shared_rows[] = {
     {"placement", 0, &value_placement, AT(placement), "NAME",
      "which pages stay in RAM: sticky (a fixed subset, spread evenly) or lru (default sticky)",
      OPTIONS_BUDGET},
-    {"page-tokens", 0, &value_page_tokens, AT(page_tokens), "N", "tokens per page (default 64)",
-     OPTIONS_BUDGET},
+    {"page-tokens", 0, &value_page_tokens, AT(page_tokens), "N",
+     "tokens per page (default 64); another size may round results differently", OPTIONS_BUDGET},
 
     {"keep", 0, &value_keep, AT(keep), "RULE",
      "all, or window:N[,sinks:S]: a token attends pages that hold one of the last N positions or "
@@ -187,7 +187,7 @@ static const struct {
     {OPTIONS_MODEL, "Model"},
     {OPTIONS_INPUT, "Input (exactly one)"},
     {OPTIONS_GENERATION, "Generation"},
-    {OPTIONS_BUDGET, "Where KV pages lie (changes no result)"},
+    {OPTIONS_BUDGET, "Where KV pages lie (no result depends on it)"},
     {OPTIONS_KEEP | OPTIONS_BEYOND, "What the model sees"},
     {OPTIONS_OUTPUT, "Output"},
 };
@@ -281,7 +281,8 @@ static size_t edit_distance(const char *a, const char *b)
 const char *closest_name(const char *text, const char *const *names, size_t n)
 {
     const char *best = NULL;
-    size_t best_distance = strlen(text) / 3 + 1; /* more typing errors than that are another word */
+    size_t n_text = strlen(text);
+    size_t best_distance = n_text < 3 ? 1 : n_text / 3; /* more errors than that: another word */
     for (size_t i = 0; i < n; i++) {
         size_t distance = names[i] ? edit_distance(text, names[i]) : SIZE_MAX;
         if (distance < best_distance || (distance == best_distance && !best)) {
@@ -375,7 +376,9 @@ static bool set_value(const parser *p, const option_row *row, const char *text, 
     }
     if (row->kind->parse(text, target))
         return true;
-    usage_error("%s: --%s: '%s' is not %s", p->cmd->name, row->name, text, row->kind->expected);
+    char letter[2] = {row->letter, 0}; /* as most people write it */
+    usage_error("%s: %s%s: '%s' is not %s", p->cmd->name, row->letter ? "-" : "--",
+                row->letter ? letter : row->name, text, row->kind->expected);
     return false;
 }
 

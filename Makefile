@@ -30,7 +30,7 @@ $(BUILD)/.configured: CMakePresets.json
 	@touch $@
 
 demo: deps-build build
-	@sh integration/examples/demo.sh $(BUILD)/integration/kvpager
+	@sh integration/demo.sh $(BUILD)/integration/kvpager
 
 test: deps-test build
 	@ctest --test-dir $(BUILD) -j $(JOBS) --output-on-failure

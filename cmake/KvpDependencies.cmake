@@ -60,7 +60,7 @@ kvp_library_part(ZSTD libzstd libzstd-dev)
 kvp_library_part(JEMALLOC jemalloc libjemalloc-dev)
 
 # oneDNN's own CMake package insists on OpenCL, which is not needed here.
-find_path(KVP_DNNL_INCLUDE oneapi/dnnl/dnnl.h)
+find_path(KVP_DNNL_INCLUDE dnnl.h)
 find_library(KVP_DNNL_LIBRARY dnnl)
 kvp_module(libpcre2-8)
 kvp_module(jansson)

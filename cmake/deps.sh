@@ -47,7 +47,7 @@ check_by_hand() {
     need cmake command -v cmake
     need pkg-config command -v pkg-config
     need xxHash compiles xxhash.h
-    need oneDNN compiles oneapi/dnnl/dnnl.h
+    need oneDNN compiles dnnl.h
     need PCRE2 pkg-config --exists libpcre2-8
     need jansson pkg-config --exists jansson
     [ "${1:-build}" = build ] || need cmocka pkg-config --exists cmocka

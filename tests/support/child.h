@@ -14,7 +14,8 @@ bool child_deny_syscall(long number, int error);
 /* The same, only for calls whose argument number `arg` (from 0) has a bit of `mask` set. */
 bool child_deny_flags(long number, unsigned arg, unsigned mask, int error);
 
-/* Become the user nobody, who may lock `bytes` of memory. Needs root. */
+/* Become an unprivileged user that no other process is, who may lock `bytes` of memory in all: the
+ * kernel counts per user. Needs root. */
 bool child_limit_memlock(size_t bytes);
 
 #endif

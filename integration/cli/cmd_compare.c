@@ -1,15 +1,12 @@
 /* cmd_compare.c - kvpager compare: what the cache changes (nothing) and saves (time). */
 #include <inttypes.h>
 
-#include "commands.h"
-#include "interrupt.h"
-#include "message.h"
-#include "output.h"
-#include "progress.h"
-#include "report.h"
-
-/* Below this distance of the two highest logits, rounding may decide which token it is. */
-#define TIE_MARGIN 1e-3f
+#include "integration/cli/commands.h"
+#include "integration/cli/interrupt.h"
+#include "integration/cli/message.h"
+#include "integration/cli/output.h"
+#include "integration/cli/progress.h"
+#include "integration/cli/report.h"
 
 typedef struct comparison {
     session session;
@@ -46,22 +43,6 @@ static kvp_status run_once(comparison *k, bool no_cache, run_result *result)
     return status;
 }
 
-/* The first index at which the runs differ; n_new of both if they do not. */
-static size_t first_difference(const run_result *a, const run_result *b)
-{
-    size_t i = 0;
-    while (i < a->n_new && i < b->n_new && a->tokens[i] == b->tokens[i])
-        i++;
-    return i;
-}
-
-/* A choice between two tokens that are as good as equal may go either way. */
-static bool is_tie(const run_result *a, const run_result *b, size_t i)
-{
-    return i < a->n_new && i < b->n_new &&
-           (a->margins[i] < TIE_MARGIN || b->margins[i] < TIE_MARGIN);
-}
-
 static double total_seconds(const run_result *r)
 {
     return r->seconds.prefill + r->seconds.decode;
@@ -87,7 +68,7 @@ static kvp_status print_result(const comparison *k, bool equal, size_t differenc
     char where[96] = "";
     if (!equal)
         snprintf(where, sizeof where, " (first at new token %zu%s)", difference,
-                 is_tie(&k->cached, &k->recomputed, difference) ? ", a tie" : "");
+                 run_is_tie(&k->cached, &k->recomputed, difference) ? ", a tie" : "");
     return output_line("%s%s: %zu tokens, with the cache %.3f s, recomputed %.3f s: speed-up %.2f",
                        equal ? "equal" : "different", where, k->cached.n_new, with, without,
                        speedup);
@@ -103,12 +84,12 @@ static int compare(comparison *k)
         return report_failure(status);
     k->report.prefill_tokens = k->session.n_tokens;
     k->report.decode_tokens = k->cached.n_decoded;
-    size_t i = first_difference(&k->cached, &k->recomputed);
+    size_t i = run_first_difference(&k->cached, &k->recomputed);
     bool equal = i == k->cached.n_new && i == k->recomputed.n_new;
     status = print_result(k, equal, i);
     if (status)
         return report_failure(status);
-    return equal || is_tie(&k->cached, &k->recomputed, i) ? EXIT_DONE : EXIT_FAILED;
+    return equal || run_is_tie(&k->cached, &k->recomputed, i) ? EXIT_DONE : EXIT_FAILED;
 }
 
 static int run(int argc, char **argv)

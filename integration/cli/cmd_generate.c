@@ -3,13 +3,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "commands.h"
-#include "interrupt.h"
-#include "map.h"
-#include "message.h"
-#include "output.h"
-#include "progress.h"
-#include "report.h"
+#include "integration/cli/commands.h"
+#include "integration/cli/interrupt.h"
+#include "integration/cli/map.h"
+#include "integration/cli/message.h"
+#include "integration/cli/output.h"
+#include "integration/cli/progress.h"
+#include "integration/cli/report.h"
 
 typedef struct generate_options {
     bool no_cache, map, verify;
@@ -26,7 +26,7 @@ typedef struct generation {
     report report;
     page_map map;
     generate_options own;
-    double started;
+    double first_token_at; /* now_seconds() */
     verdict verdict;
 } generation;
 
@@ -46,17 +46,19 @@ static void draw_decode(generation *g, const context *c, size_t n_new)
     page_map map = {0};
     /* A map that cannot be drawn is not worth ending the run for. */
     bool has_map = g->own.map && !map_take(c, session_page_tokens(&g->session), &map);
-    double elapsed = now_seconds() - g->started;
+    double seconds = now_seconds() - g->first_token_at;
     progress_draw(&g->progress, has_map ? &map : NULL,
                   "%zu of up to %" PRIu64 " new tokens, %.1f/s%s%s", n_new,
-                  g->session.options->n_new, (double)n_new / elapsed, has_map ? "   " : "",
-                  has_map ? MAP_LEGEND : "");
+                  g->session.options->n_new, seconds > 0 ? (double)(n_new - 1) / seconds : 0,
+                  has_map ? "   " : "", has_map ? MAP_LEGEND : "");
     map_free(&map);
 }
 
 static void watch_step(void *opaque, const context *c, size_t n_new, double fraction, bool quiet)
 {
     generation *g = opaque;
+    if (n_new == 1)
+        g->first_token_at = now_seconds();
     if (!progress_is_due(&g->progress))
         return;
     if (quiet)
@@ -85,7 +87,6 @@ static kvp_status generate(generation *g)
     if (status)
         return status;
     g->context.no_cache = g->own.no_cache;
-    g->started = now_seconds();
     const run_watcher watcher = {.opaque = g, .token = take_token, .step = watch_step};
     status = run_generate(s, &g->context, &watcher, &g->result);
     if (!status)
@@ -112,7 +113,8 @@ static kvp_status verify(generation *g)
     kvp_pager *pager = NULL;
     context context = {0};
     run_result again = {0};
-    kvp_status status = session_open_pager(s, true, &pager);
+    kvp_config cfg = session_pager_config(s, true);
+    kvp_status status = kvp_pager_open(&cfg, &pager);
     if (!status)
         status = context_init(&context, s->model, pager, &s->rule);
     context.no_cache = g->own.no_cache;
@@ -154,6 +156,7 @@ static void print_closing(const generation *g)
     if (g->own.map)
         map_print(&g->map, stderr);
     if (report_is_wanted(g->session.options)) {
+        fputc('\n', stderr);
         report_print(&g->report, stderr);
         print_verdict(g);
         print_what_is_seen(g);

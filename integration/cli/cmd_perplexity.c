@@ -2,13 +2,13 @@
 #include <inttypes.h>
 #include <math.h>
 
-#include "commands.h"
-#include "interrupt.h"
-#include "message.h"
-#include "output.h"
-#include "progress.h"
-#include "report.h"
-#include "score.h"
+#include "integration/cli/commands.h"
+#include "integration/cli/interrupt.h"
+#include "integration/cli/message.h"
+#include "integration/cli/output.h"
+#include "integration/cli/progress.h"
+#include "integration/cli/report.h"
+#include "integration/cli/score.h"
 
 typedef struct perplexity_options {
     uint64_t window, stride; /* 0: the default */

@@ -1,11 +1,11 @@
 /* cmd_tokenize.c - kvpager tokenize: text to token ids, and back. */
 #include <stdlib.h>
 
-#include "commands.h"
-#include "input.h"
-#include "message.h"
-#include "output.h"
-#include "report.h"
+#include "integration/cli/commands.h"
+#include "integration/cli/input.h"
+#include "integration/cli/message.h"
+#include "integration/cli/output.h"
+#include "integration/cli/report.h"
 
 typedef struct tokenize_options {
     bool decode;

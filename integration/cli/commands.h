@@ -2,7 +2,7 @@
 #ifndef KVPAGER_CLI_COMMANDS_H
 #define KVPAGER_CLI_COMMANDS_H
 
-#include "options.h"
+#include "integration/cli/options.h"
 
 extern const command cmd_generate;
 extern const command cmd_logits;

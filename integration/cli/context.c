@@ -2,7 +2,7 @@
  *
  * Invariant: the sequence holds text[start .. next) at positions 0 .. next - start - 1 (less what
  * retention freed). What calls are made depends only on the text and the rule, never on tiers. */
-#include "context.h"
+#include "integration/cli/context.h"
 
 #include <assert.h>
 #include <stdlib.h>

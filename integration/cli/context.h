@@ -2,8 +2,8 @@
 #ifndef KVPAGER_CLI_CONTEXT_H
 #define KVPAGER_CLI_CONTEXT_H
 
-#include "models/model.h"
-#include "window.h"
+#include "integration/models/model.h"
+#include "integration/cli/window.h"
 
 typedef struct context {
     model *model;

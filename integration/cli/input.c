@@ -1,5 +1,5 @@
 /* input.c - reads the input whole: every command needs all of it before it can begin. */
-#include "input.h"
+#include "integration/cli/input.h"
 
 #include <errno.h>
 #include <fcntl.h>

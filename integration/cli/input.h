@@ -2,8 +2,8 @@
 #ifndef KVPAGER_CLI_INPUT_H
 #define KVPAGER_CLI_INPUT_H
 
-#include "options.h"
-#include "text/tokenizer.h"
+#include "integration/cli/options.h"
+#include "integration/text/tokenizer.h"
 
 typedef struct input {
     const char *name; /* for messages */

@@ -1,5 +1,5 @@
 /* interrupt.c - owns the process's signal handlers (the library has none) and the flag they set. */
-#include "interrupt.h"
+#include "integration/cli/interrupt.h"
 
 #include <signal.h>
 #include <stddef.h>

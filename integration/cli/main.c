@@ -2,9 +2,9 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "commands.h"
-#include "message.h"
-#include "output.h"
+#include "integration/cli/commands.h"
+#include "integration/cli/message.h"
+#include "integration/cli/output.h"
 
 static const command *const commands[] = {
     &cmd_generate, &cmd_compare, &cmd_perplexity, &cmd_logits, &cmd_tokenize,

@@ -1,5 +1,5 @@
 /* map.c - where the pages of a sequence are, drawn. */
-#include "map.h"
+#include "integration/cli/map.h"
 
 #include <inttypes.h>
 #include <stdlib.h>

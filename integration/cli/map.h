@@ -4,9 +4,9 @@
 
 #include <stdio.h>
 
-#include "context.h"
+#include "integration/cli/context.h"
 
-#define MAP_LEGEND "V vram, R ram, Z compressed, D disk, . dropped"
+#define MAP_LEGEND "R ram, Z compressed, D disk, . dropped"
 
 /* R, Z, D, V; '!' for a page that is lost. */
 char map_letter(const kvp_page_info *page);

@@ -1,10 +1,10 @@
 /* message.c - everything that is not a result goes to stderr, prefixed with the program's name. */
-#include "message.h"
+#include "integration/cli/message.h"
 
 #include <stdarg.h>
 #include <stdio.h>
 
-#include "interrupt.h"
+#include "integration/cli/interrupt.h"
 
 static void say(const char *format, va_list args)
 {

@@ -1,5 +1,5 @@
 /* options.c - the shared options: one table that parses, checks and prints the help. */
-#include "options.h"
+#include "integration/cli/options.h"
 
 #include <getopt.h>
 #include <limits.h>
@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "message.h"
+#include "integration/cli/message.h"
 
 #define COUNT(array) (sizeof(array) / sizeof *(array))
 #define MAX_ROWS 64

@@ -8,8 +8,8 @@
 #include <stdint.h>
 
 #include "kvpager.h"
-#include "models/model.h"
-#include "text/sampler.h"
+#include "integration/models/model.h"
+#include "integration/text/sampler.h"
 
 /* A size that may not have been given. */
 typedef struct size_option {

@@ -1,6 +1,6 @@
 /* output.c - owns stdout: everything that is printed there goes through here, so that a write that
  * fails is an error like any other. */
-#include "output.h"
+#include "integration/cli/output.h"
 
 #include <errno.h>
 #include <math.h>

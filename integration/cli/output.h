@@ -6,7 +6,7 @@
 #include <stdbool.h>
 
 #include "kvpager/status.h"
-#include "text/tokenizer.h"
+#include "integration/text/tokenizer.h"
 
 /* Write and flush. Errors: KVP_E_IO, e.g. a closed pipe. */
 KVP_NODISCARD kvp_status output_bytes(const char *bytes, size_t n);

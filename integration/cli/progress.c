@@ -1,7 +1,7 @@
 /* progress.c - owns the bottom rows of the terminal while something runs. They are kept out of the
  * terminal's scroll region (DECSTBM), so that text on stdout may scroll by without being drawn
  * over; the cursor is saved and restored around every drawing. */
-#include "progress.h"
+#include "integration/cli/progress.h"
 
 #include <stdarg.h>
 #include <stdlib.h>
@@ -9,7 +9,7 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
-#include "run.h"
+#include "integration/cli/run.h"
 
 #define INTERVAL_SECONDS 0.1
 #define MIN_SCREEN_ROWS 8u

@@ -5,7 +5,7 @@
 
 #include <stdbool.h>
 
-#include "map.h"
+#include "integration/cli/map.h"
 
 typedef struct progress {
     bool is_active;

@@ -1,5 +1,5 @@
 /* report.c - figures of a run, for people and for programs. */
-#include "report.h"
+#include "integration/cli/report.h"
 
 #include <inttypes.h>
 #include <string.h>
@@ -24,9 +24,12 @@ static uint64_t process_bytes(const char *key)
 
 kvp_status report_take(const session *s, const run_seconds *seconds, report *r)
 {
+    kvp_config cfg = session_pager_config(s, false);
     *r = (report){
         .seconds = *seconds,
         .stats.size = sizeof r->stats,
+        .zram_budget_bytes = cfg.zram_bytes,
+        .disk_budget_bytes = cfg.disk_bytes,
         .weights_bytes = s->info->weights_bytes,
         .activation_bytes = model_workspace_bytes(s->model),
         .rss_bytes = process_bytes("VmRSS"),
@@ -112,7 +115,8 @@ static void print_memory_table(const report *r, FILE *out)
     print_memory(out, "staging buffers", s->staging_bytes, NO_VALUE, NO_VALUE);
     print_memory(out, "= RAM charged (--ram)", s->ram_bytes, s->ram_peak_bytes,
                  s->ram_budget_bytes);
-    print_memory(out, "compressed pages (--zram)", s->zram_bytes, s->zram_peak_bytes, NO_VALUE);
+    print_memory(out, "compressed pages (--zram)", s->zram_bytes, s->zram_peak_bytes,
+                 r->zram_budget_bytes);
     print_memory(out, "page tables", s->table_bytes, NO_VALUE, NO_VALUE);
     print_memory(out, "workspace of the pager", s->workspace_bytes, NO_VALUE, NO_VALUE);
     print_memory(out, "workspace of the model", r->activation_bytes, NO_VALUE, NO_VALUE);
@@ -122,7 +126,7 @@ static void print_memory_table(const report *r, FILE *out)
     if (r->rss_peak_bytes)
         print_memory(out, "whole process", r->rss_bytes, r->rss_peak_bytes, NO_VALUE);
     print_memory(out, "on disk, not in memory (--disk)", s->disk_bytes, s->disk_peak_bytes,
-                 NO_VALUE);
+                 r->disk_budget_bytes);
 }
 
 void report_print(const report *r, FILE *out)

@@ -1,5 +1,5 @@
 /* run.c - the token loop of generate and compare. */
-#include "run.h"
+#include "integration/cli/run.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -8,7 +8,9 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
-#include "interrupt.h"
+#include "integration/cli/interrupt.h"
+
+#define TIE_MARGIN 1e-3f /* of the two highest logits */
 
 typedef struct run {
     const session *session;
@@ -197,6 +199,20 @@ kvp_status run_generate(const session *s, context *c, const run_watcher *watcher
     c->progress = NULL;
     run_fini(&r);
     return status;
+}
+
+size_t run_first_difference(const run_result *a, const run_result *b)
+{
+    size_t i = 0;
+    while (i < a->n_new && i < b->n_new && a->tokens[i] == b->tokens[i])
+        i++;
+    return i;
+}
+
+bool run_is_tie(const run_result *a, const run_result *b, size_t i)
+{
+    return i < a->n_new && i < b->n_new &&
+           (a->margins[i] < TIE_MARGIN || b->margins[i] < TIE_MARGIN);
 }
 
 void run_result_fini(run_result *result)

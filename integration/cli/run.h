@@ -2,8 +2,8 @@
 #ifndef KVPAGER_CLI_RUN_H
 #define KVPAGER_CLI_RUN_H
 
-#include "context.h"
-#include "session.h"
+#include "integration/cli/context.h"
+#include "integration/cli/session.h"
 
 typedef enum stop_reason { STOP_LENGTH, STOP_EOS, STOP_CONTEXT, STOP_INTERRUPTED } stop_reason;
 
@@ -40,6 +40,11 @@ typedef struct run_result {
 KVP_NODISCARD kvp_status run_generate(const session *s, context *c, const run_watcher *watcher,
                                       run_result *result);
 void run_result_fini(run_result *result);
+
+/* The first index at which the runs differ; n_new of both if they do not. */
+size_t run_first_difference(const run_result *a, const run_result *b);
+/* Is `i` a choice between two tokens that are as good as equal, which rounding may decide? */
+bool run_is_tie(const run_result *a, const run_result *b, size_t i);
 
 /* Seconds on a monotonic clock. */
 double now_seconds(void);

@@ -1,5 +1,5 @@
 /* score.c - the arithmetic of perplexity. */
-#include "score.h"
+#include "integration/cli/score.h"
 
 #include <assert.h>
 #include <math.h>

@@ -1,12 +1,12 @@
 /* session.c - from options to an open model, its input and a pager. */
-#include "session.h"
+#include "integration/cli/session.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
 
-#include "input.h"
-#include "interrupt.h"
-#include "message.h"
+#include "integration/cli/input.h"
+#include "integration/cli/interrupt.h"
+#include "integration/cli/message.h"
 
 static void log_message(void *opaque, kvp_log_level level, const char *message)
 {
@@ -31,7 +31,7 @@ static kvp_config budget_config(const options *o)
     return cfg;
 }
 
-kvp_status session_open_pager(const session *s, bool all_in_ram, kvp_pager **pager)
+kvp_config session_pager_config(const session *s, bool all_in_ram)
 {
     const options *o = s->options;
     kvp_config cfg = all_in_ram ? kvp_config_default() : budget_config(o);
@@ -39,7 +39,7 @@ kvp_status session_open_pager(const session *s, bool all_in_ram, kvp_pager **pag
     cfg.n_threads = o->n_threads;
     cfg.fingerprint = s->info->fingerprint;
     cfg.log = log_message;
-    return kvp_pager_open(&cfg, pager);
+    return cfg;
 }
 
 uint32_t session_page_tokens(const session *s)
@@ -124,7 +124,8 @@ int session_open(session *s, const options *o, unsigned needs)
         return code;
     /* From here on there may be a file to remove. */
     interrupt_init();
-    kvp_status status = session_open_pager(s, false, &s->pager);
+    kvp_config cfg = session_pager_config(s, false);
+    kvp_status status = kvp_pager_open(&cfg, &s->pager);
     return status ? report_failure(status) : EXIT_DONE;
 }
 

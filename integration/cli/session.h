@@ -3,10 +3,10 @@
 #ifndef KVPAGER_CLI_SESSION_H
 #define KVPAGER_CLI_SESSION_H
 
-#include "models/model.h"
-#include "options.h"
-#include "text/tokenizer.h"
-#include "window.h"
+#include "integration/models/model.h"
+#include "integration/cli/options.h"
+#include "integration/text/tokenizer.h"
+#include "integration/cli/window.h"
 
 typedef struct session {
     const options *options;
@@ -28,8 +28,8 @@ enum session_needs {
 int session_open(session *s, const options *o, unsigned needs);
 void session_close(session *s);
 
-/* A pager for the session's model; within the budget options, or with everything in RAM. */
-KVP_NODISCARD kvp_status session_open_pager(const session *s, bool all_in_ram, kvp_pager **pager);
+/* Of a pager for the session's model: within the budget options, or with everything in RAM. */
+kvp_config session_pager_config(const session *s, bool all_in_ram);
 /* KVP_E_RANGE if the input is longer than the context and --beyond stop. */
 KVP_NODISCARD kvp_status session_check_fits(const session *s);
 /* Tokens per page of such a pager. */

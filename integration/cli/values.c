@@ -1,5 +1,5 @@
 /* values.c - reading the values of options. A parser takes the whole text or nothing. */
-#include "options.h"
+#include "integration/cli/options.h"
 
 #include <errno.h>
 #include <math.h>

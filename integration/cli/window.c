@@ -1,5 +1,5 @@
 /* window.c - the rule of text beyond the context. */
-#include "window.h"
+#include "integration/cli/window.h"
 
 #include <assert.h>
 

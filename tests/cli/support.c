@@ -1,4 +1,4 @@
-#include "support.h"
+#include "tests/cli/support.h"
 
 #include <errno.h>
 #include <fcntl.h>

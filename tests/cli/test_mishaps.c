@@ -18,7 +18,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "support.h"
+#include "tests/cli/support.h"
 
 #define ENDLESS "-n 1000000 --ignore-eos"
 
@@ -172,8 +172,14 @@ static void test_swap_file_is_private_in_use_and_reused_after_a_crash(void **sta
     kill(p.pid, SIGKILL);
     outcome o = finish(&p);
     assert_true(exists(swap));
-    outcome_free(&o);
-    o = run_expecting(0, "", format, demo_model(), long_prompt(), swap, "-n 2");
+    /* The kernel takes down a killed process's ring in its own time, and the lock with it. */
+    for (int attempts = 0; o.code != 0 && attempts < 50; attempts++) {
+        outcome_free(&o);
+        o = run("", format, demo_model(), long_prompt(), swap, "-n 2");
+        if (o.code)
+            expect_failure(&o, 1, "in use");
+    }
+    assert_int_equal(o.code, 0);
     assert_false(exists(swap));
     outcome_free(&o);
 }
@@ -256,7 +262,7 @@ static void test_flipped_bits_name_the_page_and_give_no_wrong_token(void **state
     expect_failure(&o, 1, "page");
     assert_false(exists(swap));
 
-    outcome whole = run_expecting(0, "", format, demo_model(), long_prompt(), "", "", 3000);
+    outcome whole = run_expecting(0, "", format, demo_model(), long_prompt(), "", "", 400);
     assert_true(n + o.n_out <= whole.n_out);
     assert_memory_equal(text, whole.out, n);
     assert_memory_equal(o.out, whole.out + n, o.n_out);

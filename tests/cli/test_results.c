@@ -5,7 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "support.h"
+#include "tests/cli/support.h"
 
 #define N_CTX 1024
 
@@ -307,7 +307,7 @@ static void test_logits_past_the_context_follow_the_rolling_rule(void **state)
         double got =
             nll(logits + i * n_columns, n_columns, json_integer_value(json_array_get(ids, i + 1)));
         double diff = fabs(got - json_number_value(json_array_get(expected, i)));
-        bool ok = diff <= 3e-3;
+        bool ok = diff <= 5e-3;
         if (!ok)
             fail_msg("row %zu: nll %f off by %f", i, got, diff);
     }

@@ -1,4 +1,4 @@
-#include "cli/map.h"
+#include "integration/cli/map.h"
 
 #include <setjmp.h>
 #include <stdarg.h>

@@ -1,4 +1,4 @@
-#include "cli/options.h"
+#include "integration/cli/options.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -6,8 +6,8 @@
 #include <string.h>
 #include <cmocka.h>
 
-#include "cli/commands.h"
-#include "cli/message.h"
+#include "integration/cli/commands.h"
+#include "integration/cli/message.h"
 
 #define MAX_ARGS 32
 

@@ -1,4 +1,4 @@
-#include "cli/score.h"
+#include "integration/cli/score.h"
 
 #include <math.h>
 #include <setjmp.h>

@@ -1,4 +1,4 @@
-#include "cli/window.h"
+#include "integration/cli/window.h"
 
 #include <setjmp.h>
 #include <stdarg.h>

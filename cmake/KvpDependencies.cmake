@@ -40,9 +40,17 @@ if(NOT KVP_XXHASH_INCLUDE)
     message(FATAL_ERROR "kvpager needs the header xxhash.h. On Debian: apt-get install libxxhash-dev")
 endif()
 
-if(KVP_SANITIZE AND KVP_WITH_JEMALLOC STREQUAL "AUTO")
-    set(KVP_WITH_JEMALLOC OFF) # it takes over malloc, and so do the sanitizers
+# jemalloc as Debian packs it takes over malloc, as the sanitizers do. Brought along by a shared
+# library it takes over only half, the C++ operator new but not free: such a program aborts in free()
+# (seen with oneDNN's initialisers).
+if(KVP_SANITIZE OR BUILD_SHARED_LIBS)
+    if(KVP_WITH_JEMALLOC STREQUAL "AUTO")
+        set(KVP_WITH_JEMALLOC OFF)
+    elseif(KVP_WITH_JEMALLOC)
+        message(FATAL_ERROR "KVP_WITH_JEMALLOC needs a static build without sanitizers")
+    endif()
 endif()
+
 set(KVP_LIBRARIES Threads::Threads m)
 set(KVP_MODULES)
 # An optional part of the library: one pkg-config module.

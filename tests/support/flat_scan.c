@@ -135,6 +135,13 @@ bool kv_source_fail_next(kvp_seq *seq, uint64_t n)
     return true;
 }
 
+bool kv_source_major_faults(kvp_seq *seq, uint64_t *n)
+{
+    (void)seq;
+    (void)n;
+    return false;
+}
+
 kvp_pager *kvp_seq_pager(const kvp_seq *seq)
 {
     return (kvp_pager *)&seq->pager;

@@ -24,4 +24,7 @@ void kv_source_close(kvp_seq *seq);
  */
 bool kv_source_fail_next(kvp_seq *seq, uint64_t n);
 
+/* Major faults so far. False: this source has no disk. */
+bool kv_source_major_faults(kvp_seq *seq, uint64_t *n);
+
 #endif

@@ -43,6 +43,7 @@ typedef struct shape {
     uint64_t window, sinks;
     uint32_t n_threads;
     bool runs_backwards;
+    uint64_t ram_bytes;
     size_t stride_gap; /* floats between rows of q and of out */
     const uint64_t *positions;
 } shape;
@@ -83,6 +84,7 @@ static void open_source(problem *p)
         .v = p->v,
         .n_threads = s->n_threads,
         .runs_backwards = s->runs_backwards,
+        .ram_bytes = s->ram_bytes,
     };
     p->seq = kv_source_open(&source);
 }
@@ -516,6 +518,39 @@ static void test_threads_and_their_order_change_no_bit(void **state)
         }
 }
 
+/* 8 MiB of KV; ram_bytes 0: all of it in RAM. */
+static problem run_large(size_t n_queries, uint32_t n_threads, uint64_t ram_bytes)
+{
+    rng_state = SEED;
+    problem p = make_problem((shape){.kv_heads = 4,
+                                     .dtype = KVP_F16,
+                                     .n_tokens = 8192,
+                                     .n_queries = n_queries,
+                                     .n_threads = n_threads,
+                                     .ram_bytes = ram_bytes});
+    run(&p);
+    return p;
+}
+
+static void test_where_pages_lie_changes_no_bit(void **state)
+{
+    (void)state;
+    static const uint32_t n_threads[] = {1, 2, 4};
+    for (size_t n = 1; n <= 10; n += 9) {
+        problem resident = run_large(n, 2, 0);
+        for (size_t i = 0; i < 3; i++) {
+            problem paged = run_large(n, n_threads[i], 1 << 20);
+            uint64_t faults;
+            if (kv_source_major_faults(paged.seq, &faults))
+                assert_true(faults > 0);
+            assert_memory_equal(resident.out, paged.out, n * 4 * 64 * sizeof(float));
+            assert_memory_equal(resident.mass, paged.mass, n * 4 * 128 * sizeof(float));
+            free_problem(&paged);
+        }
+        free_problem(&resident);
+    }
+}
+
 static void test_page_mass_changes_no_bit(void **state)
 {
     (void)state;
@@ -750,6 +785,7 @@ int main(void)
         cmocka_unit_test(test_strides_leave_the_gaps_alone),
         cmocka_unit_test(test_small_workspace_takes_several_passes),
         cmocka_unit_test(test_threads_and_their_order_change_no_bit),
+        cmocka_unit_test(test_where_pages_lie_changes_no_bit),
         cmocka_unit_test(test_page_mass_changes_no_bit),
         cmocka_unit_test(test_page_mass_rows_sum_to_one),
         cmocka_unit_test(test_f16_at_65536_flat_tokens_is_within_1e_4),

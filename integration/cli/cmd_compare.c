@@ -1,0 +1,126 @@
+/* cmd_compare.c - kvpager compare: what the cache changes (nothing) and saves (time). */
+#include <inttypes.h>
+
+#include "integration/cli/commands.h"
+#include "integration/cli/interrupt.h"
+#include "integration/cli/message.h"
+#include "integration/cli/output.h"
+#include "integration/cli/progress.h"
+#include "integration/cli/report.h"
+
+typedef struct comparison {
+    session session;
+    progress progress;
+    const char *phase;
+    run_result cached, recomputed;
+    report report; /* of the cached run */
+} comparison;
+
+static void watch_step(void *opaque, const context *c, size_t n_new, double fraction, bool quiet)
+{
+    comparison *k = opaque;
+    (void)c, (void)fraction, (void)quiet;
+    if (progress_is_due(&k->progress))
+        progress_draw(&k->progress, NULL, "%s: %zu of up to %" PRIu64 " new tokens", k->phase,
+                      n_new, k->session.options->n_new);
+}
+
+static kvp_status run_once(comparison *k, bool no_cache, run_result *result)
+{
+    session *s = &k->session;
+    context context;
+    kvp_status status = context_init(&context, s->model, s->pager, &s->rule);
+    context.no_cache = no_cache;
+    k->phase = no_cache ? "recomputed" : "with the cache";
+    const run_watcher watcher = {.opaque = k, .step = watch_step};
+    if (!status)
+        status = run_generate(s, &context, &watcher, result);
+    if (!status && result->stop == STOP_INTERRUPTED)
+        status = kvp_fail(KVP_E_AGAIN, "interrupted");
+    if (!status && !no_cache)
+        status = report_take(s, &result->seconds, &k->report);
+    context_fini(&context);
+    return status;
+}
+
+static double total_seconds(const run_result *r)
+{
+    return r->seconds.prefill + r->seconds.decode;
+}
+
+static kvp_status print_result(const comparison *k, bool equal, size_t difference)
+{
+    double with = total_seconds(&k->cached), without = total_seconds(&k->recomputed);
+    double speedup = without / with;
+    if (report_is_wanted(k->session.options))
+        report_print(&k->report, stderr);
+    if (k->session.options->json) {
+        json_t *object =
+            json_pack("{s:b, s:o, s:o, s:I, s:{s:f, s:f}}", "equal", equal, "first_difference",
+                      equal ? json_null() : json_integer((json_int_t)difference), "speedup",
+                      json_finite(speedup), "compared_tokens", (json_int_t)k->cached.n_new,
+                      "seconds_recomputed", "prefill", k->recomputed.seconds.prefill, "decode",
+                      k->recomputed.seconds.decode);
+        if (object)
+            report_add_json(&k->report, object);
+        return output_json(object);
+    }
+    char where[96] = "";
+    if (!equal)
+        snprintf(where, sizeof where, " (first at new token %zu%s)", difference,
+                 run_is_tie(&k->cached, &k->recomputed, difference) ? ", a tie" : "");
+    return output_line("%s%s: %zu tokens, with the cache %.3f s, recomputed %.3f s: speed-up %.2f",
+                       equal ? "equal" : "different", where, k->cached.n_new, with, without,
+                       speedup);
+}
+
+static int compare(comparison *k)
+{
+    kvp_status status = run_once(k, false, &k->cached);
+    if (!status)
+        status = run_once(k, true, &k->recomputed);
+    progress_fini(&k->progress);
+    if (status)
+        return report_failure(status);
+    k->report.prefill_tokens = k->session.n_tokens;
+    k->report.decode_tokens = k->cached.n_decoded;
+    size_t i = run_first_difference(&k->cached, &k->recomputed);
+    bool equal = i == k->cached.n_new && i == k->recomputed.n_new;
+    status = print_result(k, equal, i);
+    if (status)
+        return report_failure(status);
+    return equal || run_is_tie(&k->cached, &k->recomputed, i) ? EXIT_DONE : EXIT_FAILED;
+}
+
+static int run(int argc, char **argv)
+{
+    options o;
+    comparison k = {0};
+    int code;
+    if (!options_parse(&cmd_compare, argc, argv, &o, NULL, &code))
+        return code;
+    code = session_open(&k.session, &o, SESSION_INPUT);
+    if (!code) {
+        progress_init(&k.progress);
+        code = compare(&k);
+    }
+    run_result_fini(&k.cached);
+    run_result_fini(&k.recomputed);
+    session_close(&k.session);
+    return code;
+}
+
+const command cmd_compare = {
+    .name = "compare",
+    .summary = "generate with the cache and without, compare tokens and time",
+    .synopsis = "-m DIR (-p TEXT | -f FILE | --ids FILE) [options]",
+    .details = "Generates twice: with paged keys and values, and computing those of the whole "
+               "window anew for every\ntoken. Exit 1 if the tokens differ where the two highest "
+               "logits are at least 0.001 apart.\n\n"
+               "--json prints: equal, first_difference (index or null), speedup (total time "
+               "without / with),\ncompared_tokens, seconds_recomputed, and seconds and stats of "
+               "the run with the cache.",
+    .groups = OPTIONS_MODEL | OPTIONS_INPUT | OPTIONS_BUDGET | OPTIONS_KEEP | OPTIONS_BEYOND |
+              OPTIONS_GENERATION | OPTIONS_OUTPUT,
+    .run = run,
+};

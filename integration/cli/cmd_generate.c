@@ -1,0 +1,250 @@
+/* cmd_generate.c - kvpager generate: continue a text. */
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "integration/cli/commands.h"
+#include "integration/cli/interrupt.h"
+#include "integration/cli/map.h"
+#include "integration/cli/message.h"
+#include "integration/cli/output.h"
+#include "integration/cli/progress.h"
+#include "integration/cli/report.h"
+
+typedef struct generate_options {
+    bool no_cache, map, verify;
+} generate_options;
+
+typedef enum verdict { NOT_VERIFIED, IDENTICAL, DIFFERENT } verdict;
+
+typedef struct generation {
+    session session;
+    context context;
+    text_output text;
+    progress progress;
+    run_result result;
+    report report;
+    page_map map;
+    generate_options own;
+    double first_token_at; /* now_seconds() */
+    verdict verdict;
+} generation;
+
+/* ---- watching ---- */
+
+static kvp_status take_token(void *opaque, int32_t id)
+{
+    generation *g = opaque;
+    /* The token that ends the text is no text. */
+    if (id == g->session.info->eos_id && !g->session.options->ignore_eos)
+        return KVP_OK;
+    return text_output_token(&g->text, id);
+}
+
+static void draw_decode(generation *g, const context *c, size_t n_new)
+{
+    page_map map = {0};
+    /* A map that cannot be drawn is not worth ending the run for. */
+    bool has_map = g->own.map && !map_take(c, session_page_tokens(&g->session), &map);
+    double seconds = now_seconds() - g->first_token_at;
+    progress_draw(&g->progress, has_map ? &map : NULL,
+                  "%zu of up to %" PRIu64 " new tokens, %.1f/s%s%s", n_new,
+                  g->session.options->n_new, seconds > 0 ? (double)(n_new - 1) / seconds : 0,
+                  has_map ? "   " : "", has_map ? MAP_LEGEND : "");
+    map_free(&map);
+}
+
+static void watch_step(void *opaque, const context *c, size_t n_new, double fraction, bool quiet)
+{
+    generation *g = opaque;
+    if (n_new == 1)
+        g->first_token_at = now_seconds();
+    if (!progress_is_due(&g->progress))
+        return;
+    if (quiet)
+        draw_decode(g, c, n_new);
+    else if (n_new == 0)
+        progress_draw(&g->progress, NULL, "reading %zu tokens: %.0f %%", g->session.n_tokens,
+                      100 * fraction);
+}
+
+static void watch_verification(void *opaque, const context *c, size_t n_new, double fraction,
+                               bool quiet)
+{
+    generation *g = opaque;
+    (void)c, (void)fraction, (void)quiet;
+    if (progress_is_due(&g->progress))
+        progress_draw(&g->progress, NULL, "the same with everything in RAM: %zu of %zu tokens",
+                      n_new, g->result.n_new);
+}
+
+/* ---- running ---- */
+
+static kvp_status generate(generation *g)
+{
+    session *s = &g->session;
+    kvp_status status = context_init(&g->context, s->model, s->pager, &s->rule);
+    if (status)
+        return status;
+    g->context.no_cache = g->own.no_cache;
+    const run_watcher watcher = {.opaque = g, .token = take_token, .step = watch_step};
+    status = run_generate(s, &g->context, &watcher, &g->result);
+    if (!status)
+        status = text_output_finish(&g->text);
+    if (!status)
+        status = report_take(s, &g->result.seconds, &g->report);
+    g->report.prefill_tokens = s->n_tokens;
+    g->report.decode_tokens = g->result.n_decoded;
+    if (!status && g->own.map)
+        status = map_take(&g->context, session_page_tokens(s), &g->map);
+    return status;
+}
+
+static bool same_run(const run_result *a, const run_result *b)
+{
+    return a->n_new == b->n_new && a->logits_xxh3 == b->logits_xxh3 &&
+           (a->n_new == 0 || memcmp(a->tokens, b->tokens, a->n_new * sizeof *a->tokens) == 0);
+}
+
+/* The same run once more, with a pager of its own that never moves a page. */
+static kvp_status verify(generation *g)
+{
+    session *s = &g->session;
+    kvp_pager *pager = NULL;
+    context context = {0};
+    run_result again = {0};
+    kvp_config cfg = session_pager_config(s, true);
+    kvp_status status = kvp_pager_open(&cfg, &pager);
+    if (!status)
+        status = context_init(&context, s->model, pager, &s->rule);
+    context.no_cache = g->own.no_cache;
+    const run_watcher watcher = {.opaque = g, .step = watch_verification};
+    if (!status)
+        status = run_generate(s, &context, &watcher, &again);
+    if (!status && again.stop != STOP_INTERRUPTED)
+        g->verdict = same_run(&g->result, &again) ? IDENTICAL : DIFFERENT;
+    run_result_fini(&again);
+    context_fini(&context);
+    kvp_pager_close(pager);
+    return status;
+}
+
+/* ---- reporting ---- */
+
+static void print_verdict(const generation *g)
+{
+    if (g->verdict != NOT_VERIFIED)
+        fprintf(stderr,
+                "identical to all-in-RAM: %s (%zu tokens and their logits, XXH3 %016" PRIx64
+                ", against a second run)\n",
+                g->verdict == IDENTICAL ? "yes" : "NO", g->result.n_new, g->result.logits_xxh3);
+}
+
+static void print_what_is_seen(const generation *g)
+{
+    const window_rule *rule = &g->session.rule;
+    if (g->result.restarts)
+        fprintf(stderr,
+                "beyond the model's context of %" PRIu64 " tokens: whenever it is full, the last "
+                "%" PRIu64 " tokens begin a new one;\nolder text is forgotten. At the end the "
+                "model saw tokens %" PRIu64 " to %" PRIu64 " of the text\n",
+                rule->n_ctx, rule->roll, g->context.start, g->context.next - 1);
+}
+
+static void print_closing(const generation *g)
+{
+    if (g->own.map)
+        map_print(&g->map, stderr);
+    if (report_is_wanted(g->session.options)) {
+        fputc('\n', stderr);
+        report_print(&g->report, stderr);
+        print_verdict(g);
+        print_what_is_seen(g);
+    } else {
+        print_verdict(g);
+    }
+}
+
+static json_t *to_json(const generation *g)
+{
+    const run_result *r = &g->result;
+    char hash[17];
+    snprintf(hash, sizeof hash, "%016" PRIx64, r->logits_xxh3);
+    json_t *object =
+        json_pack("{s:o, s:s%, s:I, s:s, s:s}", "tokens", json_ids(r->tokens, r->n_new), "text",
+                  g->text.text ? g->text.text : "", g->text.n, "prompt_tokens",
+                  (json_int_t)g->session.n_tokens, "stop_reason", stop_reason_name(r->stop),
+                  "logits_xxh3", hash);
+    if (object && g->own.verify)
+        json_object_set_new(object, "identical",
+                            g->verdict == NOT_VERIFIED ? json_null()
+                                                       : json_boolean(g->verdict == IDENTICAL));
+    if (object)
+        report_add_json(&g->report, object);
+    return object;
+}
+
+static int generate_and_report(generation *g)
+{
+    kvp_status status = generate(g);
+    if (!status && g->own.verify && g->result.stop != STOP_INTERRUPTED)
+        status = verify(g);
+    progress_fini(&g->progress);
+    if (status)
+        return report_failure(status);
+    print_closing(g);
+    if (g->session.options->json && (status = output_json(to_json(g))))
+        return report_failure(status);
+    if (g->result.stop == STOP_INTERRUPTED || (g->own.verify && g->verdict == NOT_VERIFIED))
+        return report_failure(KVP_E_AGAIN);
+    return g->verdict == DIFFERENT ? EXIT_FAILED : EXIT_DONE;
+}
+
+static int run(int argc, char **argv)
+{
+    options o;
+    generation g = {0};
+    int code;
+    if (!options_parse(&cmd_generate, argc, argv, &o, &g.own, &code))
+        return code;
+    code = session_open(&g.session, &o, SESSION_TOKENIZER | SESSION_INPUT);
+    if (!code) {
+        g.text = (text_output){.tokenizer = g.session.tokenizer, .print = !o.json};
+        progress_init(&g.progress);
+        code = generate_and_report(&g);
+    }
+    map_free(&g.map);
+    run_result_fini(&g.result);
+    text_output_fini(&g.text);
+    context_fini(&g.context);
+    session_close(&g.session);
+    return code;
+}
+
+#define AT(member) offsetof(generate_options, member)
+
+static const option_row rows[] = {
+    {"no-cache", 0, NULL, AT(no_cache), NULL,
+     "compute keys and values of the whole window anew for every token (slow: a reference)", 0},
+    {"map", 0, NULL, AT(map), NULL,
+     "print where every page is, on stderr: at the end, and on a terminal while running", 0},
+    {"verify", 0, NULL, AT(verify), NULL,
+     "run again with everything in RAM and compare tokens and logits bit by bit; exit 1 if they "
+     "differ",
+     0},
+};
+
+const command cmd_generate = {
+    .name = "generate",
+    .summary = "continue a text",
+    .synopsis = "-m DIR (-p TEXT | -f FILE | --ids FILE) [options]",
+    .details = "Continues the input and prints the new text on stdout as it is produced.\n\n"
+               "--json prints: tokens (new ids), text (new text), prompt_tokens, stop_reason "
+               "(length, eos, context\nor interrupted), logits_xxh3 (hash of all steps' float32 "
+               "logits), identical (with --verify), seconds\n(prefill, decode) and stats.",
+    .groups = OPTIONS_MODEL | OPTIONS_INPUT | OPTIONS_BUDGET | OPTIONS_KEEP | OPTIONS_BEYOND |
+              OPTIONS_GENERATION | OPTIONS_OUTPUT,
+    .own = rows,
+    .n_own = sizeof rows / sizeof *rows,
+    .run = run,
+};

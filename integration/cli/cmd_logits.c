@@ -1,0 +1,174 @@
+/* cmd_logits.c - kvpager logits: the logits of every token of a text, as a .npy file. */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "integration/cli/commands.h"
+#include "integration/cli/interrupt.h"
+#include "integration/cli/message.h"
+#include "integration/cli/output.h"
+#include "integration/cli/progress.h"
+#include "integration/cli/report.h"
+
+typedef struct logits_options {
+    const char *path;
+} logits_options;
+
+typedef struct logits_run {
+    session session;
+    context context;
+    progress progress;
+    report report;
+    const char *path;
+    FILE *file;
+    size_t row_bytes;
+} logits_run;
+
+/* ---- the file ---- */
+
+static kvp_status write_failed(const logits_run *l)
+{
+    return kvp_fail(KVP_E_IO, "%s: cannot write: %s", l->path, strerror(errno));
+}
+
+/* NumPy's format, version 1.0: magic, length of the header, a Python dict padded so that the data
+ * begins at a multiple of 64. */
+static kvp_status write_header(const logits_run *l, size_t n_rows, size_t n_columns)
+{
+    unsigned char header[128] = "\x93NUMPY\x01";
+    const size_t prefix = 10, n_header = sizeof header - prefix;
+    header[8] = (unsigned char)n_header;
+    memset(header + prefix, ' ', n_header);
+    char dict[sizeof header];
+    int n = snprintf(dict, sizeof dict,
+                     "{'descr': '%cf4', 'fortran_order': False, 'shape': (%zu, %zu), }",
+                     __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? '<' : '>', n_rows, n_columns);
+    memcpy(header + prefix, dict, (size_t)n);
+    header[sizeof header - 1] = '\n';
+    return fwrite(header, sizeof header, 1, l->file) == 1 ? KVP_OK : write_failed(l);
+}
+
+/* On failure, a file that is not whole is removed; what is no regular file (a pipe) stays. */
+static void discard(logits_run *l)
+{
+    struct stat st;
+    if (l->file && fstat(fileno(l->file), &st) == 0 && S_ISREG(st.st_mode))
+        unlink(l->path);
+}
+
+/* ---- the run ---- */
+
+static bool watch_forward(void *opaque, size_t done, size_t total)
+{
+    logits_run *l = opaque;
+    (void)done, (void)total;
+    if (progress_is_due(&l->progress))
+        progress_draw(&l->progress, NULL, "%" PRIu64 " of %zu tokens", l->context.next,
+                      l->session.n_tokens);
+    return !interrupted();
+}
+
+static kvp_status take_rows_to_file(void *opaque, uint64_t first, size_t n, const float *logits)
+{
+    logits_run *l = opaque;
+    (void)first;
+    if (interrupted())
+        return KVP_E_AGAIN;
+    return fwrite(logits, l->row_bytes, n, l->file) == n ? KVP_OK : write_failed(l);
+}
+
+static kvp_status compute(logits_run *l)
+{
+    session *s = &l->session;
+    double begin = now_seconds();
+    kvp_status status = session_check_fits(s);
+    if (!status)
+        status = write_header(l, s->n_tokens, s->info->n_vocab);
+    if (!status)
+        status = context_init(&l->context, s->model, s->pager, &s->rule);
+    l->context.progress = watch_forward;
+    l->context.progress_opaque = l;
+    if (!status)
+        status = context_rows(&l->context, s->tokens, 0, s->n_tokens, take_rows_to_file, l);
+    if (!status && fflush(l->file) != 0)
+        status = write_failed(l);
+    run_seconds seconds = {.prefill = now_seconds() - begin};
+    if (!status)
+        status = report_take(s, &seconds, &l->report);
+    l->report.prefill_tokens = s->n_tokens;
+    return status;
+}
+
+static kvp_status print_result(const logits_run *l)
+{
+    const session *s = &l->session;
+    if (report_is_wanted(s->options))
+        report_print(&l->report, stderr);
+    if (!s->options->json)
+        return output_line("%s: float32 [%zu, %u]", l->path, s->n_tokens, s->info->n_vocab);
+    json_t *object = json_pack("{s:s, s:[I, I]}", "output", l->path, "shape",
+                               (json_int_t)s->n_tokens, (json_int_t)s->info->n_vocab);
+    if (object)
+        report_add_json(&l->report, object);
+    return output_json(object);
+}
+
+static int compute_and_report(logits_run *l)
+{
+    l->row_bytes = l->session.info->n_vocab * sizeof(float);
+    l->file = fopen(l->path, "wbe");
+    if (!l->file)
+        return report_failure(
+            kvp_fail(KVP_E_IO, "%s: cannot create: %s", l->path, strerror(errno)));
+    kvp_status status = compute(l);
+    progress_fini(&l->progress);
+    if (status)
+        discard(l);
+    fclose(l->file);
+    if (!status)
+        status = print_result(l);
+    return status ? report_failure(status) : EXIT_DONE;
+}
+
+static int run(int argc, char **argv)
+{
+    options o;
+    logits_options own = {0};
+    logits_run l = {0};
+    int code;
+    if (!options_parse(&cmd_logits, argc, argv, &o, &own, &code))
+        return code;
+    if (!own.path)
+        return usage_error("logits: no output: give a file with -o OUT.npy");
+    l.path = own.path;
+    code = session_open(&l.session, &o, 0);
+    if (!code) {
+        progress_init(&l.progress);
+        code = compute_and_report(&l);
+    }
+    context_fini(&l.context);
+    session_close(&l.session);
+    return code;
+}
+
+static const option_row rows[] = {
+    {"output", 'o', &value_text, offsetof(logits_options, path), "OUT.npy",
+     "NumPy file to write (required); an existing one is replaced", 0},
+};
+
+const command cmd_logits = {
+    .name = "logits",
+    .summary = "write the logits of every token of a text to a NumPy file",
+    .synopsis = "-m DIR (-p TEXT | -f FILE | --ids FILE) -o OUT.npy [options]",
+    .details = "Writes float32 [tokens, vocabulary]: row i is what the model says after token i, "
+               "having seen what\n--beyond and --keep leave of the text up to there.\n\n"
+               "--json prints: output, shape, seconds and stats.",
+    .groups = OPTIONS_MODEL | OPTIONS_INPUT | OPTIONS_BUDGET | OPTIONS_KEEP | OPTIONS_BEYOND |
+              OPTIONS_OUTPUT,
+    .own = rows,
+    .n_own = sizeof rows / sizeof *rows,
+    .run = run,
+};

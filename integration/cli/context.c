@@ -1,0 +1,107 @@
+/* context.c - feeds tokens to the model, begins new windows and frees pages that are out of reach.
+ *
+ * Invariant: the sequence holds text[start .. next) at positions 0 .. next - start - 1 (less what
+ * retention freed). What calls are made depends only on the text and the rule, never on tiers. */
+#include "integration/cli/context.h"
+
+#include <assert.h>
+#include <stdlib.h>
+
+#define ROWS_BYTES ((size_t)16 << 20) /* of logits at a time */
+
+kvp_status context_init(context *c, model *m, kvp_pager *pager, const window_rule *rule)
+{
+    *c = (context){.model = m, .pager = pager, .rule = *rule};
+    return kvp_seq_create(pager, &c->seq);
+}
+
+void context_fini(context *c)
+{
+    kvp_seq_destroy(c->seq);
+    c->seq = NULL;
+}
+
+kvp_status context_restart(context *c, uint64_t start)
+{
+    kvp_seq_destroy(c->seq);
+    c->seq = NULL;
+    c->start = c->next = start;
+    return kvp_seq_create(c->pager, &c->seq);
+}
+
+static kvp_status forward(context *c, const int32_t *text, uint64_t end, float *logits,
+                          size_t n_rows)
+{
+    model_forward_args args = {.tokens = text + c->next,
+                               .n_tokens = end - c->next,
+                               .window = c->rule.keep,
+                               .sinks = c->rule.sinks,
+                               .logits = logits,
+                               .n_logits = n_rows,
+                               .progress = c->progress,
+                               .progress_opaque = c->progress_opaque};
+    kvp_status status = model_forward(c->model, c->seq, &args);
+    if (status)
+        return status;
+    c->next = end;
+    return KVP_OK;
+}
+
+static kvp_status free_unreachable(context *c)
+{
+    uint64_t begin, end;
+    if (!window_unreachable(&c->rule, c->next - c->start, &begin, &end))
+        return KVP_OK;
+    return kvp_seq_evict(c->seq, KVP_ALL_LAYERS, begin, end);
+}
+
+kvp_status context_extend(context *c, const int32_t *text, uint64_t end, float *logits,
+                          size_t n_rows)
+{
+    assert(end > c->next);
+    uint64_t start = window_start(&c->rule, end - 1);
+    kvp_status status = KVP_OK;
+    if (start != c->start || c->no_cache) {
+        c->restarts += start != c->start;
+        status = context_restart(c, start);
+    }
+    if (!status)
+        status = forward(c, text, end, logits, n_rows);
+    return status ? status : free_unreachable(c);
+}
+
+size_t context_max_rows(const context *c)
+{
+    size_t rows = ROWS_BYTES / (model_get_info(c->model)->n_vocab * sizeof(float));
+    return rows ? rows : 1;
+}
+
+/* Where a chunk that begins with row `first` ends: with the window that `first` is in. */
+static uint64_t chunk_end(const context *c, uint64_t first, uint64_t end)
+{
+    uint64_t start = window_start(&c->rule, first);
+    if (start != c->start)
+        return first + 1; /* begins a window, in which the rows before it are no results */
+    uint64_t stop = first + context_max_rows(c);
+    stop = stop < start + c->rule.n_ctx ? stop : start + c->rule.n_ctx;
+    return stop < end ? stop : end;
+}
+
+kvp_status context_rows(context *c, const int32_t *text, uint64_t first, uint64_t end,
+                        take_rows take, void *opaque)
+{
+    size_t n_vocab = model_get_info(c->model)->n_vocab;
+    float *logits = malloc(context_max_rows(c) * n_vocab * sizeof *logits);
+    if (!logits)
+        return kvp_fail(KVP_E_NOMEM, "out of memory for logits");
+    kvp_status status = KVP_OK;
+    while (!status && first < end) {
+        uint64_t stop = chunk_end(c, first, end);
+        status = context_extend(c, text, stop, logits, stop - first);
+        if (!status)
+            status = take(opaque, first, stop - first, logits);
+        first = stop;
+    }
+    free(logits);
+    return status;
+}

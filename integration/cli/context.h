@@ -1,0 +1,43 @@
+/* context.h - from a text of any length to a sequence that holds what the model sees of it. */
+#ifndef KVPAGER_CLI_CONTEXT_H
+#define KVPAGER_CLI_CONTEXT_H
+
+#include "integration/models/model.h"
+#include "integration/cli/window.h"
+
+typedef struct context {
+    model *model;
+    kvp_pager *pager;
+    window_rule rule;
+    bool no_cache; /* compute everything anew for every call */
+    kvp_seq *seq;
+    uint64_t start;    /* token of the text at position 0 of the sequence */
+    uint64_t next;     /* token of the text that comes next */
+    uint64_t restarts; /* windows begun after the first */
+    /* See model_forward_args. */
+    bool (*progress)(void *opaque, size_t done, size_t total);
+    void *progress_opaque;
+} context;
+
+KVP_NODISCARD kvp_status context_init(context *c, model *m, kvp_pager *pager,
+                                      const window_rule *rule);
+void context_fini(context *c);
+
+/* Forget everything: the next token is text[start], at position 0. */
+KVP_NODISCARD kvp_status context_restart(context *c, uint64_t start);
+
+/* Go on until text[end - 1] is in, restarting where the rule says so; `end` is past c->next.
+ * logits: float32 [n_rows][n_vocab] of the last n_rows tokens, which text[end - 1] sees. Tokens
+ * that text[end - 1] does not see may never be computed. */
+KVP_NODISCARD kvp_status context_extend(context *c, const int32_t *text, uint64_t end,
+                                        float *logits, size_t n_rows);
+
+/* Tokens whose logits may be asked for at once: bounds the memory that they take. */
+size_t context_max_rows(const context *c);
+/* Logits of every token of text[first .. end), in order, given to `take` in chunks of at most
+ * context_max_rows(). `take` returns KVP_OK to go on. */
+typedef kvp_status (*take_rows)(void *opaque, uint64_t first, size_t n, const float *logits);
+KVP_NODISCARD kvp_status context_rows(context *c, const int32_t *text, uint64_t first, uint64_t end,
+                                      take_rows take, void *opaque);
+
+#endif

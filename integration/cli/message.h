@@ -1,0 +1,21 @@
+/* message.h - exit codes, and what the command says on stderr. */
+#ifndef KVPAGER_CLI_MESSAGE_H
+#define KVPAGER_CLI_MESSAGE_H
+
+#include "kvpager/status.h"
+
+enum {
+    EXIT_DONE = 0,
+    EXIT_FAILED = 1, /* a run-time error, or a check that the command made failed */
+    EXIT_USAGE = 2,  /* the command line or the request itself makes no sense */
+    /* 128 + the signal, 130 for SIGINT: see interrupt.h */
+};
+
+/* One line on stderr: "kvpager: ", the text, a newline. */
+void complain(const char *format, ...) KVP_PRINTF(1, 2);
+/* The same for a mistake on the command line; returns EXIT_USAGE. */
+int usage_error(const char *format, ...) KVP_PRINTF(1, 2);
+/* Say why the last kvp_ call failed, or that we were interrupted; returns the exit code. */
+int report_failure(kvp_status status);
+
+#endif

@@ -1,0 +1,434 @@
+/* options.c - the shared options: one table that parses, checks and prints the help. */
+#include "integration/cli/options.h"
+
+#include <getopt.h>
+#include <limits.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "integration/cli/message.h"
+
+#define COUNT(array) (sizeof(array) / sizeof *(array))
+#define MAX_ROWS 64
+#define HELP_COLUMN 26
+#define HELP_WIDTH 100
+
+/* ---- values that only shared options have ---- */
+
+static bool parse_dtype(const char *text, void *value)
+{
+    static const char *const names[] = {[KVP_F32] = "f32", [KVP_F16] = "f16", [KVP_BF16] = "bf16"};
+    for (size_t i = 0; i < COUNT(names); i++)
+        if (strcmp(text, names[i]) == 0) {
+            *(kvp_dtype *)value = (kvp_dtype)i;
+            return true;
+        }
+    return false;
+}
+
+static bool parse_weights(const char *text, void *value)
+{
+    bool is_bf16 = strcmp(text, "bf16") == 0;
+    if (!is_bf16 && strcmp(text, "f32") != 0)
+        return false;
+    *(model_weights *)value = is_bf16 ? MODEL_WEIGHTS_BF16 : MODEL_WEIGHTS_F32;
+    return true;
+}
+
+static bool parse_placement(const char *text, void *value)
+{
+    const kvp_placement_ops *ops = kvp_placement_find(text);
+    if (ops)
+        *(const kvp_placement_ops **)value = ops;
+    return ops != NULL;
+}
+
+static bool parse_bounded(const char *text, uint64_t min, uint64_t max, uint32_t *value)
+{
+    uint64_t n;
+    if (!value_count.parse(text, &n) || n < min || n > max)
+        return false;
+    *value = (uint32_t)n;
+    return true;
+}
+
+static bool parse_threads(const char *text, void *value)
+{
+    return parse_bounded(text, 1, 1024, value);
+}
+
+static bool parse_page_tokens(const char *text, void *value)
+{
+    return parse_bounded(text, 1, UINT16_MAX, value);
+}
+
+static bool parse_top_k(const char *text, void *value)
+{
+    return parse_bounded(text, 0, UINT32_MAX, value);
+}
+
+static bool parse_float(const char *text, float *value)
+{
+    char *end;
+    float x = strtof(text, &end);
+    if (end == text || *end || !isfinite(x))
+        return false;
+    *value = x;
+    return true;
+}
+
+static bool parse_temperature(const char *text, void *value)
+{
+    float x;
+    if (!parse_float(text, &x) || x < 0)
+        return false;
+    *(float *)value = x;
+    return true;
+}
+
+static bool parse_top_p(const char *text, void *value)
+{
+    float x;
+    if (!parse_float(text, &x) || x <= 0 || x > 1)
+        return false;
+    *(float *)value = x;
+    return true;
+}
+
+static const value_kind value_dtype = {"f32, f16 or bf16", parse_dtype};
+static const value_kind value_weights = {"f32 or bf16", parse_weights};
+static const value_kind value_placement = {"sticky or lru", parse_placement};
+static const value_kind value_threads = {"a number from 1 to 1024", parse_threads};
+static const value_kind value_page_tokens = {"a number from 1 to 65535", parse_page_tokens};
+static const value_kind value_top_k = {"a number (0: all)", parse_top_k};
+static const value_kind value_temperature = {"a number of at least 0", parse_temperature};
+static const value_kind value_top_p = {"a number above 0, up to 1", parse_top_p};
+
+/* ---- the table ---- */
+
+#define AT(member) offsetof(options, member)
+
+static const option_row shared_rows[] = {
+    {"model", 'm', &value_text, AT(model_dir), "DIR",
+     "Hugging Face folder of a GPT-2: config.json, model.safetensors, and vocab.json with "
+     "merges.txt or tokenizer.json (required)",
+     OPTIONS_MODEL},
+    {"kv-dtype", 0, &value_dtype, AT(kv_dtype), "TYPE",
+     "what keys and values are stored as: f32, f16, bf16 (default f16)", OPTIONS_MODEL},
+    {"weights", 0, &value_weights, AT(weights), "TYPE",
+     "what weights are held as: f32, bf16 (default f32)", OPTIONS_MODEL},
+    {"threads", 0, &value_threads, AT(n_threads), "N",
+     "threads to compute with (default: one per CPU); changes no result of attention",
+     OPTIONS_MODEL},
+
+    {"prompt", 'p', &value_text, AT(prompt), "TEXT", "the input itself", OPTIONS_INPUT},
+    {"file", 'f', &value_text, AT(file), "FILE", "the input is this UTF-8 file; - is stdin",
+     OPTIONS_INPUT},
+    {"ids", 0, &value_text, AT(ids_file), "FILE",
+     "the input is this JSON array of token ids; - is stdin", OPTIONS_INPUT},
+
+    {"ram", 0, &value_size, AT(ram), "SIZE",
+     "RAM for KV pages, a hard limit (default: everything stays in RAM). Sizes are bytes, or have "
+     "K, M or G (binary)",
+     OPTIONS_BUDGET},
+    {"zram", 0, &value_size, AT(zram), "SIZE",
+     "RAM for compressed pages, a hard limit of its own (default 0: none)", OPTIONS_BUDGET},
+    {"disk", 0, &value_size, AT(disk), "SIZE",
+     "disk for pages, a hard limit (default: none without --ram, as needed with it; 0: none)",
+     OPTIONS_BUDGET},
+    {"swap", 0, &value_text, AT(swap), "PATH",
+     "name of the swap file, visible until exit (default: an unlinked file in $TMPDIR or "
+     "/var/tmp); an existing file of another kind is refused",
+     OPTIONS_BUDGET},
+    {"placement", 0, &value_placement, AT(placement), "NAME",
+     "which pages stay in RAM: sticky (a fixed subset, spread evenly) or lru (default sticky)",
+     OPTIONS_BUDGET},
+    {"page-tokens", 0, &value_page_tokens, AT(page_tokens), "N",
+     "tokens per page (default 64); another size may round results differently", OPTIONS_BUDGET},
+
+    {"keep", 0, &value_keep, AT(keep), "RULE",
+     "all, or window:N[,sinks:S]: a token attends pages that hold one of the last N positions or "
+     "one of the first S; other pages are freed. Approximate (default all)",
+     OPTIONS_KEEP},
+    {"beyond", 0, &value_beyond, AT(beyond), "RULE",
+     "when the model's context is full: rolling[:W] begins a new one with the last W tokens, older "
+     "text is forgotten; stop ends there (default rolling, W half of the context)",
+     OPTIONS_BEYOND},
+
+    {"tokens", 'n', &value_count, AT(n_new), "N",
+     "new tokens at most (default 128); the end-of-text token ends earlier", OPTIONS_GENERATION},
+    {"ignore-eos", 0, NULL, AT(ignore_eos), NULL, "go on after the end-of-text token (default off)",
+     OPTIONS_GENERATION},
+    {"temp", 0, &value_temperature, AT(sampler.temperature), "T",
+     "temperature; 0 takes the most likely token (default 0)", OPTIONS_GENERATION},
+    {"top-k", 0, &value_top_k, AT(sampler.top_k), "K",
+     "sample among the K most likely tokens; 0: all (default 0)", OPTIONS_GENERATION},
+    {"top-p", 0, &value_top_p, AT(sampler.top_p), "P",
+     "sample among the most likely tokens that have probability P together (default 1: all)",
+     OPTIONS_GENERATION},
+    {"seed", 0, &value_count, AT(sampler.seed), "S",
+     "of sampling: the same seed gives the same tokens (default 0)", OPTIONS_GENERATION},
+
+    {"json", 0, NULL, AT(json), NULL, "print one JSON object on stdout and nothing else there",
+     OPTIONS_OUTPUT},
+    {"stats", 0, NULL, AT(stats), NULL,
+     "print the closing table on stderr also when that is no terminal", OPTIONS_OUTPUT},
+};
+
+static const option_row help_row = {"help", 'h', NULL, 0, NULL, "print this and exit", 0};
+
+static const struct {
+    unsigned group;
+    const char *title;
+} group_titles[] = {
+    {0, "Options of this command"},
+    {OPTIONS_MODEL, "Model"},
+    {OPTIONS_INPUT, "Input (exactly one)"},
+    {OPTIONS_GENERATION, "Generation"},
+    {OPTIONS_BUDGET, "Where KV pages lie (no result depends on it)"},
+    {OPTIONS_KEEP | OPTIONS_BEYOND, "What the model sees"},
+    {OPTIONS_OUTPUT, "Output"},
+};
+
+options options_default(void)
+{
+    return (options){
+        .kv_dtype = KVP_F16,
+        .weights = MODEL_WEIGHTS_F32,
+        .n_new = 128,
+        .sampler = {.top_p = 1},
+    };
+}
+
+/* ---- help ---- */
+
+/* Print `text` from the column on, broken at spaces. */
+static void print_wrapped(const char *text, int column)
+{
+    int room = HELP_WIDTH - column;
+    while ((int)strlen(text) > room) {
+        int n = room;
+        while (n > 0 && text[n] != ' ')
+            n--;
+        printf("%.*s\n%*s", n, text, column, "");
+        text += n + 1;
+    }
+    printf("%s\n", text);
+}
+
+static void print_option(const option_row *row)
+{
+    char left[64];
+    int n = row->letter ? snprintf(left, sizeof left, "  -%c, --%s", row->letter, row->name)
+                        : snprintf(left, sizeof left, "      --%s", row->name);
+    if (row->metavar)
+        n += snprintf(left + n, sizeof left - (size_t)n, " %s", row->metavar);
+    if (n < HELP_COLUMN - 1)
+        printf("%-*s", HELP_COLUMN, left);
+    else
+        printf("%s\n%*s", left, HELP_COLUMN, "");
+    print_wrapped(row->help, HELP_COLUMN);
+}
+
+static void print_group(const command *cmd, unsigned group, const char *title)
+{
+    printf("\n%s:\n", title);
+    if (group == 0)
+        for (size_t i = 0; i < cmd->n_own; i++)
+            print_option(&cmd->own[i]);
+    for (size_t i = 0; i < COUNT(shared_rows); i++)
+        if (shared_rows[i].group & group & cmd->groups)
+            print_option(&shared_rows[i]);
+    if (group == OPTIONS_OUTPUT)
+        print_option(&help_row);
+}
+
+void options_print_help(const command *cmd)
+{
+    printf("usage: kvpager %s %s\n\n%s\n", cmd->name, cmd->synopsis, cmd->details);
+    for (size_t i = 0; i < COUNT(group_titles); i++) {
+        unsigned group = group_titles[i].group;
+        if (group ? (group & cmd->groups) != 0 : cmd->n_own != 0)
+            print_group(cmd, group, group_titles[i].title);
+    }
+}
+
+/* ---- parsing ---- */
+
+/* Levenshtein's distance, for words of up to 31 bytes; longer ones are far from everything. */
+static size_t edit_distance(const char *a, const char *b)
+{
+    size_t row[32], n_a = strlen(a), n_b = strlen(b);
+    if (n_a >= COUNT(row) || n_b >= COUNT(row))
+        return SIZE_MAX;
+    for (size_t j = 0; j <= n_b; j++)
+        row[j] = j;
+    for (size_t i = 1; i <= n_a; i++) {
+        size_t diagonal = row[0];
+        row[0] = i;
+        for (size_t j = 1; j <= n_b; j++) {
+            size_t above = row[j], best = diagonal + (a[i - 1] != b[j - 1]);
+            best = above + 1 < best ? above + 1 : best;
+            row[j] = row[j - 1] + 1 < best ? row[j - 1] + 1 : best;
+            diagonal = above;
+        }
+    }
+    return row[n_b];
+}
+
+const char *closest_name(const char *text, const char *const *names, size_t n)
+{
+    const char *best = NULL;
+    size_t n_text = strlen(text);
+    size_t best_distance = n_text < 3 ? 1 : n_text / 3; /* more errors than that: another word */
+    for (size_t i = 0; i < n; i++) {
+        size_t distance = names[i] ? edit_distance(text, names[i]) : SIZE_MAX;
+        if (distance < best_distance || (distance == best_distance && !best)) {
+            best = names[i];
+            best_distance = distance;
+        }
+    }
+    return best;
+}
+
+/* What a command understands, in getopt_long's form; rows[i] belongs to long_options[i]. */
+typedef struct parser {
+    const command *cmd;
+    const option_row *rows[MAX_ROWS];
+    struct option long_options[MAX_ROWS + 1];
+    char letters[2 * MAX_ROWS + 2];
+    size_t n_rows, n_letters;
+} parser;
+
+static void add_row(parser *p, const option_row *row)
+{
+    p->rows[p->n_rows] = row;
+    p->long_options[p->n_rows] =
+        (struct option){.name = row->name, .has_arg = row->kind ? required_argument : no_argument};
+    p->n_rows++;
+    if (!row->letter)
+        return;
+    p->letters[p->n_letters++] = row->letter;
+    if (row->kind)
+        p->letters[p->n_letters++] = ':';
+}
+
+static void init_parser(parser *p, const command *cmd)
+{
+    *p = (parser){.cmd = cmd, .letters = ":", .n_letters = 1};
+    for (size_t i = 0; i < cmd->n_own; i++)
+        add_row(p, &cmd->own[i]);
+    for (size_t i = 0; i < COUNT(shared_rows); i++)
+        if (shared_rows[i].group & cmd->groups)
+            add_row(p, &shared_rows[i]);
+    add_row(p, &help_row);
+}
+
+static const option_row *row_of_letter(const parser *p, int letter)
+{
+    for (size_t i = 0; i < p->n_rows; i++)
+        if (p->rows[i]->letter == letter)
+            return p->rows[i];
+    return NULL;
+}
+
+static int complain_unknown(const parser *p, const char *word)
+{
+    const char *names[MAX_ROWS], *hint = NULL;
+    for (size_t i = 0; i < p->n_rows; i++)
+        names[i] = p->rows[i]->name;
+    if (strncmp(word, "--", 2) == 0)
+        hint = closest_name(word + 2, names, p->n_rows);
+    if (hint)
+        return usage_error("%s: unknown option '%s'; did you mean --%s? See kvpager %s --help",
+                           p->cmd->name, word, hint, p->cmd->name);
+    return usage_error("%s: unknown option '%s'; see kvpager %s --help", p->cmd->name, word,
+                       p->cmd->name);
+}
+
+/* getopt_long() did not take an option: say which and why. It leaves the letter of a short one in
+ * optopt, and 0 there for a long one, which is then argv[optind - 1]. */
+static int complain_option(const parser *p, int result, char **argv)
+{
+    char letter[3] = {'-', (char)optopt, 0};
+    const char *word = optopt ? letter : argv[optind - 1];
+    if (result == ':')
+        return usage_error("%s: option '%s' needs a value; see kvpager %s --help", p->cmd->name,
+                           word, p->cmd->name);
+    const char *equals = strchr(word, '=');
+    for (size_t i = 0; equals && i < p->n_rows; i++) {
+        size_t n = strlen(p->rows[i]->name);
+        if (word + 2 + n == equals && strncmp(word + 2, p->rows[i]->name, n) == 0)
+            return usage_error("%s: option '--%s' takes no value", p->cmd->name, p->rows[i]->name);
+    }
+    return complain_unknown(p, word);
+}
+
+static bool set_value(const parser *p, const option_row *row, const char *text, options *shared,
+                      void *own)
+{
+    char *target = (row->group ? (char *)shared : (char *)own) + row->offset;
+    if (!row->kind) {
+        *(bool *)target = true;
+        return true;
+    }
+    if (row->kind->parse(text, target))
+        return true;
+    char letter[2] = {row->letter, 0}; /* as most people write it */
+    usage_error("%s: %s%s: '%s' is not %s", p->cmd->name, row->letter ? "-" : "--",
+                row->letter ? letter : row->name, text, row->kind->expected);
+    return false;
+}
+
+/* What no single option can see. */
+static bool check(const command *cmd, const options *o)
+{
+    if ((cmd->groups & OPTIONS_MODEL) && !o->model_dir)
+        usage_error("%s: no model: give its folder with -m DIR; see kvpager %s --help", cmd->name,
+                    cmd->name);
+    else if ((cmd->groups & OPTIONS_INPUT) && !!o->prompt + !!o->file + !!o->ids_file != 1)
+        usage_error("%s: %s: give exactly one of -p TEXT, -f FILE and --ids FILE", cmd->name,
+                    o->prompt || o->file || o->ids_file ? "more than one input" : "no input");
+    else if (o->swap && o->disk.given && o->disk.bytes == 0)
+        usage_error("%s: --swap names a file, but --disk 0 forbids to use it", cmd->name);
+    else
+        return true;
+    return false;
+}
+
+bool options_parse(const command *cmd, int argc, char **argv, options *shared, void *own,
+                   int *exit_code)
+{
+    parser p;
+    init_parser(&p, cmd);
+    *shared = options_default();
+    *exit_code = EXIT_USAGE;
+    optind = 0; /* glibc: start anew */
+    opterr = 0;
+    for (;;) {
+        int index = -1;
+        int result = getopt_long(argc, argv, p.letters, p.long_options, &index);
+        if (result == -1)
+            break;
+        if (result == '?' || result == ':') {
+            complain_option(&p, result, argv);
+            return false;
+        }
+        const option_row *row = index >= 0 ? p.rows[index] : row_of_letter(&p, result);
+        if (row == &help_row) {
+            options_print_help(cmd);
+            *exit_code = EXIT_DONE;
+            return false;
+        }
+        if (!set_value(&p, row, optarg, shared, own))
+            return false;
+    }
+    if (optind < argc) {
+        usage_error("%s: unexpected argument '%s'; see kvpager %s --help", cmd->name, argv[optind],
+                    cmd->name);
+        return false;
+    }
+    return check(cmd, shared);
+}

@@ -1,0 +1,38 @@
+/* session.h - what a command works with, opened in the order in which mistakes are cheapest to
+ * find: input, tokenizer, model, pager. */
+#ifndef KVPAGER_CLI_SESSION_H
+#define KVPAGER_CLI_SESSION_H
+
+#include "integration/models/model.h"
+#include "integration/cli/options.h"
+#include "integration/text/tokenizer.h"
+#include "integration/cli/window.h"
+
+typedef struct session {
+    const options *options;
+    tokenizer *tokenizer; /* NULL: neither the input nor the command needs one */
+    int32_t *tokens;      /* [n_tokens] of the input, all below the vocabulary's size */
+    size_t n_tokens;
+    model *model;
+    const model_info *info;
+    window_rule rule;
+    kvp_pager *pager; /* as the budget options say */
+} session;
+
+enum session_needs {
+    SESSION_TOKENIZER = 1, /* even if the input is ids */
+    SESSION_INPUT = 2,     /* at least one token */
+};
+
+/* Open everything; on failure say why and return the exit code. session_close() in either case. */
+int session_open(session *s, const options *o, unsigned needs);
+void session_close(session *s);
+
+/* Of a pager for the session's model: within the budget options, or with everything in RAM. */
+kvp_config session_pager_config(const session *s, bool all_in_ram);
+/* KVP_E_RANGE if the input is longer than the context and --beyond stop. */
+KVP_NODISCARD kvp_status session_check_fits(const session *s);
+/* Tokens per page of such a pager. */
+uint32_t session_page_tokens(const session *s);
+
+#endif

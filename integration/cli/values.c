@@ -1,0 +1,119 @@
+/* values.c - reading the values of options. A parser takes the whole text or nothing. */
+#include "integration/cli/options.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static bool parse_text(const char *text, void *value)
+{
+    *(const char **)value = text;
+    return true;
+}
+
+/* Digits only: strtoull would take a sign and spaces. */
+static bool parse_digits(const char *text, uint64_t *value, const char **end)
+{
+    if (*text < '0' || *text > '9')
+        return false;
+    char *stop;
+    errno = 0;
+    unsigned long long n = strtoull(text, &stop, 10);
+    if (errno)
+        return false;
+    *value = n;
+    *end = stop;
+    return true;
+}
+
+static bool parse_count(const char *text, void *value)
+{
+    uint64_t n;
+    const char *end;
+    if (!parse_digits(text, &n, &end) || *end)
+        return false;
+    *(uint64_t *)value = n;
+    return true;
+}
+
+static bool parse_positive(const char *text, void *value)
+{
+    uint64_t n;
+    if (!parse_count(text, &n) || n == 0)
+        return false;
+    *(uint64_t *)value = n;
+    return true;
+}
+
+/* The factor of a suffix: K, M, G, T in either case, also as KiB and KB; 0 if it is none. */
+static uint64_t binary_factor(const char *suffix)
+{
+    static const char letters[] = "KMGT";
+    if (!*suffix || strcmp(suffix, "B") == 0)
+        return 1;
+    char upper = (char)(*suffix & ~0x20);
+    const char *at = strchr(letters, upper);
+    if (!at || !upper)
+        return 0;
+    suffix++;
+    if (*suffix && strcmp(suffix, "B") != 0 && strcmp(suffix, "iB") != 0)
+        return 0;
+    return (uint64_t)1 << (10 * (at - letters + 1));
+}
+
+static bool parse_size(const char *text, void *value)
+{
+    uint64_t whole, bytes;
+    const char *end;
+    if (!parse_digits(text, &whole, &end))
+        return false;
+    double fraction = 0, place = 0.1;
+    if (*end == '.')
+        for (end++; *end >= '0' && *end <= '9'; end++, place /= 10)
+            fraction += place * (*end - '0');
+    uint64_t factor = binary_factor(end);
+    if (!factor || __builtin_mul_overflow(whole, factor, &bytes) || bytes > UINT64_MAX / 2)
+        return false;
+    bytes += (uint64_t)llround(fraction * (double)factor);
+    *(size_option *)value = (size_option){.given = true, .bytes = bytes};
+    return true;
+}
+
+static bool parse_keep(const char *text, void *value)
+{
+    keep_option keep = {0};
+    const char *end;
+    if (strcmp(text, "all") != 0) {
+        if (strncmp(text, "window:", 7) != 0 || !parse_digits(text + 7, &keep.window, &end) ||
+            keep.window == 0)
+            return false;
+        if (strncmp(end, ",sinks:", 7) == 0 && !parse_digits(end + 7, &keep.sinks, &end))
+            return false;
+        if (*end)
+            return false;
+    }
+    *(keep_option *)value = keep;
+    return true;
+}
+
+static bool parse_beyond(const char *text, void *value)
+{
+    beyond_option beyond = {0};
+    if (strcmp(text, "stop") == 0)
+        beyond.stop = true;
+    else if (strncmp(text, "rolling:", 8) == 0) {
+        if (!parse_positive(text + 8, &beyond.roll))
+            return false;
+    } else if (strcmp(text, "rolling") != 0)
+        return false;
+    *(beyond_option *)value = beyond;
+    return true;
+}
+
+const value_kind value_text = {"text", parse_text};
+const value_kind value_size = {"a size: bytes, or a number with K, M or G (binary)", parse_size};
+const value_kind value_count = {"a number", parse_count};
+const value_kind value_positive = {"a number of at least 1", parse_positive};
+const value_kind value_keep = {"all, window:N or window:N,sinks:S", parse_keep};
+const value_kind value_beyond = {"rolling, rolling:W or stop", parse_beyond};

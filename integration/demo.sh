@@ -1,0 +1,41 @@
+#!/bin/sh
+# demo.sh KVPAGER - run the main job with the demo model: past the model's context, with a sixth of
+# the RAM that its keys and values need. `make demo` calls it from the root of the tree.
+set -eu
+
+kvpager=${1:?usage: demo.sh KVPAGER}
+tokens=400
+
+run() {
+    printf '$ %s\n' "$*" >&2
+    "$@"
+}
+
+cat >&2 <<'END'
+A GPT-2 of 7 million parameters reads about 900 tokens of a book and writes 400 more, well past its
+context of 1,024. The keys and values of a full context take about 6 MiB; they get 1 MiB of RAM.
+Another MiB holds compressed pages, the rest lies on disk. Afterwards the same is done with
+everything in RAM, and tokens and logits are compared bit by bit.
+
+END
+
+status=0
+run "$kvpager" generate -m models/demo -f models/demo/excerpt.txt -n "$tokens" --ignore-eos \
+    --ram 1M --zram 1M --map --verify --stats || status=$?
+[ -t 1 ] || echo
+[ "$status" -eq 0 ] || exit "$status"
+
+case $kvpager in
+/*) path=$kvpager ;;
+*) path=$PWD/$kvpager ;;
+esac
+cat >&2 <<END
+
+A model this small shows memory, not prose: its sentences would wander without a budget as well.
+What went to disk came back bit by bit; only what lies beyond the context is forgotten, as the last
+lines say.
+
+With a GPT-2 of your own, a Hugging Face folder:
+    $path generate -m FOLDER -f TEXT -n $tokens --ram 64M --zram 64M --map --verify
+All options: $path generate --help
+END

@@ -1,0 +1,252 @@
+/* test_usage.c - help, version, mistakes on the command line, and input that makes no sense. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "support.h"
+
+static void check_output(const char *arguments, const char *const *texts, size_t n)
+{
+    outcome o = run_expecting(0, "", "%s", arguments);
+    assert_string_equal(o.err, "");
+    for (size_t i = 0; i < n; i++)
+        if (!strstr(o.out, texts[i]))
+            fail_msg("kvpager %s does not say '%s'", arguments, texts[i]);
+    outcome_free(&o);
+}
+
+#define CHECK_OUTPUT(arguments, ...)                                                               \
+    check_output(arguments, (const char *const[]){__VA_ARGS__},                                    \
+                 sizeof((const char *const[]){__VA_ARGS__}) / sizeof(const char *))
+
+static void check_failure(int code, const char *text, const char *arguments)
+{
+    outcome o = run("", "%s", arguments);
+    expect_failure(&o, code, text);
+    assert_string_equal(o.out, "");
+    outcome_free(&o);
+}
+
+/* With "-m <demo model>" in front of the arguments. */
+static void check_model_failure(int code, const char *text, const char *command,
+                                const char *arguments)
+{
+    char line[512];
+    snprintf(line, sizeof line, "%s -m %s %s", command, demo_model(), arguments);
+    check_failure(code, text, line);
+}
+
+static void test_version_and_help_go_to_stdout(void **state)
+{
+    (void)state;
+    CHECK_OUTPUT("--version", "kvpager 0.");
+    CHECK_OUTPUT("--help", "generate", "logits", "perplexity", "tokenize", "compare", "KVP_ISA",
+                 "KVP_DISK_ENGINE", "130");
+}
+
+static void test_help_of_each_command_lists_its_options_with_defaults(void **state)
+{
+    (void)state;
+    CHECK_OUTPUT("generate --help", "-m, --model DIR", "-p, --prompt", "-f, --file", "--ids",
+                 "-n, ", "--ignore-eos", "--temp", "--top-k", "--top-p", "--seed", "--ram",
+                 "--zram", "--disk", "--swap", "--placement", "--page-tokens", "--keep", "--beyond",
+                 "--kv-dtype", "--weights", "--threads", "--no-cache", "--map", "--json",
+                 "default f16", "default f32", "default 0", "default sticky", "default 64",
+                 "window:N[,sinks:S]", "rolling[:W]", "stdin");
+    CHECK_OUTPUT("logits --help", "-o, --output OUT.npy", "--ram", "--beyond");
+    CHECK_OUTPUT("perplexity --help", "--window W", "--stride S", "--keep", "nll_sum");
+    CHECK_OUTPUT("tokenize --help", "--decode", "--model");
+    CHECK_OUTPUT("compare --help", "speedup", "first_difference", "--temp");
+}
+
+static void test_mistakes_exit_2_with_a_hint(void **state)
+{
+    (void)state;
+    check_failure(2, "--help", "");
+    check_failure(2, "did you mean generate", "generat -m x");
+    check_failure(2, "--help", "frobnicate");
+    check_failure(2, "--help", "--frobnicate");
+    check_failure(2, "did you mean --json", "generate -m x -p y --jason");
+    check_failure(2, "-m DIR", "generate -p y");
+    check_failure(2, "-p TEXT", "generate -m x");
+    check_failure(2, "exactly one", "generate -m x -p y -f z");
+    check_failure(2, "needs a value", "generate -m x -p y --ram");
+    check_failure(2, "--ram: '12Q'", "generate -m x -p y --ram 12Q");
+    check_failure(2, "-o OUT.npy", "logits -m x -p y");
+    check_failure(2, "unexpected argument", "tokenize -m x -p y z");
+}
+
+static void test_values_that_contradict_the_model_exit_2(void **state)
+{
+    (void)state;
+    check_model_failure(2, "1024", "generate", "-p hello --beyond rolling:1025");
+    check_model_failure(2, "1024", "perplexity", "-p hello --window 1025");
+    check_model_failure(2, "--stride", "perplexity", "-p hello --window 16 --stride 17");
+}
+
+static void test_empty_prompt_exits_2(void **state)
+{
+    (void)state;
+    write_file(scratch("empty"), "", 0);
+    write_file(scratch("empty.json"), "[]", 2);
+    char arguments[512];
+    check_model_failure(2, "empty", "generate", "-p ''");
+    check_model_failure(2, "empty", "generate", "-f /dev/null");
+    check_model_failure(2, "empty", "generate", "-f - </dev/null");
+    snprintf(arguments, sizeof arguments, "-f %s", scratch("empty"));
+    check_model_failure(2, "empty", "generate", arguments);
+    snprintf(arguments, sizeof arguments, "--ids %s", scratch("empty.json"));
+    check_model_failure(2, "empty", "generate", arguments);
+}
+
+static void test_input_that_cannot_be_read_exits_1(void **state)
+{
+    (void)state;
+    check_model_failure(1, "no-such-file", "generate", "-f no-such-file");
+    check_model_failure(1, "no-such-file", "generate", "--ids no-such-file");
+    check_model_failure(1, "/: ", "generate", "-f /");
+    check_failure(1, "no-such-model", "generate -m no-such-model -p hello");
+    check_failure(1, "no-such-model", "tokenize -m no-such-model -p hello");
+}
+
+static void test_invalid_utf8_exits_1_and_names_the_byte(void **state)
+{
+    (void)state;
+    char arguments[512];
+    write_file(scratch("invalid"), "0123456789\xff rest", 16);
+    snprintf(arguments, sizeof arguments, "-f %s", scratch("invalid"));
+    check_model_failure(1, "10", "generate", arguments);
+    check_model_failure(1, "10", "tokenize", arguments);
+    check_model_failure(1, "invalid", "perplexity", arguments);
+}
+
+static void check_ids(const char *text, const char *message)
+{
+    char arguments[512];
+    write_file(scratch("ids.json"), text, strlen(text));
+    snprintf(arguments, sizeof arguments, "--ids %s", scratch("ids.json"));
+    check_model_failure(1, message, "generate", arguments);
+}
+
+static void test_ids_are_checked_and_the_index_named(void **state)
+{
+    (void)state;
+    check_ids("[1, 2, 8192]", "element 2");
+    check_ids("[-1]", "element 0");
+    check_ids("[1, 2.5]", "element 1");
+    check_ids("[1, \"2\"]", "element 1");
+    check_ids("[99999999999999999999]", "JSON array of token ids");
+    check_ids("{\"ids\": [1]}", "JSON array of token ids");
+    check_ids("[1, 2", "JSON array of token ids");
+    check_ids("", "JSON array of token ids");
+}
+
+/* A copy of the model's folder in which `name` has the bytes given. */
+static const char *broken_model(const char *name, const void *bytes, size_t n)
+{
+    static const char *const files[] = {"config.json", "model.safetensors", "vocab.json",
+                                        "merges.txt", "tokenizer_config.json"};
+    const char *dir = scratch("model");
+    mkdir(dir, 0700);
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        char from[512], to[512], cwd[256];
+        const char *model = demo_model();
+        snprintf(from, sizeof from, "%s/%s/%s", *model == '/' ? "" : getcwd(cwd, sizeof cwd), model,
+                 files[i]);
+        snprintf(to, sizeof to, "%s/%s", dir, files[i]);
+        unlink(to);
+        if (strcmp(files[i], name) != 0)
+            assert_int_equal(symlink(from, to), 0);
+        else if (bytes)
+            write_file(to, bytes, n);
+    }
+    return dir;
+}
+
+static void check_broken(const char *name, const void *bytes, size_t n, const char *message)
+{
+    outcome o = run("", "generate -m %s -p hello -n 1", broken_model(name, bytes, n));
+    expect_failure(&o, 1, message);
+    assert_string_equal(o.out, "");
+    outcome_free(&o);
+}
+
+static void test_broken_model_folders_exit_1_and_name_the_file(void **state)
+{
+    (void)state;
+    char path[512];
+    size_t n;
+    snprintf(path, sizeof path, "%s/model.safetensors", demo_model());
+    char *weights = read_file(path, &n);
+    check_broken("model.safetensors", weights, n - 1000, "model.safetensors");
+    check_broken("model.safetensors", weights, 4, "model.safetensors");
+    memset(weights, 0xff, 8); /* a header longer than the file */
+    check_broken("model.safetensors", weights, n, "model.safetensors");
+    free(weights);
+    check_broken("model.safetensors", NULL, 0, "model.safetensors");
+    check_broken("config.json", "{", 1, "config.json");
+    check_broken("config.json", NULL, 0, "config.json");
+    check_broken("vocab.json", "[]", 2, "vocab.json");
+}
+
+static void test_config_that_contradicts_the_weights_exits_1(void **state)
+{
+    (void)state;
+    char path[512], *at;
+    size_t n;
+    snprintf(path, sizeof path, "%s/config.json", demo_model());
+    char *config = read_file(path, &n);
+    at = strstr(config, "\"n_layer\": 6");
+    assert_non_null(at);
+    at[11] = '7';
+    check_broken("config.json", config, n, NULL);
+    at[11] = '6';
+    at = strstr(config, "\"n_embd\": 256");
+    assert_non_null(at);
+    memcpy(at + 10, "128", 3);
+    check_broken("config.json", config, n, NULL);
+    free(config);
+}
+
+static void test_forced_isa_that_is_unknown_exits_1(void **state)
+{
+    (void)state;
+    outcome o = run("KVP_ISA=vax", "generate -m %s -p hello -n 1", demo_model());
+    expect_failure(&o, 1, "vax");
+    outcome_free(&o);
+    o = run("KVP_DISK_ENGINE=floppy", "generate -m %s -p hello -n 1 --ram 2M", demo_model());
+    expect_failure(&o, 1, "floppy");
+    outcome_free(&o);
+}
+
+static void test_stdout_that_is_closed_exits_1(void **state)
+{
+    (void)state;
+    outcome o = run("", "tokenize -m %s -p hello >/dev/full", demo_model());
+    expect_failure(&o, 1, "stdout");
+    outcome_free(&o);
+    o = run("", "generate -m %s -p hello -n 3 --ignore-eos >/dev/full", demo_model());
+    expect_failure(&o, 1, "stdout");
+    outcome_free(&o);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_version_and_help_go_to_stdout),
+        cmocka_unit_test(test_help_of_each_command_lists_its_options_with_defaults),
+        cmocka_unit_test(test_mistakes_exit_2_with_a_hint),
+        cmocka_unit_test(test_values_that_contradict_the_model_exit_2),
+        cmocka_unit_test(test_empty_prompt_exits_2),
+        cmocka_unit_test(test_input_that_cannot_be_read_exits_1),
+        cmocka_unit_test(test_invalid_utf8_exits_1_and_names_the_byte),
+        cmocka_unit_test(test_ids_are_checked_and_the_index_named),
+        cmocka_unit_test(test_broken_model_folders_exit_1_and_name_the_file),
+        cmocka_unit_test(test_config_that_contradicts_the_weights_exits_1),
+        cmocka_unit_test(test_forced_isa_that_is_unknown_exits_1),
+        cmocka_unit_test(test_stdout_that_is_closed_exits_1),
+    };
+    return cmocka_run_group_tests(tests, support_init, support_fini) != 0;
+}

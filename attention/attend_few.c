@@ -39,6 +39,7 @@ typedef struct few {
     kvp_scan *scan;
     layout at;
     float *workspace;
+    uint64_t n_items;
 
     pthread_mutex_t lock; /* everything below */
     pthread_cond_t moved; /* n_merged or failed changed */
@@ -175,13 +176,14 @@ static void merge_item(few *f, const kvp_scan_item *item)
 /* ---- parts ------------------------------------------------------------------------------------
  */
 
-/* Wait for a free slot; false if there is no point in going on. */
+/* The right to claim one item: wait for a free slot. False: no items are left, or a part failed. */
 static bool take_ticket(few *f)
 {
     pthread_mutex_lock(&f->lock);
-    while (!f->has_failed && f->n_tickets >= f->n_merged + f->at.n_slots)
+    while (!f->has_failed && f->n_tickets < f->n_items &&
+           f->n_tickets >= f->n_merged + f->at.n_slots)
         pthread_cond_wait(&f->moved, &f->lock);
-    bool may_claim = !f->has_failed;
+    bool may_claim = !f->has_failed && f->n_tickets < f->n_items;
     f->n_tickets += may_claim;
     pthread_mutex_unlock(&f->lock);
     return may_claim;
@@ -222,8 +224,7 @@ static void run_part(void *arg, size_t part)
     while (take_ticket(f)) {
         kvp_scan_item item;
         kvp_status status = kvp_scan_claim(f->scan, (uint32_t)part, &item);
-        if (!status && item.n_pages == 0)
-            return;
+        assert(status || item.n_pages > 0);
         if (!status)
             status = attend_item(f, (uint32_t)part, &item);
         if (status) {
@@ -238,19 +239,19 @@ static kvp_status run(few *f)
 {
     pthread_mutex_init(&f->lock, NULL);
     pthread_cond_init(&f->moved, NULL);
-    uint64_t n_items = kvp_scan_items(f->scan);
+    f->n_items = kvp_scan_items(f->scan);
     uint32_t n_parts = kvp_scan_parts(f->scan);
     for (size_t row = 0; row < f->at.max_rows; row++)
         f->workspace[row] = -INFINITY;
-    if (n_items <= 1 || n_parts == 1)
+    if (f->n_items <= 1 || n_parts == 1)
         run_part(f, 0);
     else
-        kvp_parallel_for(f->plan->pager, n_parts < n_items ? n_parts : n_items, run_part, f);
+        kvp_parallel_for(f->plan->pager, n_parts < f->n_items ? n_parts : f->n_items, run_part, f);
     pthread_cond_destroy(&f->moved);
     pthread_mutex_destroy(&f->lock);
     if (f->status)
         return kvp_fail(f->status, "%s", f->message);
-    assert(f->n_merged == n_items);
+    assert(f->n_merged == f->n_items);
     return KVP_OK;
 }
 

@@ -189,7 +189,7 @@ uint64_t bench_option_num(const bench *b, const char *name)
 bench_case *bench_case_new(bench *b, const char *name, const char *unit)
 {
     bench_case *c = must(calloc(1, sizeof *c));
-    c->name = name;
+    snprintf(c->name, sizeof c->name, "%s", name);
     c->unit = unit;
     *b->end = c;
     b->end = &c->next;
@@ -336,7 +336,7 @@ static void print_table(const bench *b, const machine *m)
 {
     printf("bench_%s: %s\n%s (%ld CPUs), %s, %s, commit %s\n\n", b->spec->name, b->spec->summary,
            m->cpu, m->n_cpus, m->kernel, m->disk, m->commit);
-    printf("%-30s %-40s %4s %10s %10s %10s  %-8s %s\n", "case", "parameters", "n", "min", "median",
+    printf("%-30s %-44s %4s %10s %10s %10s  %-8s %s\n", "case", "parameters", "n", "min", "median",
            "p95", "unit", "ratio");
     for (const bench_case *c = b->first; c; c = c->next) {
         char params[256] = "";
@@ -346,7 +346,7 @@ static void print_table(const bench *b, const machine *m)
         for (size_t i = 0; i < c->n_params && used < sizeof params; i++)
             used += (size_t)snprintf(params + used, sizeof params - used, "%s%s=%s", i ? " " : "",
                                      c->params[i].key, c->params[i].text);
-        printf("%-30s %-40s %4zu %10.4g %10.4g %10.4g  %-8s", c->name, params, c->n, bench_min(c),
+        printf("%-30s %-44s %4zu %10.4g %10.4g %10.4g  %-8s", c->name, params, c->n, bench_min(c),
                bench_median(c), bench_p95(c), c->unit);
         if (c->baseline && c->baseline->n)
             printf(" %.2f x %s", bench_median(c) / bench_median(c->baseline), c->baseline->name);

@@ -42,7 +42,8 @@ typedef struct bench_spec {
 } bench_spec;
 
 typedef struct bench_case {
-    const char *name, *unit; /* borrowed */
+    char name[64];
+    const char *unit; /* borrowed */
     struct {
         const char *key; /* borrowed */
         char text[48];
@@ -79,7 +80,7 @@ int bench_finish(bench *b);
 const char *bench_option_str(const bench *b, const char *name);
 uint64_t bench_option_num(const bench *b, const char *name);
 
-/* A case in the report, in the order of making. Owns: the bench. */
+/* A case in the report, in the order of making; `name` is copied. Owns: the bench. */
 bench_case *bench_case_new(bench *b, const char *name, const char *unit);
 void bench_param(bench_case *c, const char *key, const char *text);
 void bench_param_num(bench_case *c, const char *key, double value);

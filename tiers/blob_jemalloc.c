@@ -1,17 +1,19 @@
 /* blob_jemalloc.c - blob memory from a private jemalloc arena inside a region of the cap's size.
  *
  * The arena's extent hooks carve from the region and never give anything back to the system, so
- * that compressed pages cannot take more than the cap, fragmentation included.
+ * that compressed pages cannot take more than the cap, fragmentation included. A second range holds
+ * the arena's own bookkeeping; both are unmapped when the arena is gone.
  *
  * What had to be found out about jemalloc 5.3
  *  - Large classes (16 KiB and up) get a page of padding each that sallocx() does not report; small
  *    powers of two lie in slabs of their own without waste. Hence the pieces of blob.h.
  *  - Decay must be 0, not "never": dirty extents are not reused for requests 64 times smaller, so a
  *    heap that was once emptied would call itself full. Retained extents know no such limit.
- *  - Every extent (here: 4 or 8 KiB) has 128 bytes of bookkeeping outside the region; the cost of a
- *    piece includes them.
+ *  - Every extent (here: 4 or 8 KiB) has 128 bytes of bookkeeping; the cost of a piece includes
+ *    them. Bookkeeping comes in blocks aligned to 2 MiB, which no extent is: that tells them apart.
+ *    Left to jemalloc's own mapping, each arena leaves one such block behind when it is destroyed.
  *
- * Invariants: pieces lie in [region.base, region.base + carved_bytes); carved_bytes only grows. */
+ * Invariants: pieces lie in the first carved_bytes of `extents`; carved_bytes only grows. */
 #include "tiers/blob.h"
 
 #include "alloc/mem.h"
@@ -21,29 +23,35 @@
 #include <jemalloc/jemalloc.h>
 #include <stddef.h>
 #include <stdio.h>
+#include <sys/mman.h>
 
 #define PAGE_BYTES ((size_t)4096)
-#define GROW_BYTES ((size_t)2 << 20) /* what the arena takes from the region at a time */
+#define BLOCK_BYTES ((size_t)2 << 20) /* what the arena takes from either range at a time */
 #define EXTENT_BOOKKEEPING_BYTES 128u
+
+typedef struct range {
+    kvpi_region region;
+    atomic_size_t carved_bytes;
+} range;
 
 struct kvpi_blob_heap {
     extent_hooks_t hooks;
     const kvp_mem *mem;
-    kvpi_region region;
-    atomic_size_t carved_bytes;
+    range extents, bookkeeping;
     unsigned arena;
     kvpi_charge charge;
 };
 
-/* jemalloc 5.3's arena_config_t, which its header leaves out. */
-typedef struct arena_config {
-    extent_hooks_t *hooks;
-    bool metadata_use_hooks;
-} arena_config;
-
-static size_t align_up(size_t n, size_t unit)
+/* `alignment` is at most that of the region itself. NULL: exhausted. */
+static void *carve(range *r, size_t size, size_t alignment)
 {
-    return (n + unit - 1) & ~(unit - 1);
+    size_t carved = atomic_load(&r->carved_bytes), at;
+    do {
+        at = (carved + alignment - 1) & ~(alignment - 1);
+        if (at > r->region.bytes || size > r->region.bytes - at)
+            return NULL;
+    } while (!atomic_compare_exchange_weak(&r->carved_bytes, &carved, at + size));
+    return r->region.base + at;
 }
 
 /* ---- extent hooks: true means refused ---- */
@@ -53,17 +61,11 @@ static void *extent_alloc(extent_hooks_t *hooks, void *new_addr, size_t size, si
 {
     (void)arena;
     kvpi_blob_heap *heap = (kvpi_blob_heap *)((char *)hooks - offsetof(kvpi_blob_heap, hooks));
-    if (new_addr)
+    if (new_addr || alignment > BLOCK_BYTES)
         return NULL;
-    size_t carved = atomic_load(&heap->carved_bytes), at;
-    do {
-        at = align_up(carved, alignment); /* the region itself is aligned to 2 MiB */
-        if (alignment > GROW_BYTES || at > heap->region.bytes || size > heap->region.bytes - at)
-            return NULL;
-    } while (!atomic_compare_exchange_weak(&heap->carved_bytes, &carved, at + size));
     *zero = true; /* never touched before */
     *commit = true;
-    return heap->region.base + at;
+    return carve(alignment == BLOCK_BYTES ? &heap->bookkeeping : &heap->extents, size, alignment);
 }
 
 static bool extent_dalloc(extent_hooks_t *hooks, void *addr, size_t size, bool committed,
@@ -114,15 +116,10 @@ static int set_arena_option(const kvpi_blob_heap *heap, const char *option, void
     return mallctl(name, NULL, NULL, value, n);
 }
 
-/* Bookkeeping outside the region where jemalloc can do that: inside, it takes 2 MiB at once. */
 static int create_arena(kvpi_blob_heap *heap)
 {
-    arena_config config = {.hooks = &heap->hooks, .metadata_use_hooks = false};
-    size_t n = sizeof heap->arena;
-    if (mallctl("experimental.arenas_create_ext", &heap->arena, &n, &config, sizeof config) == 0)
-        return 0;
     extent_hooks_t *hooks = &heap->hooks;
-    n = sizeof heap->arena;
+    size_t n = sizeof heap->arena;
     return mallctl("arenas.create", &heap->arena, &n, &hooks, sizeof hooks);
 }
 
@@ -134,7 +131,7 @@ static void destroy_arena(kvpi_blob_heap *heap)
 static int configure_arena(kvpi_blob_heap *heap)
 {
     ssize_t decay_ms = 0;
-    size_t grow_limit = GROW_BYTES;
+    size_t grow_limit = BLOCK_BYTES;
     int err = set_arena_option(heap, "dirty_decay_ms", &decay_ms, sizeof decay_ms);
     if (!err)
         err = set_arena_option(heap, "muzzy_decay_ms", &decay_ms, sizeof decay_ms);
@@ -158,6 +155,18 @@ static kvp_status open_arena(kvpi_blob_heap *heap)
     return KVP_OK;
 }
 
+/* Address space for twice what extents need, plus the blocks that are never full. In small OS
+ * pages: a huge one would take 2 MiB for the first arena structure. */
+static kvp_status open_bookkeeping(kvpi_blob_heap *heap, uint64_t cap_bytes)
+{
+    size_t bytes = 4 * BLOCK_BYTES + cap_bytes / 16;
+    kvp_status status = kvpi_region_open(bytes, &heap->bookkeeping.region);
+    if (status == KVP_OK)
+        (void)madvise(heap->bookkeeping.region.base, heap->bookkeeping.region.bytes,
+                      MADV_NOHUGEPAGE);
+    return status;
+}
+
 kvp_status kvpi_blob_heap_open(const kvp_mem *mem, uint64_t cap_bytes, kvpi_blob_heap **out)
 {
     kvpi_blob_heap *heap = NULL;
@@ -167,17 +176,22 @@ kvp_status kvpi_blob_heap_open(const kvp_mem *mem, uint64_t cap_bytes, kvpi_blob
     heap->mem = mem;
     heap->hooks = region_hooks;
     heap->charge.cap_bytes = cap_bytes;
-    status = kvpi_region_open(cap_bytes, &heap->region);
+    status = kvpi_region_open(cap_bytes, &heap->extents.region);
     if (status)
         goto fail_alloc;
+    status = open_bookkeeping(heap, cap_bytes);
+    if (status)
+        goto fail_extents;
     status = open_arena(heap);
     if (status)
-        goto fail_region;
+        goto fail_bookkeeping;
     *out = heap;
     return KVP_OK;
 
-fail_region:
-    kvpi_region_close(&heap->region);
+fail_bookkeeping:
+    kvpi_region_close(&heap->bookkeeping.region);
+fail_extents:
+    kvpi_region_close(&heap->extents.region);
 fail_alloc:
     kvpi_free(mem, heap, sizeof *heap);
     return status;
@@ -188,7 +202,8 @@ void kvpi_blob_heap_close(kvpi_blob_heap *heap)
     if (!heap)
         return;
     destroy_arena(heap);
-    kvpi_region_close(&heap->region);
+    kvpi_region_close(&heap->bookkeeping.region);
+    kvpi_region_close(&heap->extents.region);
     kvpi_free(heap->mem, heap, sizeof *heap);
 }
 
@@ -214,7 +229,8 @@ void *kvpi_blob_alloc(kvpi_blob_heap *heap, size_t n)
         kvpi_charge_sub(&heap->charge, cost(n));
         return NULL;
     }
-    assert((size_t)((char *)p - heap->region.base) + n <= atomic_load(&heap->carved_bytes));
+    assert((size_t)((char *)p - heap->extents.region.base) + n <=
+           atomic_load(&heap->extents.carved_bytes));
     return p;
 }
 

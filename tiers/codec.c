@@ -2,7 +2,8 @@
  *
  * KVPI_CODEC_PLANES stores a page as
  *
- *     u32  n_live      bytes of the page outside of zero blocks (little-endian, as everything)
+ *     u32  n           bytes of the page (all words little-endian)
+ *     u32  n_live      of those, bytes outside of zero blocks
  *     u32  n_frame     bytes of the zstd frame; 0: the high plane is stored as it is
  *     map              a bit per 64-byte block; only if n_live is less than the page
  *     low planes       the mantissas and signs: noise, stored as they are
@@ -27,7 +28,8 @@
 #include <zstd.h>
 #endif
 
-#define HEADER_BYTES 8u
+enum { WORD_PAGE, WORD_LIVE, WORD_FRAME, N_WORDS };
+#define HEADER_BYTES (N_WORDS * sizeof(uint32_t))
 #define MIN_WINDOW_LOG 12u
 #define MAX_WINDOW_LOG 14u
 
@@ -189,8 +191,8 @@ static size_t encode_planes(kvpi_codec *c, size_t element_bytes, const uint8_t *
     memcpy(dst + l.rest, live + n_live - l.n_rest, l.n_rest);
 
     size_t n_high;
-    uint32_t words[2] = {(uint32_t)n_live, 0};
-    if (!encode_high(c, l.n_elements, dst + l.high, n - 1 - l.high, &n_high, &words[1]))
+    uint32_t words[N_WORDS] = {[WORD_PAGE] = (uint32_t)n, [WORD_LIVE] = (uint32_t)n_live};
+    if (!encode_high(c, l.n_elements, dst + l.high, n - 1 - l.high, &n_high, &words[WORD_FRAME]))
         return 0;
     memcpy(dst, words, HEADER_BYTES);
     return l.high + n_high;
@@ -218,19 +220,20 @@ static const uint8_t *decode_high(kvpi_codec *c, const uint8_t *src, size_t n_sr
 static kvp_status decode_planes(kvpi_codec *c, size_t element_bytes, const uint8_t *src,
                                 size_t n_src, uint8_t *dst, size_t n)
 {
-    uint32_t words[2];
+    uint32_t words[N_WORDS];
     if (n_src < HEADER_BYTES)
         return corrupt("its header is cut off");
     memcpy(words, src, HEADER_BYTES);
-    size_t n_live = words[0], n_mapped;
-    if (n_live > n)
-        return corrupt("it claims to be longer than a page");
+    size_t n_live = words[WORD_LIVE], n_mapped;
+    if (words[WORD_PAGE] != n || n_live > n)
+        return corrupt("it is of another length");
     layout l = lay_out(n, n_live, element_bytes);
     if (n_src < l.high)
         return corrupt("it is cut off");
     if (n_live < n && (!kvpi_blocks_count(src + l.map, n, &n_mapped) || n_mapped != n_live))
         return corrupt("its map of zero blocks contradicts its length");
-    const uint8_t *high = decode_high(c, src + l.high, n_src - l.high, l.n_elements, words[1]);
+    const uint8_t *high =
+        decode_high(c, src + l.high, n_src - l.high, l.n_elements, words[WORD_FRAME]);
     if (!high)
         return corrupt("its exponents do not decode to their length");
 

@@ -21,6 +21,7 @@
 #include <liburing.h>
 #include <pthread.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "alloc/mem.h"
 
@@ -45,6 +46,7 @@ typedef struct uring {
     uint32_t n_ranges; /* registered ones */
     uint32_t depth;
     size_t bytes; /* of this instance */
+    pid_t owner;  /* the process that opened it */
 
     pthread_mutex_t lock;
     kvpi_io_queue pending;  /* not in the ring yet */
@@ -220,6 +222,11 @@ static kvp_status uring_reap(kvp_disk *disk, uint64_t deadline_ns, kvp_disk_io *
 static void uring_close(kvp_disk *disk)
 {
     uring *u = (uring *)disk;
+    /* The kernel takes a ring apart later, and until then its buffers count against
+     * RLIMIT_MEMLOCK: the next ring would not get them. A forked child leaves the parent's alone.
+     */
+    if (u->n_ranges && u->owner == getpid())
+        io_uring_unregister_buffers(&u->ring);
     io_uring_queue_exit(&u->ring);
     pthread_mutex_destroy(&u->lock);
     kvpi_free(u->mem, u, u->bytes);
@@ -306,6 +313,7 @@ static kvp_status open_uring(const kvp_disk_config *cfg, const kvp_disk_ops *ops
     u->is_fixed = ops == &uring_fixed_ops;
     u->depth = depth;
     u->bytes = bytes;
+    u->owner = getpid();
     s = set_up(u, cfg);
     if (s) {
         kvpi_free(cfg->mem, u, bytes);

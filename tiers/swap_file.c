@@ -325,7 +325,8 @@ void kvpi_swap_file_close(kvpi_swap_file *f)
 
 /* ---- growing ----------------------------------------------------------------------------------*/
 
-/* Returns errno. On failure the file is as long as before. */
+/* Returns errno. On failure the file is as long as before.
+ * UNTESTED: a fallocate that fails half-way; tmpfs, which tests can fill, undoes that by itself. */
 static int extend(const kvpi_swap_file *f, uint64_t to_bytes)
 {
     if (is_over_file_limit(to_bytes))

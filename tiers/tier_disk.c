@@ -89,7 +89,12 @@ static uint64_t free_slot_from(const tier_disk *t, uint64_t from)
     if (slot < n || n == t->n_slots)
         return slot < n ? slot : t->n_slots;
     uint64_t word = first_clear(t->full, word_end / WORD_SLOTS, n_words);
-    return word < n_words ? first_clear(t->used, word * WORD_SLOTS, t->n_slots) : t->n_slots;
+    if (word == n_words)
+        return t->n_slots;
+    word_end = (word + 1) * WORD_SLOTS;
+    slot = first_clear(t->used, word * WORD_SLOTS, word_end);
+    assert(slot < word_end); /* invariant 2 */
+    return slot < t->n_slots ? slot : t->n_slots;
 }
 
 /* Next fit: pages written one after another lie one after another. */

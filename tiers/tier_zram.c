@@ -1,7 +1,7 @@
 /* tier_zram.c - compressed RAM: blobs of any size, under a hard cap.
  *
  * A blob is a chain of pieces whose sizes are powers of two (see blob.h): 8 KiB each while that
- * much is left, then smaller ones until at most 1/128 of the blob is wasted. Each piece starts with
+ * much is left, then smaller ones until at most 1/64 of the blob is wasted. Each piece starts with
  * the link to the next; a link is the piece's address with the logarithm of its size in the low
  * bits, which alignment leaves free. A slot is the link to the first piece, so there is no table,
  * and a blob costs what its pieces cost.
@@ -12,13 +12,13 @@
 #include "tiers/tier.h"
 
 #include "alloc/mem.h"
+#include "alloc/region.h"
 #include "tiers/blob.h"
 #include "tiers/done_queue.h"
 
 #include <assert.h>
 #include <stdatomic.h>
 #include <string.h>
-#include <unistd.h>
 
 typedef uintptr_t piece_link; /* 0: none */
 #define LOG_MASK ((piece_link)15)
@@ -99,7 +99,7 @@ static void free_chain(tier_zram *t, piece_link l)
 /* 0: no room. */
 static piece_link alloc_chain(tier_zram *t, size_t size_bytes)
 {
-    size_t max_waste_bytes = size_bytes / 128;
+    size_t max_waste_bytes = size_bytes / 64;
     piece_link first = 0, *tail = &first;
     for (size_t left = size_bytes ? size_bytes : 1; left > 0;) {
         piece_link l = alloc_piece(t, choose_piece(left, max_waste_bytes));
@@ -116,20 +116,15 @@ static piece_link alloc_chain(tier_zram *t, size_t size_bytes)
 
 /* ---- tier ---- */
 
-static uint64_t cap_bytes(uint64_t budget_bytes)
-{
-    if (budget_bytes != KVP_UNLIMITED)
-        return budget_bytes;
-    return (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
-}
-
 static kvp_status zram_open(const kvp_tier_config *cfg, kvp_tier **out)
 {
     tier_zram *t = NULL;
+    uint64_t cap_bytes =
+        cfg->budget_bytes == KVP_UNLIMITED ? kvpi_machine_bytes() : cfg->budget_bytes;
     kvp_status status = kvpi_alloc(cfg->mem, sizeof *t, "the compressed RAM tier", &t);
     if (status)
         return status;
-    status = kvpi_blob_heap_open(cfg->mem, cap_bytes(cfg->budget_bytes), &t->heap);
+    status = kvpi_blob_heap_open(cfg->mem, cap_bytes, &t->heap);
     if (status) {
         kvpi_free(cfg->mem, t, sizeof *t);
         return status;

@@ -11,7 +11,11 @@ int child_run(int (*body)(void *arg), void *arg);
 /* From now on the system call fails with `error`, in every thread of this process. */
 bool child_deny_syscall(long number, int error);
 
-/* Become the user nobody, who may lock `bytes` of memory. Needs root. */
+/* The same, only for calls whose argument number `arg` (from 0) has a bit of `mask` set. */
+bool child_deny_flags(long number, unsigned arg, unsigned mask, int error);
+
+/* Become an unprivileged user that no other process is, who may lock `bytes` of memory in all: the
+ * kernel counts per user. Needs root. */
 bool child_limit_memlock(size_t bytes);
 
 #endif

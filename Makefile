@@ -1,0 +1,64 @@
+# The usual ways through. CMakePresets.json has the others: debug, asan, tsan, bare.
+#
+#   make demo         run the demo model with 1 MiB of RAM for its KV
+#   make test         run the tests            (make test-full: every combination)
+#   make bench        run the benchmarks
+#   make              build
+#   make install      into PREFIX, /usr/local by default
+#   make deps         install all that any of these needs
+#   make format       clang-format on every source
+#   make clean
+#
+# demo, test and bench install what is missing; YES=1: without asking.
+BUILD  := build/release
+PREFIX ?= /usr/local
+JOBS   := $(shell nproc)
+# Not fixed in the preset, so that a machine without Ninja builds as well.
+export CMAKE_GENERATOR ?= $(if $(shell command -v ninja),Ninja,Unix Makefiles)
+
+.PHONY: build demo test test-full bench install deps deps-build deps-test format clean help
+.NOTPARALLEL:
+
+build: $(BUILD)/.configured
+	@cmake --build $(BUILD) -j $(JOBS)
+
+$(BUILD)/.configured: CMakePresets.json
+	@mkdir -p $(BUILD)
+	@cmake --preset release >$(BUILD)/configure.log || \
+	    { cat $(BUILD)/configure.log; echo "kvpager: make deps installs what is missing" >&2; exit 1; }
+	@grep '^-- kvpager' $(BUILD)/configure.log
+	@touch $@
+
+demo: deps-build build
+	@sh integration/demo.sh $(BUILD)/integration/kvpager
+
+test: deps-test build
+	@ctest --test-dir $(BUILD) -j $(JOBS) --output-on-failure
+
+test-full: deps-test build
+	@KVP_TEST_FULL=1 ctest --test-dir $(BUILD) -j $(JOBS) --output-on-failure
+
+bench: deps-test build
+	@KVP_COMMIT=$$(git describe --always --dirty 2>/dev/null); export KVP_COMMIT; \
+	    for bench in $(BUILD)/bench/bench_*; do $$bench || exit 1; done
+
+install: build
+	@cmake --install $(BUILD) --prefix $(PREFIX)
+
+deps-build:
+	@sh cmake/deps.sh build
+
+deps-test:
+	@sh cmake/deps.sh test
+
+deps:
+	@sh cmake/deps.sh ci
+
+format:
+	@git ls-files '*.c' '*.h' | xargs clang-format -i
+
+clean:
+	@rm -rf build
+
+help:
+	@sed -n '1,/^BUILD/s/^# \{0,1\}//p' Makefile

@@ -1,0 +1,18 @@
+/* elementwise.h - the small arithmetic between matrix products. */
+#ifndef KVPAGER_MODELS_ELEMENTWISE_H
+#define KVPAGER_MODELS_ELEMENTWISE_H
+
+#include <stddef.h>
+
+/* out[n_rows][width]: each row of x less its mean, over its standard deviation (with epsilon under
+ * the root), times weight plus bias [width]. out may be x. */
+void layer_norm(const float *x, size_t n_rows, size_t width, const float *weight, const float *bias,
+                float epsilon, float *out);
+
+/* GELU in its tanh form (Hendrycks and Gimpel 2016, arXiv 1606.08415), in place. */
+void gelu_tanh(float *x, size_t n);
+
+/* x += y */
+void add_to(float *x, const float *y, size_t n);
+
+#endif

@@ -1,0 +1,42 @@
+/* matmul.h - products with weight matrices, through oneDNN. */
+#ifndef KVPAGER_MODELS_MATMUL_H
+#define KVPAGER_MODELS_MATMUL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "integration/models/pool.h"
+#include "kvpager/status.h"
+
+typedef struct matrix {
+    size_t n_in, n_out;
+    bool is_out_major; /* [n_out][n_in], otherwise [n_in][n_out] (as GPT-2's Conv1D has them) */
+    bool is_bf16;      /* of data: uint16_t, and always out-major; otherwise float */
+    void *data;        /* aligned to 64 bytes */
+    const float *bias; /* [n_out]; NULL: none */
+} matrix;
+
+/* Elements and bytes of data. */
+size_t matrix_elements(const matrix *w);
+size_t matrix_bytes(const matrix *w);
+/* Row i of an out-major matrix, as float [n_in]: of an embedding, the vector of token i. */
+void matrix_row(const matrix *w, size_t i, float *row);
+
+typedef struct matmul matmul;
+
+/* Products run on the threads of `pool`, which must outlive this. Not for concurrent calls. */
+KVP_NODISCARD kvp_status matmul_open(pool *p, matmul **out);
+void matmul_close(matmul *mm);
+
+/* Room for products of up to m rows with this matrix; later matmul_apply() calls allocate nothing.
+ */
+KVP_NODISCARD kvp_status matmul_reserve(matmul *mm, const matrix *w, size_t m);
+/* y[m][n_out] = x[m][n_in] * w + bias. The same call gives the same bits, whatever the number of
+ * threads; the order of additions depends on m. */
+KVP_NODISCARD kvp_status matmul_apply(matmul *mm, const matrix *w, const float *x, size_t m,
+                                      float *y);
+/* Bytes of scratch held now. */
+size_t matmul_scratch_bytes(const matmul *mm);
+
+#endif

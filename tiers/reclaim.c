@@ -8,12 +8,15 @@
 
 #include <assert.h>
 
-/* Room for one more page whatever it compresses to, beside those being encoded now. */
+/* Room for one more page whatever it compresses to, beside those being encoded now. The tier may still
+ * find no room (its memory is fragmented): then it counts as full until something leaves. */
 static bool zram_has_room(kvp_pager *p)
 {
     kvp_tier_usage usage;
+    if (p->zram_is_full)
+        return false;
     if (!p->lower[KVPI_DISK])
-        return !p->zram_is_full; /* nowhere else to go: try to the last byte */
+        return true; /* nowhere else to go: try to the last byte */
     kvpi_tier_usage(p->lower[KVPI_ZRAM], &usage);
     uint64_t wanted = (p->n_zram_jobs + 1) * (uint64_t)p->geometry.slot_bytes;
     return usage.bytes_used + wanted <= p->cfg.zram_bytes;

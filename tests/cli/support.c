@@ -1,4 +1,4 @@
-#include "tests/cli/support.h"
+#include "support.h"
 
 #include <errno.h>
 #include <fcntl.h>

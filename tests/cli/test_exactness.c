@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "tests/cli/support.h"
+#include "support.h"
 
 #define COUNT(array) (sizeof(array) / sizeof *(array))
 #define N_PROMPT 1010 /* and past the context of 1,024 */

@@ -18,7 +18,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "tests/cli/support.h"
+#include "support.h"
 
 #define ENDLESS "-n 1000000 --ignore-eos"
 

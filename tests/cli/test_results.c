@@ -5,7 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "tests/cli/support.h"
+#include "support.h"
 
 #define N_CTX 1024
 

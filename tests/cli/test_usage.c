@@ -5,7 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "tests/cli/support.h"
+#include "support.h"
 
 static void check_output(const char *arguments, const char *const *texts, size_t n)
 {

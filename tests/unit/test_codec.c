@@ -261,6 +261,38 @@ static void test_damaged_pages_are_refused_or_decode_to_their_length(void **stat
     kvpi_codec_close(c);
 }
 
+/* Lengths that agree with each other, but not with the parts. */
+static void test_lies_about_lengths_are_refused(void **state)
+{
+    (void)state;
+    enum { N = 8192 + 1024, HEADER = 12 };
+    static unsigned char page[N], encoded[N], forged[N + 8], back[N + 8];
+    kvpi_codec *c = open_codec(MAX_BYTES);
+    size_t n_encoded;
+    kvpi_codec_id id;
+
+    fill_page(page, N, KVP_BF16, OPEN_PAGE, 4); /* header, map of 144 bits, and so on */
+    kvpi_codec_encode(c, KVP_BF16, page, N, encoded, &n_encoded, &id);
+    assert_int_equal(id, KVPI_CODEC_PLANES);
+    for (size_t bit = 0; bit < N / 64; bit++) { /* one block more or less in the map */
+        encoded[HEADER + bit / 8] ^= (unsigned char)(1u << (bit % 8));
+        assert_int_equal(kvpi_codec_decode(c, id, KVP_BF16, encoded, n_encoded, back, N),
+                         KVP_E_CORRUPT);
+        encoded[HEADER + bit / 8] ^= (unsigned char)(1u << (bit % 8));
+    }
+
+    /* An element more: a byte more of the low plane, but not of the compressed one. */
+    fill_page(page, 1400, KVP_BF16, NORMAL, 4);
+    kvpi_codec_encode(c, KVP_BF16, page, 1400, encoded, &n_encoded, &id);
+    assert_int_equal(id, KVPI_CODEC_PLANES);
+    memcpy(forged, encoded, HEADER + 700);
+    memcpy(forged + HEADER + 701, encoded + HEADER + 700, n_encoded - HEADER - 700);
+    memcpy(forged, (uint32_t[]){1402, 1402}, 8);
+    assert_int_equal(kvpi_codec_decode(c, id, KVP_BF16, forged, n_encoded + 1, back, 1402),
+                     KVP_E_CORRUPT);
+    kvpi_codec_close(c);
+}
+
 static void test_noise_is_never_more_than_refused(void **state)
 {
     (void)state;
@@ -359,6 +391,7 @@ int main(void)
         cmocka_unit_test(test_ratios_are_near_the_entropy_bound),
         cmocka_unit_test(test_encoding_is_deterministic_whatever_came_before),
         cmocka_unit_test(test_damaged_pages_are_refused_or_decode_to_their_length),
+        cmocka_unit_test(test_lies_about_lengths_are_refused),
         cmocka_unit_test(test_noise_is_never_more_than_refused),
 #endif
         cmocka_unit_test(test_wrong_lengths_and_codecs_are_corrupt),

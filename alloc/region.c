@@ -11,6 +11,7 @@
 #include <stdint.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #define SMALL_BYTES ((size_t)4096)
 #define HUGE_BYTES ((size_t)2 << 20)
@@ -60,4 +61,10 @@ void kvpi_region_close(kvpi_region *r)
     if (r->map)
         munmap(r->map, r->map_bytes);
     *r = (kvpi_region){0};
+}
+
+size_t kvpi_machine_bytes(void)
+{
+    long n_pages = sysconf(_SC_PHYS_PAGES), page_bytes = sysconf(_SC_PAGESIZE);
+    return n_pages > 0 && page_bytes > 0 ? (size_t)n_pages * (size_t)page_bytes : SIZE_MAX / 4;
 }

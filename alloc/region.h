@@ -19,4 +19,7 @@ typedef struct kvpi_region {
 KVP_NODISCARD kvp_status kvpi_region_open(size_t bytes, kvpi_region *out);
 void kvpi_region_close(kvpi_region *r); /* a zeroed region: does nothing */
 
+/* All the RAM that the machine has: what an unlimited budget reserves. */
+size_t kvpi_machine_bytes(void);
+
 #endif

@@ -15,7 +15,6 @@
 #include <assert.h>
 #include <stdatomic.h>
 #include <string.h>
-#include <unistd.h>
 
 typedef struct tier_ram {
     kvp_tier tier;
@@ -28,15 +27,9 @@ typedef struct tier_ram {
     kvpi_done_queue done;
 } tier_ram;
 
-static uint64_t machine_bytes(void)
-{
-    long n_pages = sysconf(_SC_PHYS_PAGES), page_bytes = sysconf(_SC_PAGESIZE);
-    return n_pages > 0 && page_bytes > 0 ? (uint64_t)n_pages * (uint64_t)page_bytes : SIZE_MAX / 4;
-}
-
 static kvp_status count_slots(const kvp_tier_config *cfg, uint32_t *n_slots)
 {
-    uint64_t bytes = cfg->budget_bytes == KVP_UNLIMITED ? machine_bytes() : cfg->budget_bytes;
+    uint64_t bytes = cfg->budget_bytes == KVP_UNLIMITED ? kvpi_machine_bytes() : cfg->budget_bytes;
     uint64_t n = bytes / cfg->slot_bytes;
     if (n == 0)
         return kvp_fail(KVP_E_BUDGET, "a RAM budget of %llu bytes holds no frame of %zu bytes",

@@ -12,13 +12,13 @@
 #include "tiers/tier.h"
 
 #include "alloc/mem.h"
+#include "alloc/region.h"
 #include "tiers/blob.h"
 #include "tiers/done_queue.h"
 
 #include <assert.h>
 #include <stdatomic.h>
 #include <string.h>
-#include <unistd.h>
 
 typedef uintptr_t piece_link; /* 0: none */
 #define LOG_MASK ((piece_link)15)
@@ -116,20 +116,15 @@ static piece_link alloc_chain(tier_zram *t, size_t size_bytes)
 
 /* ---- tier ---- */
 
-static uint64_t cap_bytes(uint64_t budget_bytes)
-{
-    if (budget_bytes != KVP_UNLIMITED)
-        return budget_bytes;
-    return (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
-}
-
 static kvp_status zram_open(const kvp_tier_config *cfg, kvp_tier **out)
 {
     tier_zram *t = NULL;
+    uint64_t cap_bytes =
+        cfg->budget_bytes == KVP_UNLIMITED ? kvpi_machine_bytes() : cfg->budget_bytes;
     kvp_status status = kvpi_alloc(cfg->mem, sizeof *t, "the compressed RAM tier", &t);
     if (status)
         return status;
-    status = kvpi_blob_heap_open(cfg->mem, cap_bytes(cfg->budget_bytes), &t->heap);
+    status = kvpi_blob_heap_open(cfg->mem, cap_bytes, &t->heap);
     if (status) {
         kvpi_free(cfg->mem, t, sizeof *t);
         return status;

@@ -164,6 +164,22 @@ static void test_ratios_are_near_the_entropy_bound(void **state)
     free(page);
 }
 
+static void test_pages_far_larger_than_a_window_shrink_too(void **state)
+{
+    (void)state;
+    enum { LARGE_BYTES = 1 << 20 };
+    unsigned char *page = malloc(LARGE_BYTES);
+    kvpi_codec *c = open_codec(LARGE_BYTES);
+    for (size_t d = 0; d < 3; d++) {
+        kvpi_codec_id id;
+        fill_page(page, LARGE_BYTES, dtypes[d], NORMAL, 7);
+        assert_in_range(check_round_trip(c, dtypes[d], page, LARGE_BYTES, &id), LARGE_BYTES / 2,
+                        LARGE_BYTES * 9 / 10);
+    }
+    kvpi_codec_close(c);
+    free(page);
+}
+
 static void test_encoding_is_deterministic_whatever_came_before(void **state)
 {
     (void)state;
@@ -389,6 +405,7 @@ int main(void)
         cmocka_unit_test(test_pages_of_every_kind_and_size_come_back),
 #ifdef KVP_HAVE_ZSTD
         cmocka_unit_test(test_ratios_are_near_the_entropy_bound),
+        cmocka_unit_test(test_pages_far_larger_than_a_window_shrink_too),
         cmocka_unit_test(test_encoding_is_deterministic_whatever_came_before),
         cmocka_unit_test(test_damaged_pages_are_refused_or_decode_to_their_length),
         cmocka_unit_test(test_lies_about_lengths_are_refused),

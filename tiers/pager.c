@@ -76,12 +76,6 @@ static uint64_t frames_that_fit(const kvp_pager *p, uint64_t bytes, uint32_t n_u
     return low;
 }
 
-static uint64_t physical_bytes(void)
-{
-    long pages = sysconf(_SC_PHYS_PAGES), size = sysconf(_SC_PAGESIZE);
-    return pages > 0 && size > 0 ? (uint64_t)pages * (uint64_t)size : 1ull << 32;
-}
-
 static kvp_status fail_budget(const kvp_pager *p, uint64_t needed)
 {
     return kvp_fail(KVP_E_BUDGET,
@@ -99,7 +93,7 @@ static kvp_status plan_ram(kvp_pager *p)
      */
     uint32_t min_frames = KVPI_MIN_FRAMES + !has_disk;
     uint32_t n_units = has_zram ? 1 : 0;
-    uint64_t bytes = p->cfg.ram_bytes == KVP_UNLIMITED ? physical_bytes() : p->cfg.ram_bytes;
+    uint64_t bytes = p->cfg.ram_bytes == KVP_UNLIMITED ? kvpi_machine_bytes() : p->cfg.ram_bytes;
     if (ram_charge(p, min_frames, n_units) > bytes)
         return fail_budget(p, ram_charge(p, min_frames, n_units));
     while (has_zram && n_units < KVPI_MAX_UNITS &&

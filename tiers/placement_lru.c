@@ -52,12 +52,6 @@ static void lru_remove(kvp_placement *placement, uint32_t page)
     node->key = KEY_OUT;
 }
 
-static void lru_touch(kvp_placement *placement, const kvp_placement_page *page)
-{
-    lru_remove(placement, page->page);
-    lru_insert(placement, page);
-}
-
 static uint32_t lru_victim(kvp_placement *placement, uint32_t after)
 {
     placement_lru *p = (placement_lru *)placement;
@@ -71,7 +65,6 @@ const kvp_placement_ops kvp_placement_lru = {
     .open = lru_open,
     .close = lru_close,
     .insert = lru_insert,
-    .touch = lru_touch,
     .remove = lru_remove,
     .victim = lru_victim,
 };

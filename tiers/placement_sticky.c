@@ -96,17 +96,6 @@ static void sticky_remove(kvp_placement *placement, uint32_t page)
     node->key = 0;
 }
 
-/* Use changes nothing about what stays, but for open pages. */
-static void sticky_touch(kvp_placement *placement, const kvp_placement_page *page)
-{
-    placement_sticky *p = (placement_sticky *)placement;
-    assert(kvpi_placement_node(&p->cfg, page->page)->key != 0);
-    if (kvpi_placement_node(&p->cfg, page->page)->key - 1 != OPEN_LIST)
-        return;
-    sticky_remove(placement, page->page);
-    sticky_insert(placement, page);
-}
-
 /* The first page of the highest list below `end` that has pages. */
 static uint32_t first_below(const placement_sticky *p, uint32_t end)
 {
@@ -137,7 +126,6 @@ const kvp_placement_ops kvp_placement_sticky = {
     .open = sticky_open,
     .close = sticky_close,
     .insert = sticky_insert,
-    .touch = sticky_touch,
     .remove = sticky_remove,
     .victim = sticky_victim,
 };

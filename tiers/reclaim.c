@@ -8,8 +8,8 @@
 
 #include <assert.h>
 
-/* Room for one more page whatever it compresses to, beside those being encoded now. The tier may still
- * find no room (its memory is fragmented): then it counts as full until something leaves. */
+/* Room for one more page whatever it compresses to, beside those being encoded now. The tier may
+ * still find no room (its memory is fragmented): then it counts as full until something leaves. */
 static bool zram_has_room(kvp_pager *p)
 {
     kvp_tier_usage usage;

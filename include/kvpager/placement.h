@@ -47,11 +47,10 @@ typedef struct kvp_placement_ops {
     const char *name;
     kvp_status (*open)(const kvp_placement_config *cfg, kvp_placement **out);
     void (*close)(kvp_placement *p);
-    /* The page has got a copy in the tier that may be reclaimed (it is not pinned). */
+    /* The page has got a copy in the tier that may be reclaimed: it is new there, or unpinned after
+     * use. */
     void (*insert)(kvp_placement *p, const kvp_placement_page *page);
-    /* It was used again while it may be reclaimed. */
-    void (*touch)(kvp_placement *p, const kvp_placement_page *page);
-    /* It was pinned, or its copy is gone. */
+    /* It is being used (pinned), or its copy is gone. */
     void (*remove)(kvp_placement *p, uint32_t page);
     /* Pages in the order in which they should leave: the first for KVP_PAGE_NONE, else the one
      * after `after`; KVP_PAGE_NONE at the end. */

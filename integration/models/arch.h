@@ -4,6 +4,7 @@
 
 #include "integration/models/config.h"
 #include "integration/models/model.h"
+#include "integration/models/pool.h"
 #include "integration/models/safetensors.h"
 
 /* What a model is loaded from; borrowed during open. */
@@ -11,13 +12,14 @@ typedef struct model_source {
     config_file config;
     const safetensors *weights;
     const model_options *options;
+    pool *pool;
 } model_source;
 
 typedef struct model_arch {
     const char *model_type;   /* of config.json */
     const char *class_prefix; /* of "architectures", where model_type is missing */
     /* *out is the architecture's own struct, whose first member is struct model; it fills
-     * model.info but for fingerprint and architecture. */
+     * model.info but for fingerprint and architecture. It uses source->pool until close. */
     kvp_status (*open)(const model_source *source, model **out);
     void (*close)(model *m);
     kvp_status (*forward)(model *m, kvp_seq *seq, const model_forward_args *args);
@@ -27,6 +29,7 @@ typedef struct model_arch {
 struct model {
     const model_arch *arch;
     model_info info;
+    pool *pool; /* its threads; owned by model.c */
 };
 
 extern const model_arch gpt2_arch;

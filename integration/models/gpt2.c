@@ -284,7 +284,7 @@ static kvp_status gpt2_open(const model_source *source, model **out)
         return kvp_fail(KVP_E_NOMEM, "out of memory: a model");
     kvp_status status = gpt2_config_read(&source->config, &m->config);
     if (!status)
-        status = matmul_open(source->options->n_threads, &m->mm);
+        status = matmul_open(source->pool, &m->mm);
     if (!status)
         status = gpt2_weights_load(&m->config, source, &m->weights);
     if (status) {

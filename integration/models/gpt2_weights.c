@@ -15,6 +15,7 @@
 
 #define NAME_BYTES 96
 #define ALIGN_BYTES ((size_t)64)
+#define TURN_ROWS ((size_t)32)
 
 /* A tensor of the model: a vector or table of floats, or a matrix. */
 typedef struct weight {
@@ -23,6 +24,7 @@ typedef struct weight {
     size_t shape[2];
     float **floats; /* where its address goes: this one */
     matrix *matrix; /* or this */
+    bool is_turned; /* the matrix is out-major, the file's tensor is not */
 } weight;
 
 typedef struct loader {
@@ -39,38 +41,51 @@ typedef kvp_status (*visitor)(loader *l, const weight *w);
 /* ---- the walk -----------------------------------------------------------------------------------
  */
 
-static kvp_status visit_floats(loader *l, visitor visit, const char *prefix, const char *name,
-                               float **floats, size_t rows, size_t width)
+/* "<prefix><name>.<suffix>" */
+static void set_name(weight *w, const char *prefix, const char *name, const char *suffix)
 {
-    weight w = {.rank = rows ? 2 : 1, .shape = {rows ? rows : width, width}, .floats = floats};
-    snprintf(w.name, sizeof w.name, "%s%s", prefix, name);
+    snprintf(w->name, sizeof w->name, "%s%s.%s", prefix, name, suffix);
+}
+
+static kvp_status visit_vector(loader *l, visitor visit, const char *prefix, const char *name,
+                               const char *suffix, float **floats, size_t width)
+{
+    weight w = {.rank = 1, .shape = {width}, .floats = floats};
+    set_name(&w, prefix, name, suffix);
     return visit(l, &w);
 }
 
+static kvp_status visit_table(loader *l, visitor visit, const char *prefix, const char *name,
+                              float **floats, size_t rows, size_t width)
+{
+    weight w = {.rank = 2, .shape = {rows, width}, .floats = floats};
+    set_name(&w, prefix, name, "weight");
+    return visit(l, &w);
+}
+
+/* `out_major`: how the file has it. */
 static kvp_status visit_matrix(loader *l, visitor visit, const char *prefix, const char *name,
-                               matrix *m, size_t n_in, size_t n_out, bool is_out_major)
+                               matrix *m, size_t n_in, size_t n_out, bool out_major)
 {
     m->n_in = n_in;
     m->n_out = n_out;
-    m->is_out_major = is_out_major;
     m->is_bf16 = l->as_bf16;
+    m->is_out_major = out_major || l->as_bf16; /* as matmul.h wants it */
     weight w = {.rank = 2,
-                .shape = {is_out_major ? n_out : n_in, is_out_major ? n_in : n_out},
-                .matrix = m};
-    snprintf(w.name, sizeof w.name, "%s%s", prefix, name);
+                .shape = {out_major ? n_out : n_in, out_major ? n_in : n_out},
+                .matrix = m,
+                .is_turned = m->is_out_major != out_major};
+    set_name(&w, prefix, name, "weight");
     return visit(l, &w);
 }
 
-/* "<name>.weight" and "<name>.bias" of a Conv1D. */
+/* Weight and bias of a Conv1D. */
 static kvp_status visit_linear(loader *l, visitor visit, const char *prefix, const char *name,
                                matrix *m, float **bias, size_t n_in, size_t n_out)
 {
-    char part[NAME_BYTES];
-    snprintf(part, sizeof part, "%s.weight", name);
-    kvp_status status = visit_matrix(l, visit, prefix, part, m, n_in, n_out, false);
-    snprintf(part, sizeof part, "%s.bias", name);
+    kvp_status status = visit_matrix(l, visit, prefix, name, m, n_in, n_out, false);
     if (!status)
-        status = visit_floats(l, visit, prefix, part, bias, 0, n_out);
+        status = visit_vector(l, visit, prefix, name, "bias", bias, n_out);
     m->bias = *bias;
     return status;
 }
@@ -78,13 +93,9 @@ static kvp_status visit_linear(loader *l, visitor visit, const char *prefix, con
 static kvp_status visit_norm(loader *l, visitor visit, const char *prefix, const char *name,
                              float **weight, float **bias)
 {
-    char part[NAME_BYTES];
-    snprintf(part, sizeof part, "%s.weight", name);
-    kvp_status status = visit_floats(l, visit, prefix, part, weight, 0, l->config->d_model);
-    snprintf(part, sizeof part, "%s.bias", name);
-    if (!status)
-        status = visit_floats(l, visit, prefix, part, bias, 0, l->config->d_model);
-    return status;
+    size_t d = l->config->d_model;
+    kvp_status status = visit_vector(l, visit, prefix, name, "weight", weight, d);
+    return status ? status : visit_vector(l, visit, prefix, name, "bias", bias, d);
 }
 
 static kvp_status walk_layer(loader *l, visitor visit, uint32_t index, gpt2_layer *layer)
@@ -115,16 +126,15 @@ static kvp_status walk(loader *l, visitor visit, gpt2_weights *w)
 {
     const gpt2_config *c = l->config;
     size_t d = c->d_model;
-    kvp_status status =
-        visit_matrix(l, visit, l->prefix, "wte.weight", &w->tokens, d, c->n_vocab, true);
+    kvp_status status = visit_matrix(l, visit, l->prefix, "wte", &w->tokens, d, c->n_vocab, true);
     if (!status)
-        status = visit_floats(l, visit, l->prefix, "wpe.weight", &w->positions, c->n_ctx, d);
+        status = visit_table(l, visit, l->prefix, "wpe", &w->positions, c->n_ctx, d);
     for (uint32_t i = 0; i < c->n_layers && !status; i++)
         status = walk_layer(l, visit, i, &w->layers[i]);
     if (!status)
         status = visit_norm(l, visit, l->prefix, "ln_f", &w->ln_f_weight, &w->ln_f_bias);
     if (!status && !c->tied)
-        status = visit_matrix(l, visit, "", "lm_head.weight", &w->head, d, c->n_vocab, true);
+        status = visit_matrix(l, visit, "", "lm_head", &w->head, d, c->n_vocab, true);
     if (!status && c->tied)
         w->head = w->tokens;
     return status;
@@ -232,10 +242,32 @@ static kvp_status place_weight(loader *l, const weight *w)
     return KVP_OK;
 }
 
+/* The tensor [n_in][n_out] as bf16 [n_out][n_in], TURN_ROWS rows at a time: reads and writes both
+ * stay within a few cache lines. */
+static kvp_status turn_to_bf16(const safetensors_tensor *t, const unsigned char *from, matrix *m)
+{
+    size_t element_bytes = (size_t)((t->end - t->begin) / t->n_elements);
+    uint16_t *to = m->data, *rows = malloc(TURN_ROWS * m->n_out * sizeof *rows);
+    if (!rows)
+        return kvp_fail(KVP_E_NOMEM, "out of memory: loading tensor \"%s\"", t->name);
+    for (size_t at = 0, n; at < m->n_in; at += n) {
+        n = m->n_in - at < TURN_ROWS ? m->n_in - at : TURN_ROWS;
+        convert_to_bf16(t->dtype, from + at * m->n_out * element_bytes, rows, n * m->n_out);
+        for (size_t j = 0; j < m->n_out; j++) {
+            for (size_t i = 0; i < n; i++)
+                to[j * m->n_in + at + i] = rows[i * m->n_out + j];
+        }
+    }
+    free(rows);
+    return KVP_OK;
+}
+
 static kvp_status load_weight(loader *l, const weight *w)
 {
     const safetensors_tensor *t = safetensors_find(l->file, w->name);
     const unsigned char *from = safetensors_data(l->file, t);
+    if (w->is_turned)
+        return turn_to_bf16(t, from, w->matrix);
     if (!w->matrix)
         convert_to_f32(t->dtype, from, *w->floats, count(w));
     else if (w->matrix->is_bf16)

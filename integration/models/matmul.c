@@ -1,52 +1,88 @@
 /* matmul.c - products with weight matrices, through oneDNN; the only file that includes it.
  *
- * float32 goes through dnnl_sgemm on the weights as they lie. Measured (2 cores of an AVX-512 EPYC,
- * 33.9 GB/s read bandwidth, GPT-2's shapes): one row runs at 26 to 29 GB/s, 128 rows at 225
- * GFLOP/s; matmul primitives on weights reordered into oneDNN's own layout gained at most 7 % for
- * one row and nothing for many, so weights stay plain and the embedding table serves as output
- * matrix too.
+ * A product is cut into panels of output columns, whose width depends on the matrix alone; each
+ * panel is one single-threaded oneDNN call and one task of the pool. So the number of threads does
+ * not change a bit of the result, and no OpenMP team is ever started (pool.c says why).
  *
- * bf16 goes through inner-product primitives where the CPU multiplies bf16 (24 to 29 GB/s of half
- * the bytes, 330 to 410 GFLOP/s). They are made for a fixed number of rows: m is cut into powers of
- * two, so a few primitives per shape, made once, serve every m without padding. Elsewhere blocks of
- * weights are widened into scratch that fits a cache, and sgemm does the rest.
+ * float32: dnnl_sgemm on the weights as they lie. Measured on 2 cores of an AVX-512 EPYC (33.9 GB/s
+ * of read bandwidth) with GPT-2's shapes, one row: 26 to 29 GB/s. Primitives on weights reordered
+ * into oneDNN's own layout gained at most 7 % there and nothing for 128 rows, so weights stay plain
+ * and the embedding table serves as output matrix too.
  *
- * Invariant: primitives belong to shapes, not to matrices; handles are set on each call. */
+ * bf16, where the CPU multiplies bf16: inner-product primitives on out-major weights (24 to 29 GB/s
+ * of half the bytes). They are made for a fixed number of rows: m is cut into powers of two, so a
+ * few primitives per shape, made once, serve every m without padding. Elsewhere panels are widened
+ * to float, block by block, and sgemm does the rest.
+ *
+ * Invariants:
+ *  1. Primitives belong to shapes, not to matrices, and are shared by all lanes; memory objects and
+ *     scratch belong to one lane (thread) each.
+ *  2. Every lane's scratch holds a panel of y, then what primitives ask for. */
 #include "integration/models/matmul.h"
 
 #include <dnnl.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "integration/models/convert.h"
 
 /* From libgomp, which Debian's oneDNN runs on. Declared here: clang does not find gcc's omp.h, and
- * nothing else of OpenMP is used. */
+ * nothing else of OpenMP is used. Both concern the calling thread only. */
 void omp_set_num_threads(int n);
-int omp_get_num_procs(void);
+int omp_get_max_threads(void);
 
 #define MAX_LOG2_ROWS 7u /* the largest piece of a bf16 product: 128 rows */
-#define WIDEN_ELEMENTS ((size_t)128 << 10)
+#define WIDEN_ELEMENTS ((size_t)64 << 10)
 
-/* A bf16 product of 2^log2_rows rows with matrices of one shape. */
+/* One lane's view of a bf16 product. */
+typedef struct handles {
+    dnnl_memory_t x, w, y, scratch;
+} handles;
+
+/* A bf16 product of 2^log2_rows rows with panels of one shape. */
 typedef struct product {
-    size_t n_in, n_out;
-    bool is_out_major;
+    size_t n_in, width;
     unsigned log2_rows;
     dnnl_primitive_t primitive;
-    dnnl_memory_t x, w, y;
+    handles *lanes; /* [n_lanes] */
+    size_t scratch_bytes;
 } product;
 
 struct matmul {
-    int n_threads;
+    pool *pool;
+    uint32_t n_lanes;
     bool has_bf16; /* the CPU multiplies bf16 */
     dnnl_engine_t engine;
-    dnnl_stream_t stream;
-    product *products; /* [n_products] */
+    dnnl_stream_t *streams; /* [n_lanes] */
+    product *products;      /* [n_products] */
     size_t n_products, products_capacity;
-    void *scratch; /* x as bf16, or a block of weights as float */
-    size_t scratch_bytes;
+    uint16_t *x; /* [x_elements] input rows as bf16 */
+    size_t x_elements;
+    unsigned char *scratch; /* [n_lanes][lane_bytes] */
+    size_t lane_bytes;
 };
+
+/* One call of matmul_apply(), or one piece of it. */
+typedef struct job {
+    matmul *mm;
+    const matrix *w;
+    const float *x;
+    size_t m;
+    float *y;
+    const product *whole, *last; /* bf16: of full panels, and of the last one */
+    atomic_int status;           /* a dnnl_status_t */
+} job;
+
+static size_t min_size(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+
+static size_t round_up(size_t n, size_t unit)
+{
+    return (n + unit - 1) / unit * unit;
+}
 
 size_t matrix_elements(const matrix *w)
 {
@@ -60,11 +96,22 @@ size_t matrix_bytes(const matrix *w)
 
 void matrix_row(const matrix *w, size_t i, float *row)
 {
-    size_t width = w->is_out_major ? w->n_in : w->n_out;
     if (w->is_bf16)
-        convert_bf16_to_f32((const uint16_t *)w->data + i * width, row, width);
+        convert_bf16_to_f32((const uint16_t *)w->data + i * w->n_in, row, w->n_in);
     else
-        memcpy(row, (const float *)w->data + i * width, width * sizeof *row);
+        memcpy(row, (const float *)w->data + i * w->n_in, w->n_in * sizeof *row);
+}
+
+/* Columns of a panel: about 16 panels, for balance; 128 to 512 wide, for efficiency. */
+static size_t panel_width(const matrix *w)
+{
+    size_t width = round_up(w->n_out / 16, 64);
+    return min_size(width < 128 ? 128 : min_size(width, 512), w->n_out);
+}
+
+static size_t n_panels(const matrix *w)
+{
+    return (w->n_out + panel_width(w) - 1) / panel_width(w);
 }
 
 /* ---- life ---------------------------------------------------------------------------------------
@@ -79,19 +126,30 @@ static kvp_status check(dnnl_status_t status, const char *what)
     return kvp_fail(KVP_E_UNSUPPORTED, "oneDNN cannot do %s here (status %d)", what, (int)status);
 }
 
-kvp_status matmul_open(uint32_t n_threads, matmul **out)
+static kvp_status open_streams(matmul *mm)
+{
+    kvp_status status = check(dnnl_engine_create(&mm->engine, dnnl_cpu, 0), "a CPU engine");
+    for (uint32_t i = 0; i < mm->n_lanes && !status; i++)
+        status = check(dnnl_stream_create(&mm->streams[i], mm->engine, dnnl_stream_default_flags),
+                       "a stream");
+    return status;
+}
+
+kvp_status matmul_open(pool *p, matmul **out)
 {
     matmul *mm = calloc(1, sizeof *mm);
-    if (!mm)
+    if (mm)
+        mm->streams = calloc(pool_n_threads(p), sizeof *mm->streams);
+    if (!mm || !mm->streams) {
+        free(mm);
         return kvp_fail(KVP_E_NOMEM, "out of memory: matrix products");
-    mm->n_threads = n_threads ? (int)(n_threads < 1024 ? n_threads : 1024) : omp_get_num_procs();
+    }
+    mm->pool = p;
+    mm->n_lanes = pool_n_threads(p);
     unsigned isa = (unsigned)dnnl_get_effective_cpu_isa();
     unsigned bf16 = (unsigned)dnnl_cpu_isa_avx512_core_bf16;
     mm->has_bf16 = (isa & bf16) == bf16;
-    kvp_status status = check(dnnl_engine_create(&mm->engine, dnnl_cpu, 0), "a CPU engine");
-    if (!status)
-        status = check(dnnl_stream_create(&mm->stream, mm->engine, dnnl_stream_default_flags),
-                       "a stream");
+    kvp_status status = open_streams(mm);
     if (status) {
         matmul_close(mm);
         return status;
@@ -100,16 +158,23 @@ kvp_status matmul_open(uint32_t n_threads, matmul **out)
     return KVP_OK;
 }
 
-static void fini_product(product *p)
+static void destroy_memory(dnnl_memory_t memory)
 {
+    if (memory)
+        dnnl_memory_destroy(memory);
+}
+
+static void fini_product(product *p, uint32_t n_lanes)
+{
+    for (uint32_t i = 0; p->lanes && i < n_lanes; i++) {
+        destroy_memory(p->lanes[i].x);
+        destroy_memory(p->lanes[i].w);
+        destroy_memory(p->lanes[i].y);
+        destroy_memory(p->lanes[i].scratch);
+    }
+    free(p->lanes);
     if (p->primitive)
         dnnl_primitive_destroy(p->primitive);
-    if (p->x)
-        dnnl_memory_destroy(p->x);
-    if (p->w)
-        dnnl_memory_destroy(p->w);
-    if (p->y)
-        dnnl_memory_destroy(p->y);
 }
 
 void matmul_close(matmul *mm)
@@ -117,11 +182,15 @@ void matmul_close(matmul *mm)
     if (!mm)
         return;
     for (size_t i = 0; i < mm->n_products; i++)
-        fini_product(&mm->products[i]);
+        fini_product(&mm->products[i], mm->n_lanes);
     free(mm->products);
     free(mm->scratch);
-    if (mm->stream)
-        dnnl_stream_destroy(mm->stream);
+    free(mm->x);
+    for (uint32_t i = 0; i < mm->n_lanes; i++) {
+        if (mm->streams[i])
+            dnnl_stream_destroy(mm->streams[i]);
+    }
+    free(mm->streams);
     if (mm->engine)
         dnnl_engine_destroy(mm->engine);
     free(mm);
@@ -129,76 +198,103 @@ void matmul_close(matmul *mm)
 
 size_t matmul_scratch_bytes(const matmul *mm)
 {
-    return mm->scratch_bytes;
+    return mm->n_lanes * mm->lane_bytes + mm->x_elements * sizeof *mm->x;
 }
 
 /* ---- bf16 primitives ----------------------------------------------------------------------------
  */
 
-/* Descriptions of x, w and y: oneDNN writes an inner product's weights as [n_out][n_in]. */
-static kvp_status describe(const product *p, dnnl_memory_desc_t *x, dnnl_memory_desc_t *w,
-                           dnnl_memory_desc_t *y)
+typedef struct descriptions {
+    dnnl_memory_desc_t x, w, y, scratch;
+} descriptions;
+
+static kvp_status describe(const product *p, descriptions *d)
 {
-    int64_t rows = (int64_t)1 << p->log2_rows;
-    int64_t n_in = (int64_t)p->n_in, n_out = (int64_t)p->n_out;
-    const dnnl_dims_t x_dims = {rows, n_in}, w_dims = {n_out, n_in}, y_dims = {rows, n_out};
-    dnnl_format_tag_t order = p->is_out_major ? dnnl_ab : dnnl_ba;
+    const int64_t rows = (int64_t)1 << p->log2_rows;
+    const int64_t n_in = (int64_t)p->n_in, width = (int64_t)p->width;
+    const dnnl_dims_t x = {rows, n_in}, w = {width, n_in}, y = {rows, width};
     kvp_status status =
-        check(dnnl_memory_desc_init_by_tag(x, 2, x_dims, dnnl_bf16, dnnl_ab), "a bf16 input");
+        check(dnnl_memory_desc_init_by_tag(&d->x, 2, x, dnnl_bf16, dnnl_ab), "a bf16 input");
     if (!status)
         status =
-            check(dnnl_memory_desc_init_by_tag(w, 2, w_dims, dnnl_bf16, order), "bf16 weights");
+            check(dnnl_memory_desc_init_by_tag(&d->w, 2, w, dnnl_bf16, dnnl_ab), "bf16 weights");
     if (!status)
-        status =
-            check(dnnl_memory_desc_init_by_tag(y, 2, y_dims, dnnl_f32, dnnl_ab), "a float output");
+        status = check(dnnl_memory_desc_init_by_tag(&d->y, 2, y, dnnl_f32, dnnl_ab), "an output");
     return status;
 }
 
-static kvp_status make_primitive(const matmul *mm, product *p, const dnnl_memory_desc_t *x,
-                                 const dnnl_memory_desc_t *w, const dnnl_memory_desc_t *y)
+/* Scratch is the caller's: oneDNN's own belongs to the thread that makes the primitive. */
+static kvp_status make_primitive(const matmul *mm, product *p, descriptions *d)
 {
+    static const char what[] = "bf16 products";
     dnnl_inner_product_desc_t desc;
-    dnnl_primitive_desc_t primitive_desc;
-    kvp_status status =
-        check(dnnl_inner_product_forward_desc_init(&desc, dnnl_forward_inference, x, w, NULL, y),
-              "bf16 products");
-    if (!status)
-        status = check(dnnl_primitive_desc_create(&primitive_desc, &desc, NULL, mm->engine, NULL),
-                       "bf16 products");
+    dnnl_primitive_attr_t attr;
+    dnnl_primitive_desc_t made = NULL;
+    kvp_status status = check(dnnl_primitive_attr_create(&attr), what);
     if (status)
         return status;
-    status = check(dnnl_primitive_create(&p->primitive, primitive_desc), "bf16 products");
-    dnnl_primitive_desc_destroy(primitive_desc);
+    status = check(dnnl_primitive_attr_set_scratchpad_mode(attr, dnnl_scratchpad_mode_user), what);
+    if (!status)
+        status = check(dnnl_inner_product_forward_desc_init(&desc, dnnl_forward_inference, &d->x,
+                                                            &d->w, NULL, &d->y),
+                       what);
+    if (!status)
+        status = check(dnnl_primitive_desc_create(&made, &desc, attr, mm->engine, NULL), what);
+    if (!status) {
+        d->scratch = *dnnl_primitive_desc_query_md(made, dnnl_query_scratchpad_md, 0);
+        p->scratch_bytes = dnnl_memory_desc_get_size(&d->scratch);
+        status = check(dnnl_primitive_create(&p->primitive, made), what);
+    }
+    if (made)
+        dnnl_primitive_desc_destroy(made);
+    dnnl_primitive_attr_destroy(attr);
+    return status;
+}
+
+static kvp_status make_handles(const matmul *mm, const descriptions *d, handles *h)
+{
+    static const char what[] = "memory objects";
+    kvp_status status = check(dnnl_memory_create(&h->x, &d->x, mm->engine, DNNL_MEMORY_NONE), what);
+    if (!status)
+        status = check(dnnl_memory_create(&h->w, &d->w, mm->engine, DNNL_MEMORY_NONE), what);
+    if (!status)
+        status = check(dnnl_memory_create(&h->y, &d->y, mm->engine, DNNL_MEMORY_NONE), what);
+    if (!status)
+        status =
+            check(dnnl_memory_create(&h->scratch, &d->scratch, mm->engine, DNNL_MEMORY_NONE), what);
     return status;
 }
 
 static kvp_status init_product(const matmul *mm, product *p)
 {
-    dnnl_memory_desc_t x, w, y;
-    kvp_status status = describe(p, &x, &w, &y);
+    descriptions d;
+    p->lanes = calloc(mm->n_lanes, sizeof *p->lanes);
+    if (!p->lanes)
+        return kvp_fail(KVP_E_NOMEM, "out of memory: matrix products");
+    kvp_status status = describe(p, &d);
     if (!status)
-        status = make_primitive(mm, p, &x, &w, &y);
-    if (!status)
-        status = check(dnnl_memory_create(&p->x, &x, mm->engine, DNNL_MEMORY_NONE), "an input");
-    if (!status)
-        status = check(dnnl_memory_create(&p->w, &w, mm->engine, DNNL_MEMORY_NONE), "weights");
-    if (!status)
-        status = check(dnnl_memory_create(&p->y, &y, mm->engine, DNNL_MEMORY_NONE), "an output");
+        status = make_primitive(mm, p, &d);
+    for (uint32_t i = 0; i < mm->n_lanes && !status; i++)
+        status = make_handles(mm, &d, &p->lanes[i]);
     if (status)
-        fini_product(p);
+        fini_product(p, mm->n_lanes);
     return status;
 }
 
-static kvp_status find_product(matmul *mm, const matrix *w, unsigned log2_rows, product **out)
+static const product *find_product(const matmul *mm, size_t n_in, size_t width, unsigned log2_rows)
 {
     for (size_t i = 0; i < mm->n_products; i++) {
-        product *p = &mm->products[i];
-        if (p->n_in == w->n_in && p->n_out == w->n_out && p->is_out_major == w->is_out_major &&
-            p->log2_rows == log2_rows) {
-            *out = p;
-            return KVP_OK;
-        }
+        const product *p = &mm->products[i];
+        if (p->n_in == n_in && p->width == width && p->log2_rows == log2_rows)
+            return p;
     }
+    return NULL;
+}
+
+static kvp_status add_product(matmul *mm, size_t n_in, size_t width, unsigned log2_rows)
+{
+    if (find_product(mm, n_in, width, log2_rows))
+        return KVP_OK;
     if (mm->n_products == mm->products_capacity) {
         size_t capacity = mm->products_capacity ? mm->products_capacity * 2 : 16;
         product *products = realloc(mm->products, capacity * sizeof *products);
@@ -208,39 +304,17 @@ static kvp_status find_product(matmul *mm, const matrix *w, unsigned log2_rows, 
         mm->products_capacity = capacity;
     }
     product *p = &mm->products[mm->n_products];
-    *p = (product){.n_in = w->n_in,
-                   .n_out = w->n_out,
-                   .is_out_major = w->is_out_major,
-                   .log2_rows = log2_rows};
+    *p = (product){.n_in = n_in, .width = width, .log2_rows = log2_rows};
     kvp_status status = init_product(mm, p);
-    if (status)
-        return status;
-    mm->n_products++;
-    *out = p;
-    return KVP_OK;
-}
-
-static kvp_status run_product(const matmul *mm, const product *p, const matrix *w, void *x,
-                              float *y)
-{
-    kvp_status status = check(dnnl_memory_set_data_handle(p->x, x), "setting an input");
     if (!status)
-        status = check(dnnl_memory_set_data_handle(p->w, w->data), "setting weights");
-    if (!status)
-        status = check(dnnl_memory_set_data_handle(p->y, y), "setting an output");
-    const dnnl_exec_arg_t args[] = {
-        {DNNL_ARG_SRC, p->x}, {DNNL_ARG_WEIGHTS, p->w}, {DNNL_ARG_DST, p->y}};
-    if (!status)
-        status = check(dnnl_primitive_execute(p->primitive, mm->stream, 3, args), "a bf16 product");
-    if (!status)
-        status = check(dnnl_stream_wait(mm->stream), "a bf16 product");
+        mm->n_products++;
     return status;
 }
 
-/* ---- the three ways -----------------------------------------------------------------------------
+/* ---- reserve ------------------------------------------------------------------------------------
  */
 
-/* The largest power of two that m has room for. */
+/* The largest power of two that m has room for, up to a limit. */
 static unsigned piece_of(size_t m)
 {
     unsigned log2_rows = 0;
@@ -249,88 +323,190 @@ static unsigned piece_of(size_t m)
     return log2_rows;
 }
 
-static kvp_status apply_bf16(matmul *mm, const matrix *w, const float *x, size_t m, float *y)
+static size_t last_width(const matrix *w)
+{
+    return w->n_out - (n_panels(w) - 1) * panel_width(w);
+}
+
+static kvp_status reserve_products(matmul *mm, const matrix *w, size_t m)
 {
     kvp_status status = KVP_OK;
-    for (size_t rows; m && !status; m -= rows, x += rows * w->n_in, y += rows * w->n_out) {
-        unsigned log2_rows = piece_of(m);
-        rows = (size_t)1 << log2_rows;
-        product *p;
-        status = find_product(mm, w, log2_rows, &p);
-        if (status)
-            return status;
-        convert_f32_to_bf16(x, mm->scratch, rows * w->n_in);
-        status = run_product(mm, p, w, mm->scratch, y);
+    for (unsigned i = 0; i <= piece_of(m) && !status; i++) {
+        status = add_product(mm, w->n_in, panel_width(w), i);
+        if (!status)
+            status = add_product(mm, w->n_in, last_width(w), i);
     }
     return status;
 }
 
-static kvp_status sgemm(const matrix *w, const float *weights, size_t n_in, size_t n_out,
-                        const float *x, size_t m, float beta, float *y)
-{
-    int64_t weights_stride = (int64_t)(w->is_out_major ? w->n_in : w->n_out);
-    return check(dnnl_sgemm('N', w->is_out_major ? 'T' : 'N', (int64_t)m, (int64_t)n_out,
-                            (int64_t)n_in, 1.0f, x, (int64_t)w->n_in, weights, weights_stride, beta,
-                            y, (int64_t)w->n_out),
-                 "a float product");
-}
-
-/* Rows of the weights, as they lie, that one block of scratch takes. */
+/* Rows of a panel that are widened at a time. */
 static size_t widen_rows(const matrix *w)
 {
-    size_t width = w->is_out_major ? w->n_in : w->n_out;
-    return WIDEN_ELEMENTS > width ? WIDEN_ELEMENTS / width : 1;
+    return WIDEN_ELEMENTS > w->n_in ? WIDEN_ELEMENTS / w->n_in : 1;
 }
 
-static kvp_status apply_widened(matmul *mm, const matrix *w, const float *x, size_t m, float *y)
+static size_t lane_bytes_needed(const matmul *mm, const matrix *w, size_t m)
 {
-    size_t height = w->is_out_major ? w->n_out : w->n_in;
-    size_t width = w->is_out_major ? w->n_in : w->n_out;
-    kvp_status status = KVP_OK;
-    for (size_t at = 0, rows; at < height && !status; at += rows) {
-        rows = height - at < widen_rows(w) ? height - at : widen_rows(w);
-        convert_bf16_to_f32((const uint16_t *)w->data + at * width, mm->scratch, rows * width);
-        if (w->is_out_major) /* these rows make some columns of y */
-            status = sgemm(w, mm->scratch, w->n_in, rows, x, m, 0.0f, y + at);
-        else /* these rows add to all of y */
-            status = sgemm(w, mm->scratch, rows, w->n_out, x + at, m, at ? 1.0f : 0.0f, y);
-    }
-    return status;
-}
-
-static void add_bias(const matrix *w, size_t m, float *y)
-{
-    for (size_t i = 0; i < m; i++, y += w->n_out) {
-        for (size_t j = 0; j < w->n_out; j++)
-            y[j] += w->bias[j];
-    }
-}
-
-static size_t scratch_needed(const matmul *mm, const matrix *w, size_t m)
-{
-    if (!w->is_bf16)
-        return 0;
     if (!mm->has_bf16)
-        return widen_rows(w) * (w->is_out_major ? w->n_in : w->n_out) * sizeof(float);
-    return ((size_t)1 << piece_of(m)) * w->n_in * sizeof(uint16_t);
+        return round_up(widen_rows(w) * w->n_in * sizeof(float), 64);
+    size_t extra = 0;
+    for (size_t i = 0; i < mm->n_products; i++)
+        extra = mm->products[i].scratch_bytes > extra ? mm->products[i].scratch_bytes : extra;
+    return round_up(((size_t)1 << piece_of(m)) * panel_width(w) * sizeof(float), 64) +
+           round_up(extra, 64);
 }
 
-kvp_status matmul_reserve(matmul *mm, const matrix *w, size_t m)
+static kvp_status reserve_scratch(matmul *mm, const matrix *w, size_t m)
 {
-    omp_set_num_threads(mm->n_threads); /* primitives are made for a number of threads */
-    size_t bytes = (scratch_needed(mm, w, m) + 63) & ~(size_t)63;
-    if (bytes > mm->scratch_bytes) {
-        void *scratch = aligned_alloc(64, bytes);
+    size_t bytes = lane_bytes_needed(mm, w, m);
+    if (bytes > mm->lane_bytes) {
+        void *scratch = aligned_alloc(64, bytes * mm->n_lanes);
         if (!scratch)
             return kvp_fail(KVP_E_NOMEM, "out of memory: %zu bytes for matrix products", bytes);
         free(mm->scratch);
         mm->scratch = scratch;
-        mm->scratch_bytes = bytes;
+        mm->lane_bytes = bytes;
     }
+    size_t elements = round_up(((size_t)1 << piece_of(m)) * w->n_in, 32);
+    if (mm->has_bf16 && elements > mm->x_elements) {
+        void *x = aligned_alloc(64, elements * sizeof *mm->x);
+        if (!x)
+            return kvp_fail(KVP_E_NOMEM, "out of memory: %zu inputs of matrix products", elements);
+        free(mm->x);
+        mm->x = x;
+        mm->x_elements = elements;
+    }
+    return KVP_OK;
+}
+
+kvp_status matmul_reserve(matmul *mm, const matrix *w, size_t m)
+{
+    if (!w->is_bf16 || !m)
+        return KVP_OK;
+    int before = omp_get_max_threads();
+    omp_set_num_threads(1); /* primitives are made for a number of threads */
+    kvp_status status = mm->has_bf16 ? reserve_products(mm, w, m) : KVP_OK;
+    omp_set_num_threads(before);
+    return status ? status : reserve_scratch(mm, w, m);
+}
+
+/* ---- panels: the tasks --------------------------------------------------------------------------
+ */
+
+/* y[m][width], rows n_out apart, = x * n_out columns of w that begin at `weights`. */
+static dnnl_status_t sgemm(const job *j, const float *weights, size_t width, float *y)
+{
+    const matrix *w = j->w;
+    int64_t stride = (int64_t)(w->is_out_major ? w->n_in : w->n_out);
+    return dnnl_sgemm('N', w->is_out_major ? 'T' : 'N', (int64_t)j->m, (int64_t)width,
+                      (int64_t)w->n_in, 1.0f, j->x, (int64_t)w->n_in, weights, stride, 0.0f, y,
+                      (int64_t)w->n_out);
+}
+
+static dnnl_status_t run_float(const job *j, size_t at, size_t width)
+{
+    const float *weights = j->w->data;
+    return sgemm(j, weights + (j->w->is_out_major ? at * j->w->n_in : at), width, j->y + at);
+}
+
+static dnnl_status_t run_widened(const job *j, size_t at, size_t width)
+{
+    const matrix *w = j->w;
+    float *block = (float *)(void *)(j->mm->scratch + pool_lane() * j->mm->lane_bytes);
+    dnnl_status_t status = dnnl_success;
+    for (size_t end = at + width, rows; at < end && status == dnnl_success; at += rows) {
+        rows = min_size(end - at, widen_rows(w));
+        convert_bf16_to_f32((const uint16_t *)w->data + at * w->n_in, block, rows * w->n_in);
+        status = sgemm(j, block, rows, j->y + at);
+    }
+    return status;
+}
+
+static dnnl_status_t execute(const job *j, const product *p, uint16_t *weights, float *y)
+{
+    uint32_t lane = pool_lane();
+    const handles *h = &p->lanes[lane];
+    unsigned char *scratch =
+        j->mm->scratch + (lane + 1) * j->mm->lane_bytes - round_up(p->scratch_bytes, 64);
+    const dnnl_exec_arg_t args[] = {{DNNL_ARG_SRC, h->x},
+                                    {DNNL_ARG_WEIGHTS, h->w},
+                                    {DNNL_ARG_DST, h->y},
+                                    {DNNL_ARG_SCRATCHPAD, h->scratch}};
+    dnnl_status_t status = dnnl_memory_set_data_handle(h->x, j->mm->x);
+    if (status == dnnl_success)
+        status = dnnl_memory_set_data_handle(h->w, weights);
+    if (status == dnnl_success)
+        status = dnnl_memory_set_data_handle(h->y, y);
+    if (status == dnnl_success)
+        status = dnnl_memory_set_data_handle(h->scratch, scratch);
+    if (status == dnnl_success)
+        status = dnnl_primitive_execute(p->primitive, j->mm->streams[lane], 4, args);
+    if (status == dnnl_success)
+        status = dnnl_stream_wait(j->mm->streams[lane]);
+    return status;
+}
+
+/* Primitives write a dense panel; several rows of it go through scratch to where they belong. */
+static dnnl_status_t run_bf16(const job *j, size_t at, size_t width)
+{
+    const product *p = width == j->whole->width ? j->whole : j->last;
+    uint16_t *weights = (uint16_t *)j->w->data + at * j->w->n_in;
+    if (j->m == 1)
+        return execute(j, p, weights, j->y + at);
+    float *panel = (float *)(void *)(j->mm->scratch + pool_lane() * j->mm->lane_bytes);
+    dnnl_status_t status = execute(j, p, weights, panel);
+    for (size_t i = 0; i < j->m && status == dnnl_success; i++)
+        memcpy(j->y + i * j->w->n_out + at, panel + i * width, width * sizeof *panel);
+    return status;
+}
+
+static void add_bias(const job *j, size_t at, size_t width)
+{
+    for (size_t i = 0; i < j->m; i++) {
+        float *y = j->y + i * j->w->n_out + at;
+        for (size_t k = 0; k < width; k++)
+            y[k] += j->w->bias[at + k];
+    }
+}
+
+static void run_panel(void *arg, size_t index)
+{
+    job *j = arg;
+    size_t at = index * panel_width(j->w), width = min_size(panel_width(j->w), j->w->n_out - at);
+    int before = omp_get_max_threads();
+    omp_set_num_threads(1);
+    dnnl_status_t status = !j->w->is_bf16    ? run_float(j, at, width)
+                           : j->mm->has_bf16 ? run_bf16(j, at, width)
+                                             : run_widened(j, at, width);
+    omp_set_num_threads(before);
+    if (status != dnnl_success)
+        atomic_store(&j->status, (int)status);
+    else if (j->w->bias)
+        add_bias(j, at, width);
+}
+
+static kvp_status run_job(job *j)
+{
+    atomic_init(&j->status, (int)dnnl_success);
+    pool_run(j->mm->pool, n_panels(j->w), run_panel, j);
+    return check((dnnl_status_t)atomic_load(&j->status), "a matrix product");
+}
+
+static kvp_status apply_bf16(const job *whole)
+{
+    const matrix *w = whole->w;
     kvp_status status = KVP_OK;
-    for (unsigned i = 0; w->is_bf16 && mm->has_bf16 && i <= piece_of(m) && !status; i++) {
-        product *p;
-        status = find_product(mm, w, i, &p);
+    for (size_t at = 0, rows; at < whole->m && !status; at += rows) {
+        unsigned log2_rows = piece_of(whole->m - at);
+        rows = (size_t)1 << log2_rows;
+        convert_f32_to_bf16(whole->x + at * w->n_in, whole->mm->x, rows * w->n_in);
+        job piece = {.mm = whole->mm,
+                     .w = w,
+                     .m = rows,
+                     .y = whole->y + at * w->n_out,
+                     .whole = find_product(whole->mm, w->n_in, panel_width(w), log2_rows),
+                     .last = find_product(whole->mm, w->n_in, last_width(w), log2_rows)};
+        status = run_job(&piece);
     }
     return status;
 }
@@ -340,13 +516,6 @@ kvp_status matmul_apply(matmul *mm, const matrix *w, const float *x, size_t m, f
     kvp_status status = matmul_reserve(mm, w, m);
     if (status || !m)
         return status;
-    if (!w->is_bf16)
-        status = sgemm(w, w->data, w->n_in, w->n_out, x, m, 0.0f, y);
-    else if (mm->has_bf16)
-        status = apply_bf16(mm, w, x, m, y);
-    else
-        status = apply_widened(mm, w, x, m, y);
-    if (!status && w->bias)
-        add_bias(w, m, y);
-    return status;
+    job j = {.mm = mm, .w = w, .x = x, .m = m, .y = y};
+    return w->is_bf16 && mm->has_bf16 ? apply_bf16(&j) : run_job(&j);
 }

@@ -6,13 +6,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "integration/models/pool.h"
 #include "kvpager/status.h"
 
-/* A weight matrix as the model's file has it: no copy, no reordering. */
 typedef struct matrix {
     size_t n_in, n_out;
-    bool is_out_major; /* [n_out][n_in] (an embedding); otherwise [n_in][n_out] (GPT-2's Conv1D) */
-    bool is_bf16;      /* of data: uint16_t, otherwise float */
+    bool is_out_major; /* [n_out][n_in], otherwise [n_in][n_out] (as GPT-2's Conv1D has them) */
+    bool is_bf16;      /* of data: uint16_t, and always out-major; otherwise float */
     void *data;        /* aligned to 64 bytes */
     const float *bias; /* [n_out]; NULL: none */
 } matrix;
@@ -20,20 +20,20 @@ typedef struct matrix {
 /* Elements and bytes of data. */
 size_t matrix_elements(const matrix *w);
 size_t matrix_bytes(const matrix *w);
-/* Row i of data, as float: of an embedding, the vector of token i. */
+/* Row i of an out-major matrix, as float [n_in]: of an embedding, the vector of token i. */
 void matrix_row(const matrix *w, size_t i, float *row);
 
 typedef struct matmul matmul;
 
-/* n_threads 0: one per CPU that this process may use. Not for concurrent calls. */
-KVP_NODISCARD kvp_status matmul_open(uint32_t n_threads, matmul **out);
+/* Products run on the threads of `pool`, which must outlive this. Not for concurrent calls. */
+KVP_NODISCARD kvp_status matmul_open(pool *p, matmul **out);
 void matmul_close(matmul *mm);
 
 /* Room for products of up to m rows with this matrix; later matmul_apply() calls allocate nothing.
  */
 KVP_NODISCARD kvp_status matmul_reserve(matmul *mm, const matrix *w, size_t m);
-/* y[m][n_out] = x[m][n_in] * w + bias. The same calls give the same bits. The sequence of additions
- * depends on m and on the number of threads. */
+/* y[m][n_out] = x[m][n_in] * w + bias. The same call gives the same bits, whatever the number of
+ * threads; the order of additions depends on m. */
 KVP_NODISCARD kvp_status matmul_apply(matmul *mm, const matrix *w, const float *x, size_t m,
                                       float *y);
 /* Bytes of scratch held now. */

@@ -88,12 +88,17 @@ kvp_status model_open(const char *dir, const model_options *options, model **out
         status = open_weights(dir, &weights);
     source.weights = weights;
     if (!status)
+        status = pool_open(source.options->n_threads, &source.pool);
+    if (!status)
         status = arch->open(&source, &m);
     if (!status) {
         m->arch = arch;
+        m->pool = source.pool;
         m->info.architecture = arch->model_type;
         m->info.fingerprint = fingerprint_of(&source, text, n);
         *out = m;
+    } else {
+        pool_close(source.pool);
     }
     safetensors_close(weights);
     json_decref(root);
@@ -103,8 +108,11 @@ kvp_status model_open(const char *dir, const model_options *options, model **out
 
 void model_close(model *m)
 {
-    if (m)
-        m->arch->close(m);
+    if (!m)
+        return;
+    pool *threads = m->pool;
+    m->arch->close(m);
+    pool_close(threads);
 }
 
 const model_info *model_get_info(const model *m)
@@ -147,4 +155,10 @@ kvp_status model_forward(model *m, kvp_seq *seq, const model_forward_args *args)
 {
     kvp_status status = check_tokens(&m->info, kvp_seq_length(seq), args);
     return status ? status : m->arch->forward(m, seq, args);
+}
+
+void model_parallel_for(void *opaque, size_t n, void (*task)(void *arg, size_t i), void *arg)
+{
+    model *m = opaque;
+    pool_run(m->pool, n, task, arg);
 }

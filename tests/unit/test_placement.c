@@ -244,7 +244,8 @@ static void test_sticky_open_pages_leave_last_and_oldest_first(void **state)
     insert(m, 2, 2, 10, true);
     for (uint32_t i = 3; i < 200; i++)
         insert(m, i, 0, i, false);
-    ops->touch(m->policy, &(kvp_placement_page){.page = 0, .lane_index = 10, .is_open = true});
+    ops->remove(m->policy, 0); /* used again */
+    insert(m, 0, 0, 10, true);
     for (uint32_t i = 3; i < 200; i++) {
         uint32_t victim = first_victim(m);
         assert_true(victim >= 3);
@@ -266,8 +267,6 @@ static void test_sticky_streamed_page_leaves_before_a_resident_one(void **state)
     insert(m, 8, 0, 1, false);
     insert(m, 9, 0, 2, false);
     assert_int_equal(first_victim(m), 9);
-    m->policy->ops->touch(m->policy, &(kvp_placement_page){.page = 7, .lane_index = 0});
-    assert_int_equal(first_victim(m), 9);
     close_model(m);
 }
 
@@ -281,7 +280,8 @@ static void test_lru_orders_by_last_use(void **state)
     assert_int_equal(first_victim(m), KVP_PAGE_NONE);
     for (uint32_t i = 0; i < 5; i++)
         insert(m, i, 0, i, false);
-    ops->touch(m->policy, &(kvp_placement_page){.page = 1});
+    ops->remove(m->policy, 1); /* used again */
+    insert(m, 1, 0, 1, false);
     ops->remove(m->policy, 3);
     static const uint32_t expected[] = {0, 2, 4, 1, KVP_PAGE_NONE};
     uint32_t page = KVP_PAGE_NONE;
@@ -310,7 +310,8 @@ static void check_random_calls(const kvp_placement_ops *ops, uint64_t seed, uint
             m->is_resident[page] = true;
             m->n_resident++;
         } else if (r >> 40 & 1) {
-            ops->touch(m->policy, &p);
+            ops->remove(m->policy, page);
+            ops->insert(m->policy, &p);
         } else {
             ops->remove(m->policy, page);
             m->is_resident[page] = false;

@@ -1,0 +1,183 @@
+/* flat_kv.c - the calls a model makes, over KV that lies in one array. */
+#include "tests/support/flat_kv.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define DEFAULT_PAGE_TOKENS 64u
+
+struct kvp_pager {
+    kvp_geometry geometry;
+};
+
+/* [layer][position][head][dim] of K and of V, one growing array per layer. */
+typedef struct flat_layer {
+    float *k, *v;
+    size_t n_tokens, capacity;
+} flat_layer;
+
+struct kvp_seq {
+    kvp_geometry geometry;
+    flat_layer *layers;
+};
+
+kvp_config kvp_config_default(void)
+{
+    return (kvp_config){.size = sizeof(kvp_config), .ram_bytes = KVP_UNLIMITED};
+}
+
+kvp_status kvp_pager_open(const kvp_config *cfg, kvp_pager **pager)
+{
+    if (cfg->geometry.dtype != KVP_F32 || cfg->geometry.layers)
+        return kvp_fail(KVP_E_UNSUPPORTED, "flat KV is uniform and float32");
+    *pager = calloc(1, sizeof **pager);
+    if (!*pager)
+        return kvp_fail(KVP_E_NOMEM, "flat KV");
+    (*pager)->geometry = cfg->geometry;
+    return KVP_OK;
+}
+
+void kvp_pager_close(kvp_pager *pager)
+{
+    free(pager);
+}
+
+kvp_status kvp_seq_create(kvp_pager *pager, kvp_seq **seq)
+{
+    kvp_seq *s = calloc(1, sizeof *s);
+    if (s)
+        s->layers = calloc(pager->geometry.n_layers, sizeof *s->layers);
+    if (!s || !s->layers) {
+        free(s);
+        return kvp_fail(KVP_E_NOMEM, "flat KV");
+    }
+    s->geometry = pager->geometry;
+    *seq = s;
+    return KVP_OK;
+}
+
+void kvp_seq_destroy(kvp_seq *seq)
+{
+    if (!seq)
+        return;
+    for (uint32_t i = 0; i < seq->geometry.n_layers; i++) {
+        free(seq->layers[i].k);
+        free(seq->layers[i].v);
+    }
+    free(seq->layers);
+    free(seq);
+}
+
+uint64_t kvp_seq_length(const kvp_seq *seq)
+{
+    size_t length = seq->layers[0].n_tokens;
+    for (uint32_t i = 1; i < seq->geometry.n_layers; i++)
+        length = seq->layers[i].n_tokens < length ? seq->layers[i].n_tokens : length;
+    return length;
+}
+
+kvp_status kvp_seq_truncate(kvp_seq *seq, uint64_t n_tokens)
+{
+    for (uint32_t i = 0; i < seq->geometry.n_layers; i++) {
+        if (seq->layers[i].n_tokens > n_tokens)
+            seq->layers[i].n_tokens = (size_t)n_tokens;
+    }
+    return KVP_OK;
+}
+
+static size_t row_floats(const kvp_seq *seq)
+{
+    return (size_t)seq->geometry.n_kv_heads * seq->geometry.head_dim;
+}
+
+static kvp_status grow(flat_layer *l, size_t need, size_t width)
+{
+    if (need <= l->capacity)
+        return KVP_OK;
+    size_t capacity = need * 2;
+    float *k = realloc(l->k, capacity * width * sizeof *k);
+    if (k)
+        l->k = k;
+    float *v = realloc(l->v, capacity * width * sizeof *v);
+    if (v)
+        l->v = v;
+    if (!k || !v)
+        return kvp_fail(KVP_E_NOMEM, "flat KV");
+    l->capacity = capacity;
+    return KVP_OK;
+}
+
+kvp_status kvp_seq_append_rows(kvp_seq *seq, uint32_t layer, const kvp_rows *rows, size_t n_tokens)
+{
+    flat_layer *l = &seq->layers[layer];
+    size_t width = row_floats(seq), row_bytes = width * sizeof(float);
+    size_t k_stride = rows->k_token_stride ? rows->k_token_stride : row_bytes;
+    size_t v_stride = rows->v_token_stride ? rows->v_token_stride : row_bytes;
+    if (rows->dtype != KVP_F32 || rows->k_head_stride || rows->v_head_stride)
+        return kvp_fail(KVP_E_UNSUPPORTED, "flat KV takes dense float32 heads");
+    kvp_status status = grow(l, l->n_tokens + n_tokens, width);
+    if (status)
+        return status;
+    for (size_t i = 0; i < n_tokens; i++) {
+        size_t at = (l->n_tokens + i) * width;
+        memcpy(l->k + at, (const char *)rows->k + i * k_stride, row_bytes);
+        memcpy(l->v + at, (const char *)rows->v + i * v_stride, row_bytes);
+    }
+    l->n_tokens += n_tokens;
+    return KVP_OK;
+}
+
+/* What a query at p may see of key j (kvp_attend_args.window: whole pages). */
+static bool is_visible(const kvp_seq *seq, const kvp_attend_args *args, size_t p, size_t j)
+{
+    if (j > p)
+        return false;
+    size_t page_tokens =
+        seq->geometry.page_tokens ? seq->geometry.page_tokens : DEFAULT_PAGE_TOKENS;
+    size_t begin = j / page_tokens * page_tokens, last = begin + page_tokens - 1;
+    return !args->window || last + args->window > p || begin < args->sinks;
+}
+
+static void attend_one(const kvp_seq *seq, uint32_t layer, const kvp_attend_args *args, size_t p,
+                       const float *q, size_t kv_head, double *scores, float *out)
+{
+    const flat_layer *l = &seq->layers[layer];
+    size_t dim = seq->geometry.head_dim, width = row_floats(seq);
+    double highest = -INFINITY, total = 0;
+    for (size_t j = 0; j <= p; j++) {
+        const float *k = l->k + j * width + kv_head * dim;
+        scores[j] = is_visible(seq, args, p, j) ? 0 : -INFINITY;
+        for (size_t i = 0; i < dim && !isinf(scores[j]); i++)
+            scores[j] += (double)q[i] * (double)k[i];
+        scores[j] *= (double)args->scale;
+        highest = scores[j] > highest ? scores[j] : highest;
+    }
+    for (size_t j = 0; j <= p; j++)
+        total += scores[j] = exp(scores[j] - highest);
+    for (size_t i = 0; i < dim; i++) {
+        double sum = 0;
+        for (size_t j = 0; j <= p; j++)
+            sum += scores[j] * (double)l->v[j * width + kv_head * dim + i];
+        out[i] = (float)(sum / total);
+    }
+}
+
+kvp_status kvp_attend(kvp_seq *seq, uint32_t layer, const kvp_attend_args *args)
+{
+    size_t dim = seq->geometry.head_dim, n = seq->layers[layer].n_tokens;
+    size_t group = args->n_heads / seq->geometry.n_kv_heads;
+    size_t q_stride = args->q_stride ? args->q_stride : args->n_heads * dim;
+    size_t out_stride = args->out_stride ? args->out_stride : args->n_heads * dim;
+    double *scores = malloc((n + 1) * sizeof *scores);
+    if (!scores)
+        return kvp_fail(KVP_E_NOMEM, "flat KV");
+    for (size_t i = 0; i < args->n_queries; i++) {
+        size_t p = args->positions ? (size_t)args->positions[i] : n - args->n_queries + i;
+        for (size_t h = 0; h < args->n_heads; h++)
+            attend_one(seq, layer, args, p, args->q + i * q_stride + h * dim, h / group, scores,
+                       args->out + i * out_stride + h * dim);
+    }
+    free(scores);
+    return KVP_OK;
+}

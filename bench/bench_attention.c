@@ -200,6 +200,8 @@ static void attend_segment(void *arg, size_t task)
         kvpi_keys keys = {.k = c->k + at,
                           .v = c->v + at,
                           .n = n,
+                          .next_k = c->k + at + n * row,
+                          .next_v = c->v + at + n * row,
                           .k_width = width,
                           .v_width = width,
                           .scale = 1 / sqrtf((float)width)};

@@ -1,3 +1,4 @@
+#define _GNU_SOURCE
 #include "support.h"
 
 #include <errno.h>

@@ -1,4 +1,5 @@
 /* test_terminal.c - what a person at a terminal sees: progress, text, map and table. */
+#define _GNU_SOURCE
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>

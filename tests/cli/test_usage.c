@@ -33,7 +33,7 @@ static void check_failure(int code, const char *text, const char *arguments)
 static void check_model_failure(int code, const char *text, const char *command,
                                 const char *arguments)
 {
-    char line[512];
+    char line[1024];
     snprintf(line, sizeof line, "%s -m %s %s", command, demo_model(), arguments);
     check_failure(code, text, line);
 }

@@ -373,6 +373,16 @@ static bool take_from_ahead(part *pt, uint32_t page)
     return true;
 }
 
+/* The page after this one in the part's item, if it is there now: a hint for kernels. */
+static const void *next_address(const kvp_scan *s, const part *pt)
+{
+    cursor c = pt->next;
+    if (!settle(s, &c) || !is_before(c, pt->end))
+        return NULL;
+    const kvpi_page *pg = kvpi_page_at(&s->p->pages, page_at(s, c));
+    return kvpi_page_is(pg, KVPI_PAGE_RESIDENT) ? kvpi_frame_addr(s->p, pg->frame) : NULL;
+}
+
 kvp_status kvp_scan_next(kvp_scan *s, uint32_t part_no, kvp_page_view *view)
 {
     part *pt = &s->parts[part_no];
@@ -397,6 +407,7 @@ kvp_status kvp_scan_next(kvp_scan *s, uint32_t part_no, kvp_page_view *view)
         pt->current = page;
         kvpi_fill_view(p, s->seq, s->layer, pt->next.group, pt->next.entry, view);
         pt->next.entry++;
+        view->next = next_address(s, pt);
     }
     pthread_mutex_unlock(&p->lock);
     return status;

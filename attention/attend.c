@@ -107,28 +107,71 @@ static void locate(const kvpi_plan *plan, const kvpi_row_set *set, size_t row, s
     *head = set->kv_head * plan->heads_per_kv + set->first_head + row % set->n_heads;
 }
 
-static kvpi_row load_row(const kvpi_plan *plan, const kvpi_row_set *set, size_t row,
-                         const kvpi_state *state)
+/* Fill in rows [first, first + n) of the set, and how many keys of the page each sees; returns how
+ * many any of them sees. */
+static size_t load_rows(const kvpi_plan *plan, const kvp_page_view *page, const kvpi_row_set *set,
+                        size_t first, size_t n, const kvpi_state *state, kvpi_row *rows,
+                        uint32_t *visible)
 {
-    size_t query, head;
-    locate(plan, set, row, &query, &head);
-    return (kvpi_row){
-        .q = plan->args->q + query * plan->q_stride + head * plan->info.kind.k_width,
-        .o = state->o ? state->o + row * state->o_stride : kvpi_plan_out(plan, query, head),
-        .m = state->m[row],
-        .l = state->l[row],
-    };
+    size_t query, head, n_seen = 0;
+    locate(plan, set, first, &query, &head);
+    const size_t first_head = set->kv_head * plan->heads_per_kv + set->first_head;
+    for (size_t r = 0; r < n; r++) {
+        if (r == 0 || head == first_head) /* a query's rows see the same */
+            visible[r] = visible_keys(plan, page, kvpi_plan_position(plan, query));
+        else
+            visible[r] = visible[r - 1];
+        n_seen = visible[r] > n_seen ? visible[r] : n_seen;
+        rows[r] = (kvpi_row){
+            .q = plan->args->q + query * plan->q_stride + head * plan->info.kind.k_width,
+            .o = state->o ? state->o + (first + r) * state->o_stride
+                          : kvpi_plan_out(plan, query, head),
+            .m = state->m[first + r],
+            .l = state->l[first + r],
+        };
+        if (++head == first_head + set->n_heads) {
+            head = first_head;
+            query++;
+        }
+    }
+    return n_seen;
 }
 
-/* One block of keys. visible[]: of the page; `at`: keys of the page before this block. */
-static void attend_block(kvpi_kernel kernel, const kvpi_keys *keys, kvpi_row *rows,
-                         const uint32_t *visible, size_t n_rows, size_t at)
+/* Keys [at, at + n) of a plane, and those that come after them in the order of the scan. */
+static kvpi_keys block_of(const kvpi_plan *plan, const kvp_page_view *page, uint32_t plane,
+                          size_t at, size_t n)
 {
-    for (size_t r = 0; r < n_rows; r++) {
-        size_t rest = visible[r] > at ? visible[r] - at : 0;
-        rows[r].n_visible = (uint32_t)(rest < keys->n ? rest : keys->n);
+    const size_t element = kvp_dtype_bytes(page->dtype);
+    const size_t k_bytes = page->k_width * element, v_bytes = page->v_width * element;
+    const char *k = kvp_page_k(page, plane), *v = kvp_page_v(page, plane);
+    kvpi_keys keys = {.k = k + at * k_bytes,
+                      .v = v + at * v_bytes,
+                      .n = n,
+                      .k_width = page->k_width,
+                      .v_width = page->v_width,
+                      .scale = plan->args->scale};
+    if (at + n < page->n_valid) {
+        keys.next_k = k + (at + n) * k_bytes;
+        keys.next_v = v + (at + n) * v_bytes;
+    } else if (plane + 1 < page->n_heads) {
+        keys.next_k = kvp_page_k(page, plane + 1);
+        keys.next_v = kvp_page_v(page, plane + 1);
+    } else if (page->next) {
+        keys.next_k = page->next;
+        keys.next_v = (const char *)page->next + ((const char *)page->v - (const char *)page->k);
     }
-    kernel(keys, rows, n_rows);
+    return keys;
+}
+
+static void add_masses(const kvpi_plan *plan, const kvp_page_view *page, const kvpi_row_set *set,
+                       size_t first, size_t n, const kvpi_row *rows)
+{
+    for (size_t r = 0; r < n; r++) {
+        size_t query, head;
+        locate(plan, set, first + r, &query, &head);
+        if (rows[r].n_visible)
+            add_mass(page_mass_row(plan, query, head) + page->index, rows[r].m, rows[r].block_l);
+    }
 }
 
 void kvpi_attend_plane(const kvpi_plan *plan, kvpi_kernel kernel, const kvp_page_view *page,
@@ -136,39 +179,20 @@ void kvpi_attend_plane(const kvpi_plan *plan, kvpi_kernel kernel, const kvp_page
 {
     kvpi_row rows[KVPI_MANY_ROWS];
     uint32_t visible[KVPI_MANY_ROWS];
-    size_t n_seen = 0; /* keys that any row sees */
-    for (size_t r = 0; r < n; r++) {
-        size_t query, head;
-        locate(plan, set, first + r, &query, &head);
-        visible[r] = visible_keys(plan, page, kvpi_plan_position(plan, query));
-        n_seen = visible[r] > n_seen ? visible[r] : n_seen;
-    }
-    if (n_seen == 0)
-        return;
-    for (size_t r = 0; r < n; r++)
-        rows[r] = load_row(plan, set, first + r, state);
-
-    const size_t element = kvp_dtype_bytes(page->dtype);
-    const uint32_t plane = (uint32_t)set->kv_head - page->first_head;
+    const size_t n_seen = load_rows(plan, page, set, first, n, state, rows, visible);
     for (size_t at = 0; at < n_seen; at += KVPI_BLOCK_KEYS) {
-        kvpi_keys keys = {
-            .k = (const char *)kvp_page_k(page, plane) + at * page->k_width * element,
-            .v = (const char *)kvp_page_v(page, plane) + at * page->v_width * element,
-            .n = n_seen - at < KVPI_BLOCK_KEYS ? n_seen - at : KVPI_BLOCK_KEYS,
-            .k_width = page->k_width,
-            .v_width = page->v_width,
-            .scale = plan->args->scale,
-        };
-        attend_block(kernel, &keys, rows, visible, n, at);
-        for (size_t r = 0; plan->args->page_mass && r < n; r++) {
-            size_t query, head;
-            locate(plan, set, first + r, &query, &head);
-            if (rows[r].n_visible)
-                add_mass(page_mass_row(plan, query, head) + page->index, rows[r].m,
-                         rows[r].block_l);
+        size_t n_keys = n_seen - at < KVPI_BLOCK_KEYS ? n_seen - at : KVPI_BLOCK_KEYS;
+        kvpi_keys keys =
+            block_of(plan, page, (uint32_t)set->kv_head - page->first_head, at, n_keys);
+        for (size_t r = 0; r < n; r++) {
+            size_t rest = visible[r] > at ? visible[r] - at : 0;
+            rows[r].n_visible = (uint32_t)(rest < n_keys ? rest : n_keys);
         }
+        kernel(&keys, rows, n);
+        if (plan->args->page_mass)
+            add_masses(plan, page, set, first, n, rows);
     }
-    for (size_t r = 0; r < n; r++) {
+    for (size_t r = 0; r < n && n_seen; r++) {
         state->m[first + r] = rows[r].m;
         state->l[first + r] = rows[r].l;
     }

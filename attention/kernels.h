@@ -22,6 +22,8 @@ typedef struct kvpi_keys {
     size_t n;          /* 1 .. KVPI_BLOCK_KEYS */
     size_t k_width, v_width;
     float scale; /* of q . k */
+    /* As many rows that will probably be wanted next: prefetched, never read. NULL: not known. */
+    const void *next_k, *next_v;
 } kvpi_keys;
 
 /* One query head of one query. State: l = sum exp(s - m), o = sum exp(s - m) v over the keys seen

@@ -43,6 +43,9 @@ typedef struct kvp_page_view {
     uint32_t k_width, v_width;
     kvp_dtype dtype;
     uint32_t handle; /* private */
+    /* Of a scan: where the part's next page lies, if it is in RAM now. For prefetching, not for
+     * reading: it is not held. NULL: not known. */
+    const void *next;
 } kvp_page_view;
 
 /* Rows of head plane `h` (0 .. n_heads - 1) of a page. */

@@ -309,6 +309,8 @@ kvp_status kvp_scan_next(kvp_scan *scan, uint32_t part, kvp_page_view *view)
     if (is_failure_due(seq))
         return kvp_fail(KVP_E_IO, "page %u of group %u: injected failure", slot, item->group);
     const char *page = page_at(seq, item->group, slot);
+    bool is_last = scan->parts[part].next == item->n_pages;
+    uint32_t next = is_last ? 0 : scan->slots[scan->parts[part].start + scan->parts[part].next];
     *view = (kvp_page_view){
         .k = page,
         .v = page + seq->k_bytes,
@@ -321,6 +323,7 @@ kvp_status kvp_scan_next(kvp_scan *scan, uint32_t part, kvp_page_view *view)
         .k_width = seq->source.kind.k_width,
         .v_width = seq->source.kind.v_width,
         .dtype = seq->source.kind.dtype,
+        .next = is_last ? NULL : page_at(seq, item->group, next),
     };
     return KVP_OK;
 }

@@ -21,7 +21,7 @@ END
 
 status=0
 run "$kvpager" generate -m models/demo -f models/demo/excerpt.txt -n "$tokens" --ignore-eos \
-    --ram 1M --zram 1M --map --verify --stats || status=$?
+    --temp 0.7 --top-p 0.9 --seed 5 --ram 1M --zram 1M --map --verify --stats || status=$?
 [ -t 1 ] || echo
 [ "$status" -eq 0 ] || exit "$status"
 

@@ -1,3 +1,4 @@
+#define _GNU_SOURCE
 #include "support.h"
 
 #include <errno.h>
@@ -19,13 +20,12 @@ static json_t *golden_object;
 int support_init(void **state)
 {
     (void)state;
-    const char *tmp = getenv("TMPDIR"), *path = getenv("KVP_DEMO_GOLDEN");
+    const char *tmp = getenv("TMPDIR");
     snprintf(scratch_dir, sizeof scratch_dir, "%s/kvpager-cli-XXXXXX", tmp ? tmp : "/var/tmp");
     if (!getenv("KVPAGER_BIN") || !mkdtemp(scratch_dir))
         return fprintf(stderr, "KVPAGER_BIN must name the kvpager binary\n"), -1;
     json_error_t error;
-    golden_object =
-        json_load_file(path ? path : "tests/data/demo/golden.json", JSON_ALLOW_NUL, &error);
+    golden_object = json_load_file(golden_file("golden.json"), JSON_ALLOW_NUL, &error);
     if (!golden_object)
         return fprintf(stderr, "golden.json: %s\n", error.text), -1;
     return 0;
@@ -49,6 +49,14 @@ const char *demo_model(void)
 const json_t *golden(void)
 {
     return golden_object;
+}
+
+const char *golden_file(const char *name)
+{
+    static char path[256];
+    const char *dir = getenv("KVP_DEMO_GOLDEN");
+    snprintf(path, sizeof path, "%s/%s", dir ? dir : "tests/data/demo", name);
+    return path;
 }
 
 const char *scratch(const char *name)

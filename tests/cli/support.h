@@ -12,11 +12,13 @@
 #include <jansson.h>
 
 /* From the environment: KVPAGER_BIN (required), KVP_DEMO_MODEL (default models/demo) and
- * KVP_DEMO_GOLDEN (default tests/data/demo/golden.json). Makes the scratch folder. */
+ * KVP_DEMO_GOLDEN (folder, default tests/data/demo). Makes the scratch folder. */
 int support_init(void **state);
 int support_fini(void **state);
 const char *demo_model(void);
 const json_t *golden(void);
+/* A file beside golden.json; valid until the next call. */
+const char *golden_file(const char *name);
 /* A path in the scratch folder; valid until the eighth call after this one. */
 const char *scratch(const char *name);
 void write_file(const char *path, const void *bytes, size_t n);

@@ -289,6 +289,37 @@ static void test_compare_finds_cached_and_recomputed_equal(void **state)
 
 /* ---- logits ---- */
 
+/* logits.npy lies beside golden.json: full rows at some positions of the first 512 tokens. */
+static void test_logits_equal_the_reference(void **state)
+{
+    (void)state;
+    const char *path = scratch("first.npy");
+    const json_t *positions = member(golden(), "logits_positions");
+    size_t n_expected, n_rows, n_columns, n_vocab, i;
+    float *expected = read_npy(golden_file("logits.npy"), &n_expected, &n_vocab);
+    outcome o = run_expecting(0, "", "logits -m %s --ids %s --kv-dtype f32 -o %s", demo_model(),
+                              ids_file("first_token_ids", 0, 512), path);
+    float *logits = read_npy(path, &n_rows, &n_columns);
+    assert_int_equal(n_rows, 512);
+    assert_int_equal(n_columns, n_vocab);
+    assert_int_equal(n_expected, json_array_size(positions));
+    const json_t *position;
+    json_array_foreach(positions, i, position)
+    {
+        const float *row = logits + (size_t)json_integer_value(position) * n_vocab;
+        for (size_t v = 0; v < n_vocab; v++) {
+            bool ok = fabsf(row[v] - expected[i * n_vocab + v]) <= 2e-3f;
+            if (!ok)
+                fail_msg("position %lld, token %zu: %f", (long long)json_integer_value(position), v,
+                         (double)row[v]);
+        }
+    }
+    assert_true(i > 0);
+    free(expected);
+    free(logits);
+    outcome_free(&o);
+}
+
 static void test_logits_past_the_context_follow_the_rolling_rule(void **state)
 {
     (void)state;
@@ -459,6 +490,7 @@ int main(void)
         cmocka_unit_test(test_keep_frees_pages_and_cached_equals_recomputed),
         cmocka_unit_test(test_keep_bounds_what_a_new_window_prefills),
         cmocka_unit_test(test_compare_finds_cached_and_recomputed_equal),
+        cmocka_unit_test(test_logits_equal_the_reference),
         cmocka_unit_test(test_logits_past_the_context_follow_the_rolling_rule),
         cmocka_unit_test(test_logits_do_not_depend_on_where_pages_lie),
         cmocka_unit_test(test_failed_logits_leave_no_file),

@@ -21,21 +21,23 @@ static void check_output(const char *arguments, const char *const *texts, size_t
     check_output(arguments, (const char *const[]){__VA_ARGS__},                                    \
                  sizeof((const char *const[]){__VA_ARGS__}) / sizeof(const char *))
 
-static void check_failure(int code, const char *text, const char *arguments)
+static void check_outcome(outcome o, int code, const char *text)
 {
-    outcome o = run("", "%s", arguments);
     expect_failure(&o, code, text);
     assert_string_equal(o.out, "");
     outcome_free(&o);
+}
+
+static void check_failure(int code, const char *text, const char *arguments)
+{
+    check_outcome(run("", "%s", arguments), code, text);
 }
 
 /* With "-m <demo model>" in front of the arguments. */
 static void check_model_failure(int code, const char *text, const char *command,
                                 const char *arguments)
 {
-    char line[512];
-    snprintf(line, sizeof line, "%s -m %s %s", command, demo_model(), arguments);
-    check_failure(code, text, line);
+    check_outcome(run("", "%s -m %s %s", command, demo_model(), arguments), code, text);
 }
 
 static void test_version_and_help_go_to_stdout(void **state)

@@ -1,0 +1,120 @@
+/* test_terminal.c - what a person at a terminal sees: progress, text, map and table. */
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "support.h"
+
+#define ROWS 24
+#define PANEL_GONE "\033[r" /* the whole screen scrolls again */
+
+static char terminal_path[64];
+
+static void use_terminal(void)
+{
+    int fd = open(terminal_path, O_RDWR | O_NOCTTY);
+    if (fd < 0 || dup2(fd, STDOUT_FILENO) < 0 || dup2(fd, STDERR_FILENO) < 0)
+        _exit(126);
+    close(fd);
+}
+
+/* Everything written to the terminal until the process has gone; malloc'd. `signal_at`: send SIGINT
+ * when the screen has got that text (NULL: never). */
+static char *watch(process *p, int terminal, const char *signal_at)
+{
+    size_t n = 0, capacity = 1 << 20;
+    char *screen = calloc(1, capacity);
+    assert_non_null(screen);
+    for (;;) {
+        assert_true(n + 1 < capacity);
+        ssize_t got = read(terminal, screen + n, capacity - n - 1);
+        if (got <= 0)
+            return screen; /* EIO: nobody has the other end any more */
+        n += (size_t)got;
+        if (signal_at && strstr(screen, signal_at)) {
+            kill(p->pid, SIGINT);
+            signal_at = NULL;
+        }
+    }
+}
+
+static char *run_on_terminal(int code, const char *signal_at, const char *setting,
+                             const char *arguments)
+{
+    int terminal = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);
+    const struct winsize size = {.ws_row = ROWS, .ws_col = 100};
+    assert_true(terminal >= 0);
+    assert_int_equal(grantpt(terminal) | unlockpt(terminal), 0);
+    assert_int_equal(ioctl(terminal, TIOCSWINSZ, &size), 0);
+    assert_int_equal(ptsname_r(terminal, terminal_path, sizeof terminal_path), 0);
+    process p = start(setting, use_terminal, "generate -m %s --ids %s --ignore-eos %s",
+                      demo_model(), ids_file("rolling.token_ids", 0, 900), arguments);
+    char *screen = watch(&p, terminal, signal_at);
+    outcome o = finish(&p);
+    if (o.code != code)
+        fail_msg("exit code %d, not %d: %s", o.code, code, screen);
+    outcome_free(&o);
+    close(terminal);
+    return screen;
+}
+
+static void expect_on(const char *screen, const char *text)
+{
+    if (!strstr(screen, text))
+        fail_msg("not on the screen: %s\n%s", text, screen);
+}
+
+static void test_terminal_shows_progress_map_text_and_table(void **state)
+{
+    (void)state;
+    char *screen = run_on_terminal(0, NULL, "TERM=xterm", "-n 60 --ram 1M --zram 1M --map");
+    expect_on(screen, "reading 900 tokens");
+    expect_on(screen, " of up to 60 new tokens");
+    expect_on(screen, "\033[19;1H\033[2K     0.0  "); /* the first lane's row: 7 at the bottom */
+    expect_on(screen, "\033[24;1H\033[2K     5.0  ");
+    const char *end = strstr(screen, "pages of 64 tokens");
+    assert_non_null(end);
+    const char *gone = NULL;
+    for (const char *at = screen; (at = strstr(at, PANEL_GONE)) && at < end; at++)
+        gone = at;
+    assert_non_null(gone); /* before the final map, and nothing is drawn at the bottom after it */
+    assert_null(strstr(end, "\033["));
+    expect_on(end, "tokens/s");
+    expect_on(end, "whole process");
+    free(screen);
+}
+
+static void test_interrupt_gives_the_terminal_back(void **state)
+{
+    (void)state;
+    char *screen = run_on_terminal(130, " new tokens", "TERM=xterm", "-n 1000000 --ram 1M");
+    expect_on(screen, PANEL_GONE);
+    expect_on(screen, "kvpager: interrupted");
+    free(screen);
+}
+
+static void test_dumb_terminal_gets_no_escape_sequences(void **state)
+{
+    (void)state;
+    char *screen = run_on_terminal(0, NULL, "TERM=dumb", "-n 4 --map");
+    assert_null(strchr(screen, '\033'));
+    expect_on(screen, "R ram");
+    expect_on(screen, "tokens/s");
+    free(screen);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_terminal_shows_progress_map_text_and_table),
+        cmocka_unit_test(test_interrupt_gives_the_terminal_back),
+        cmocka_unit_test(test_dumb_terminal_gets_no_escape_sequences),
+    };
+    return cmocka_run_group_tests(tests, support_init, support_fini) != 0;
+}

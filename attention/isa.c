@@ -1,23 +1,36 @@
-/* isa.c - which kernels run on this CPU. KVP_ISA is read at every call: no state is kept, and a
- * process may compare instruction sets. */
+/* isa.c - which kernels run on this CPU. KVP_ISA is read at every call, so that a process may
+ * compare instruction sets. */
 #include "attention/kernels.h"
 
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "kvpager/attention.h"
 
-static bool has_avx2(void)
-{
 #if defined(__x86_64__)
+static bool probe_avx2(void)
+{
     unsigned eax, ebx, ecx, edx; /* F16C by cpuid: clang 14's builtin does not know the name */
     bool f16c = __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_F16C);
     __builtin_cpu_init();
     return f16c && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+}
+#endif
+
+/* Asked once: in a virtual machine cpuid takes longer than a short call to kvp_attend(). */
+static bool has_avx2(void)
+{
+#if defined(__x86_64__)
+    enum { UNKNOWN, NO, YES };
+    static atomic_int answer = UNKNOWN;
+    if (atomic_load_explicit(&answer, memory_order_relaxed) == UNKNOWN)
+        atomic_store_explicit(&answer, probe_avx2() ? YES : NO, memory_order_relaxed);
+    return atomic_load_explicit(&answer, memory_order_relaxed) == YES;
 #else
     return false;
 #endif

@@ -4,10 +4,10 @@
  * along the width. A score is one chain of fused multiply-adds over the width, an output element
  * one chain over the keys, in every tile shape: results do not depend on the grouping of rows.
  *
- * While a block is computed, the next one is fetched into L2, evenly over the loops: pages break the
- * streams that hardware prefetchers follow. GB/s on one thread, f16 at 8k tokens, 12/12 heads of 64
- * and 32/8 of 128: without any prefetching 14 and 7; fetching V of the same block while reading its
- * K 14 and 10; the next block's V in one burst 21 and 10; as it is 22 and 15. */
+ * While a block is computed, the next one is fetched into L2, evenly over the loops: pages break
+ * the streams that hardware prefetchers follow. GB/s on one thread, f16 at 8k tokens, 12/12 heads
+ * of 64 and 32/8 of 128: without any prefetching 14 and 7; fetching V of the same block while
+ * reading its K 14 and 10; the next block's V in one burst 21 and 10; as it is 22 and 15. */
 #include "attention/avx2.h"
 
 #if defined(__x86_64__)

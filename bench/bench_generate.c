@@ -67,7 +67,7 @@ static kvp_config configure(const workload *w, const variant *v)
 {
     kvp_config cfg = kvp_config_default();
     cfg.geometry = model_geometry(w->m, KVP_F16, 0);
-    cfg.n_threads = w->n_threads;
+    cfg.pool = model_pool(w->m);
     if (v->ram_fraction > 0) {
         cfg.ram_bytes = (uint64_t)(v->ram_fraction * (double)kv_bytes(w));
         cfg.zram_bytes = (uint64_t)(v->zram_fraction * (double)kv_bytes(w));

@@ -36,6 +36,7 @@
 #include "kvpager/env.h"
 #include "kvpager/mem.h"
 #include "kvpager/placement.h"
+#include "kvpager/pool.h"
 #include "kvpager/status.h"
 #include "kvpager/tier.h"
 #include "kvpager/view.h"
@@ -92,7 +93,9 @@ typedef struct kvp_config {
     const kvp_placement_ops *placement; /* NULL: kvp_placement_sticky */
 
     uint32_t n_threads; /* that kvp_attend() may use, the caller's included; 0: one per CPU */
-    /* The caller's own thread pool, used instead of the library's: runs task(arg, 0 .. n - 1). */
+    kvp_pool *pool;     /* whose threads to use, borrowed; NULL: the pager opens one of n_threads */
+    /* Or threads of the caller's own make: runs task(arg, 0 .. n - 1), returns when all are done.
+     */
     void (*parallel_for)(void *opaque, size_t n, void (*task)(void *arg, size_t i), void *arg);
     void *parallel_opaque;
 

@@ -220,6 +220,8 @@ static void resolve_config(kvp_pager *p, const kvp_config *cfg)
     p->mem = (kvp_mem){.alloc = counted_alloc, .free = counted_free, .opaque = p};
     if (!p->cfg.placement)
         p->cfg.placement = &kvp_placement_sticky;
+    if (p->cfg.pool)
+        p->cfg.n_threads = kvp_pool_threads(p->cfg.pool);
     if (!p->cfg.n_threads) {
         long n = sysconf(_SC_NPROCESSORS_ONLN);
         p->cfg.n_threads = n > 0 ? (uint32_t)n : 1;
@@ -272,8 +274,10 @@ static kvp_status open_parts(kvp_pager *p, const kvp_config *cfg)
         status = open_policies(p);
     if (!status)
         status = kvpi_scans_open(p);
-    if (!status && !p->cfg.parallel_for)
-        status = kvpi_workers_open(&p->mem, &p->env, p->cfg.n_threads, &p->workers);
+    if (!status && !p->cfg.parallel_for && !p->cfg.pool) {
+        status = kvp_pool_open(p->cfg.n_threads, &p->mem, &p->env, &p->own_pool);
+        p->cfg.pool = p->own_pool;
+    }
     return status;
 }
 
@@ -315,7 +319,7 @@ void kvp_pager_close(kvp_pager *p)
         next = seq->next;
         kvpi_seq_delete(seq, &p->geometry, &p->mem);
     }
-    kvpi_workers_close(p->workers);
+    kvp_pool_close(p->own_pool);
     kvpi_scans_close(p);
     if (p->zram_policy)
         p->zram_policy->ops->close(p->zram_policy);

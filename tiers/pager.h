@@ -5,7 +5,7 @@
  *   fault.c     make a page resident, pin it    transfer.c  bytes on the way, resumed by
  * completions reclaim.c   victims, demotion, watermarks   rows.c      append: rows into open pages
  *   sequence.c  create, truncate, evict         view.c      pins for callers
- *   scan.c      the ring                        workers.c   threads
+ *   scan.c      the ring                        parallel.c  whose threads compute
  *   stats.c     counters
  *
  * Lock order: kvp_pager.lock, then zram_lock, then locks that backends and workers keep to
@@ -69,8 +69,6 @@ typedef struct kvpi_transfer {
     struct kvpi_transfer *next;
 } kvpi_transfer;
 
-typedef struct kvpi_workers kvpi_workers;
-
 struct kvp_pager {
     pthread_mutex_t lock;
     pthread_cond_t progress; /* something landed, or frames were given back */
@@ -109,7 +107,7 @@ struct kvp_pager {
 
     kvp_scan *scans, *free_scans;
     uint32_t n_scans;
-    kvpi_workers *workers;
+    kvp_pool *own_pool; /* NULL: cfg.pool is the caller's, or parallel_for is used */
 
     pthread_mutex_t zram_lock; /* leaf: every call into the zram tier */
     uint32_t n_zram_jobs;      /* demotions to zram under way: each may need slot_bytes */
@@ -224,12 +222,5 @@ void kvpi_fill_view(kvp_pager *p, const kvp_seq *seq, uint32_t layer, uint32_t g
 
 KVP_NODISCARD kvp_status kvpi_scans_open(kvp_pager *p);
 void kvpi_scans_close(kvp_pager *p);
-
-/* ---- workers.c ---- */
-
-KVP_NODISCARD kvp_status kvpi_workers_open(const kvp_mem *mem, const kvp_env *env,
-                                           uint32_t n_threads, kvpi_workers **out);
-void kvpi_workers_close(kvpi_workers *w);
-void kvpi_workers_run(kvpi_workers *w, size_t n, void (*task)(void *arg, size_t i), void *arg);
 
 #endif

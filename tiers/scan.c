@@ -139,9 +139,10 @@ static kvp_status check_args(const kvp_seq *seq, const kvp_scan_args *args)
     return KVP_OK;
 }
 
-static void share_ring(kvp_scan *s, uint32_t ring, uint32_t max_parts)
+static void share_ring(kvp_scan *s, uint32_t ring)
 {
-    s->n_parts = min_u32(min_u32(max_parts, KVP_SCAN_MAX_PARTS), ring > 1 ? ring / 2 : 1);
+    if (s->n_parts > ring / 2)
+        s->n_parts = ring > 1 ? ring / 2 : 1;
     for (uint32_t i = 0; i < s->n_parts; i++) {
         uint32_t share = ring / s->n_parts + (i < ring % s->n_parts);
         s->parts[i] = (part){.current = KVP_PAGE_NONE, .max_ahead = min_u32(share - 1, MAX_AHEAD)};
@@ -159,30 +160,41 @@ static kvp_status take_workspace(kvp_scan *s)
     return status;
 }
 
-/* With the lock held: a scan object, its ring, its workspace; or nothing. */
-static kvp_status begin(kvp_pager *p, const kvp_scan_args *args, kvp_scan **out)
+static void set_up(kvp_scan *s, kvp_seq *seq, const kvp_scan_args *args)
 {
-    while (!p->free_scans)
-        pthread_cond_wait(&p->progress, &p->lock);
-    kvp_scan *s = p->free_scans;
-    p->free_scans = s->next_free;
-    uint32_t extra = args->workspace_bytes ? 1 : 0, granted = 0;
-    uint32_t wanted = ring_wanted(p, min_u32(args->max_parts, KVP_SCAN_MAX_PARTS));
+    s->seq = seq;
+    s->layer = args->layer;
+    s->l = &s->p->geometry.layers[args->layer];
+    s->sinks_end = args->sinks_end;
+    s->begin = args->begin;
+    s->end = args->end;
+    s->claim = (cursor){0};
+    s->n_claimed = 0;
+    /* No more parts than items: one that stays idle would waste its share of the ring. */
+    uint32_t limit = min_u32(args->max_parts, KVP_SCAN_MAX_PARTS);
+    s->n_parts = 0;
+    for (cursor c = {0}; s->n_parts < limit && settle(s, &c); s->n_parts++)
+        item_pages(s, c, &c);
+    s->n_parts += s->n_parts == 0;
+}
+
+/* With the lock held: the ring and the workspace, or nothing. */
+static kvp_status reserve(kvp_scan *s, bool with_workspace)
+{
+    uint32_t extra = with_workspace;
+    uint32_t wanted = ring_wanted(s->p, s->n_parts);
     s->workspace_frame = UINT32_MAX;
     kvp_status status =
-        kvpi_hold(p, KVPI_MIN_FRAMES - 1 + extra, wanted + extra, false, KVP_FOREVER, &granted);
-    s->held = granted;
-    if (!status && extra)
-        status = take_workspace(s);
-    if (status) {
-        kvpi_unhold(p, granted, false);
-        s->next_free = p->free_scans;
-        p->free_scans = s;
+        kvpi_hold(s->p, KVPI_MIN_FRAMES - 1 + extra, wanted + extra, false, KVP_FOREVER, &s->held);
+    if (status)
         return status;
-    }
-    share_ring(s, granted - extra, args->max_parts);
-    *out = s;
-    return KVP_OK;
+    if (with_workspace)
+        status = take_workspace(s);
+    if (status)
+        kvpi_unhold(s->p, s->held, false);
+    else
+        share_ring(s, s->held - extra);
+    return status;
 }
 
 kvp_status kvp_scan_open(kvp_seq *seq, const kvp_scan_args *args, kvp_scan **scan)
@@ -191,20 +203,21 @@ kvp_status kvp_scan_open(kvp_seq *seq, const kvp_scan_args *args, kvp_scan **sca
     if (status)
         return status;
     kvp_pager *p = seq->pager;
-    kvp_scan *s;
     pthread_mutex_lock(&p->lock);
-    status = begin(p, args, &s);
+    while (!p->free_scans)
+        pthread_cond_wait(&p->progress, &p->lock);
+    kvp_scan *s = p->free_scans;
+    p->free_scans = s->next_free;
+    set_up(s, seq, args);
+    status = reserve(s, args->workspace_bytes > 0);
+    if (status) {
+        s->next_free = p->free_scans;
+        p->free_scans = s;
+        pthread_cond_broadcast(&p->progress);
+    }
     pthread_mutex_unlock(&p->lock);
     if (status)
         return status;
-    s->seq = seq;
-    s->layer = args->layer;
-    s->l = &p->geometry.layers[args->layer];
-    s->sinks_end = args->sinks_end;
-    s->begin = args->begin;
-    s->end = args->end;
-    s->claim = (cursor){0};
-    s->n_claimed = 0;
     if (s->workspace_frame != UINT32_MAX)
         memset(kvpi_frame_addr(p, s->workspace_frame), 0, p->geometry.slot_bytes);
     *scan = s;

@@ -36,7 +36,7 @@ kvp_config session_pager_config(const session *s, bool all_in_ram)
     const options *o = s->options;
     kvp_config cfg = all_in_ram ? kvp_config_default() : budget_config(o);
     cfg.geometry = model_geometry(s->model, o->kv_dtype, o->page_tokens);
-    cfg.n_threads = o->n_threads;
+    cfg.pool = model_pool(s->model);
     cfg.fingerprint = s->info->fingerprint;
     cfg.log = log_message;
     return cfg;

@@ -4,7 +4,7 @@
 
 #include "integration/models/config.h"
 #include "integration/models/model.h"
-#include "integration/models/pool.h"
+#include "kvpager/pool.h"
 #include "integration/models/safetensors.h"
 
 /* What a model is loaded from; borrowed during open. */
@@ -12,7 +12,7 @@ typedef struct model_source {
     config_file config;
     const safetensors *weights;
     const model_options *options;
-    pool *pool;
+    kvp_pool *pool;
 } model_source;
 
 typedef struct model_arch {
@@ -29,7 +29,7 @@ typedef struct model_arch {
 struct model {
     const model_arch *arch;
     model_info info;
-    pool *pool; /* its threads; owned by model.c */
+    kvp_pool *pool; /* its threads; owned by model.c */
 };
 
 extern const model_arch gpt2_arch;

@@ -50,7 +50,7 @@ typedef struct product {
 } product;
 
 struct matmul {
-    pool *pool;
+    kvp_pool *pool;
     uint32_t n_lanes;
     bool has_bf16; /* the CPU multiplies bf16 */
     dnnl_engine_t engine;
@@ -135,17 +135,17 @@ static kvp_status open_streams(matmul *mm)
     return status;
 }
 
-kvp_status matmul_open(pool *p, matmul **out)
+kvp_status matmul_open(kvp_pool *p, matmul **out)
 {
     matmul *mm = calloc(1, sizeof *mm);
     if (mm)
-        mm->streams = calloc(pool_n_threads(p), sizeof *mm->streams);
+        mm->streams = calloc(kvp_pool_threads(p), sizeof *mm->streams);
     if (!mm || !mm->streams) {
         free(mm);
         return kvp_fail(KVP_E_NOMEM, "out of memory: matrix products");
     }
     mm->pool = p;
-    mm->n_lanes = pool_n_threads(p);
+    mm->n_lanes = kvp_pool_threads(p);
     unsigned isa = (unsigned)dnnl_get_effective_cpu_isa();
     unsigned bf16 = (unsigned)dnnl_cpu_isa_avx512_core_bf16;
     mm->has_bf16 = (isa & bf16) == bf16;
@@ -412,7 +412,7 @@ static dnnl_status_t run_float(const job *j, size_t at, size_t width)
 static dnnl_status_t run_widened(const job *j, size_t at, size_t width)
 {
     const matrix *w = j->w;
-    float *block = (float *)(void *)(j->mm->scratch + pool_lane() * j->mm->lane_bytes);
+    float *block = (float *)(void *)(j->mm->scratch + kvp_pool_lane() * j->mm->lane_bytes);
     dnnl_status_t status = dnnl_success;
     for (size_t end = at + width, rows; at < end && status == dnnl_success; at += rows) {
         rows = min_size(end - at, widen_rows(w));
@@ -424,7 +424,7 @@ static dnnl_status_t run_widened(const job *j, size_t at, size_t width)
 
 static dnnl_status_t execute(const job *j, const product *p, uint16_t *weights, float *y)
 {
-    uint32_t lane = pool_lane();
+    uint32_t lane = kvp_pool_lane();
     const handles *h = &p->lanes[lane];
     unsigned char *scratch =
         j->mm->scratch + (lane + 1) * j->mm->lane_bytes - round_up(p->scratch_bytes, 64);
@@ -453,7 +453,7 @@ static dnnl_status_t run_bf16(const job *j, size_t at, size_t width)
     uint16_t *weights = (uint16_t *)j->w->data + at * j->w->n_in;
     if (j->m == 1)
         return execute(j, p, weights, j->y + at);
-    float *panel = (float *)(void *)(j->mm->scratch + pool_lane() * j->mm->lane_bytes);
+    float *panel = (float *)(void *)(j->mm->scratch + kvp_pool_lane() * j->mm->lane_bytes);
     dnnl_status_t status = execute(j, p, weights, panel);
     for (size_t i = 0; i < j->m && status == dnnl_success; i++)
         memcpy(j->y + i * j->w->n_out + at, panel + i * width, width * sizeof *panel);
@@ -488,7 +488,7 @@ static void run_panel(void *arg, size_t index)
 static kvp_status run_job(job *j)
 {
     atomic_init(&j->status, (int)dnnl_success);
-    pool_run(j->mm->pool, n_panels(j->w), run_panel, j);
+    kvp_pool_run(j->mm->pool, n_panels(j->w), run_panel, j);
     return check((dnnl_status_t)atomic_load(&j->status), "a matrix product");
 }
 

@@ -6,7 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "integration/models/pool.h"
+#include "kvpager/pool.h"
 #include "kvpager/status.h"
 
 typedef struct matrix {
@@ -26,7 +26,7 @@ void matrix_row(const matrix *w, size_t i, float *row);
 typedef struct matmul matmul;
 
 /* Products run on the threads of `pool`, which must outlive this. Not for concurrent calls. */
-KVP_NODISCARD kvp_status matmul_open(pool *p, matmul **out);
+KVP_NODISCARD kvp_status matmul_open(kvp_pool *p, matmul **out);
 void matmul_close(matmul *mm);
 
 /* Room for products of up to m rows with this matrix; later matmul_apply() calls allocate nothing.

@@ -88,7 +88,7 @@ kvp_status model_open(const char *dir, const model_options *options, model **out
         status = open_weights(dir, &weights);
     source.weights = weights;
     if (!status)
-        status = pool_open(source.options->n_threads, &source.pool);
+        status = kvp_pool_open(source.options->n_threads, NULL, NULL, &source.pool);
     if (!status)
         status = arch->open(&source, &m);
     if (!status) {
@@ -98,7 +98,7 @@ kvp_status model_open(const char *dir, const model_options *options, model **out
         m->info.fingerprint = fingerprint_of(&source, text, n);
         *out = m;
     } else {
-        pool_close(source.pool);
+        kvp_pool_close(source.pool);
     }
     safetensors_close(weights);
     json_decref(root);
@@ -110,9 +110,9 @@ void model_close(model *m)
 {
     if (!m)
         return;
-    pool *threads = m->pool;
+    kvp_pool *threads = m->pool;
     m->arch->close(m);
-    pool_close(threads);
+    kvp_pool_close(threads);
 }
 
 const model_info *model_get_info(const model *m)
@@ -157,8 +157,7 @@ kvp_status model_forward(model *m, kvp_seq *seq, const model_forward_args *args)
     return status ? status : m->arch->forward(m, seq, args);
 }
 
-void model_parallel_for(void *opaque, size_t n, void (*task)(void *arg, size_t i), void *arg)
+kvp_pool *model_pool(const model *m)
 {
-    model *m = opaque;
-    pool_run(m->pool, n, task, arg);
+    return m->pool;
 }

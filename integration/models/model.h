@@ -61,8 +61,7 @@ typedef struct model_forward_args {
  *         truncate the sequence to what it was. */
 KVP_NODISCARD kvp_status model_forward(model *m, kvp_seq *seq, const model_forward_args *args);
 
-/* For kvp_config.parallel_for, with the model as parallel_opaque: attention on the threads that the
- * matrix products use, so that no more run than there are. The model must outlive the pager. */
-void model_parallel_for(void *model, size_t n, void (*task)(void *arg, size_t i), void *arg);
+/* The model's threads: for kvp_config.pool, so that attention uses the same ones. */
+kvp_pool *model_pool(const model *m);
 
 #endif

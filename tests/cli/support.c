@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -121,6 +122,26 @@ const char *ids_file(const char *array, size_t first, size_t n)
     fprintf(f, "%s]\n", n ? "" : "[");
     fclose(f);
     return path;
+}
+
+const char *model_with(const char *name, const void *bytes, size_t n)
+{
+    static const char *const files[] = {"config.json", "model.safetensors", "vocab.json",
+                                        "merges.txt", "tokenizer_config.json"};
+    const char *dir = scratch("model"), *model = demo_model();
+    mkdir(dir, 0700);
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        char from[1024], to[512], cwd[256] = "";
+        assert_non_null(getcwd(cwd, sizeof cwd));
+        snprintf(from, sizeof from, "%s/%s/%s", *model == '/' ? "" : cwd, model, files[i]);
+        snprintf(to, sizeof to, "%s/%s", dir, files[i]);
+        unlink(to);
+        if (strcmp(files[i], name) != 0)
+            assert_int_equal(symlink(from, to), 0);
+        else if (bytes)
+            write_file(to, bytes, n);
+    }
+    return dir;
 }
 
 /* ---- processes ---- */

@@ -27,6 +27,9 @@ char *read_file(const char *path, size_t *n);
 /* A file with the first n ids of a golden array, e.g. "rolling.token_ids". */
 const char *ids_file(const char *array, size_t first, size_t n);
 
+/* A folder like the demo model's in which file `name` has these bytes (NULL: is missing). */
+const char *model_with(const char *name, const void *bytes, size_t n);
+
 typedef struct process {
     pid_t pid;
     int out; /* read end of its stdout */

@@ -262,7 +262,7 @@ static void test_flipped_bits_name_the_page_and_give_no_wrong_token(void **state
     expect_failure(&o, 1, "page");
     assert_false(exists(swap));
 
-    outcome whole = run_expecting(0, "", format, demo_model(), long_prompt(), "", "", 400);
+    outcome whole = run_expecting(0, "", format, demo_model(), long_prompt(), "", "", 200);
     assert_true(n + o.n_out <= whole.n_out);
     assert_memory_equal(text, whole.out, n);
     assert_memory_equal(o.out, whole.out + n, o.n_out);

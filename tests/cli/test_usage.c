@@ -2,8 +2,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "support.h"
 
@@ -21,21 +19,23 @@ static void check_output(const char *arguments, const char *const *texts, size_t
     check_output(arguments, (const char *const[]){__VA_ARGS__},                                    \
                  sizeof((const char *const[]){__VA_ARGS__}) / sizeof(const char *))
 
-static void check_failure(int code, const char *text, const char *arguments)
+static void check_outcome(outcome o, int code, const char *text)
 {
-    outcome o = run("", "%s", arguments);
     expect_failure(&o, code, text);
     assert_string_equal(o.out, "");
     outcome_free(&o);
+}
+
+static void check_failure(int code, const char *text, const char *arguments)
+{
+    check_outcome(run("", "%s", arguments), code, text);
 }
 
 /* With "-m <demo model>" in front of the arguments. */
 static void check_model_failure(int code, const char *text, const char *command,
                                 const char *arguments)
 {
-    char line[1024];
-    snprintf(line, sizeof line, "%s -m %s %s", command, demo_model(), arguments);
-    check_failure(code, text, line);
+    check_outcome(run("", "%s -m %s %s", command, demo_model(), arguments), code, text);
 }
 
 static void test_version_and_help_go_to_stdout(void **state)
@@ -143,31 +143,9 @@ static void test_ids_are_checked_and_the_index_named(void **state)
     check_ids("", "JSON array of token ids");
 }
 
-/* A copy of the model's folder in which `name` has the bytes given. */
-static const char *broken_model(const char *name, const void *bytes, size_t n)
-{
-    static const char *const files[] = {"config.json", "model.safetensors", "vocab.json",
-                                        "merges.txt", "tokenizer_config.json"};
-    const char *dir = scratch("model");
-    mkdir(dir, 0700);
-    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
-        char from[512], to[512], cwd[256];
-        const char *model = demo_model();
-        snprintf(from, sizeof from, "%s/%s/%s", *model == '/' ? "" : getcwd(cwd, sizeof cwd), model,
-                 files[i]);
-        snprintf(to, sizeof to, "%s/%s", dir, files[i]);
-        unlink(to);
-        if (strcmp(files[i], name) != 0)
-            assert_int_equal(symlink(from, to), 0);
-        else if (bytes)
-            write_file(to, bytes, n);
-    }
-    return dir;
-}
-
 static void check_broken(const char *name, const void *bytes, size_t n, const char *message)
 {
-    outcome o = run("", "generate -m %s -p hello -n 1", broken_model(name, bytes, n));
+    outcome o = run("", "generate -m %s -p hello -n 1", model_with(name, bytes, n));
     expect_failure(&o, 1, message);
     assert_string_equal(o.out, "");
     outcome_free(&o);

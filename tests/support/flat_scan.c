@@ -36,6 +36,7 @@ struct kvp_scan {
     void *workspace;
     size_t workspace_bytes;
     pthread_mutex_t lock; /* claiming */
+    pthread_cond_t claimed;
     uint64_t next_item;
     uint32_t *slots;  /* [n_visited] pages of a lane that are visited */
     uint32_t *starts; /* [n_segments + 1] into slots */
@@ -224,6 +225,7 @@ kvp_status kvp_scan_open(kvp_seq *seq, const kvp_scan_args *args, kvp_scan **out
     scan->starts = must_alloc((seq->n_slots + 1) * sizeof *scan->starts);
     cut_into_segments(scan);
     pthread_mutex_init(&scan->lock, NULL);
+    pthread_cond_init(&scan->claimed, NULL);
     *out = scan;
     return KVP_OK;
 }
@@ -232,6 +234,7 @@ void kvp_scan_close(kvp_scan *scan)
 {
     if (!scan)
         return;
+    pthread_cond_destroy(&scan->claimed);
     pthread_mutex_destroy(&scan->lock);
     free(scan->workspace);
     free(scan->slots);
@@ -267,6 +270,7 @@ kvp_status kvp_scan_claim(kvp_scan *scan, uint32_t part, kvp_scan_item *item)
     pthread_mutex_lock(&scan->lock);
     uint64_t index = scan->next_item;
     scan->next_item += index < kvp_scan_items(scan);
+    pthread_cond_broadcast(&scan->claimed);
     pthread_mutex_unlock(&scan->lock);
     *item = (kvp_scan_item){.index = index};
     if (index == kvp_scan_items(scan))
@@ -292,6 +296,15 @@ static bool is_failure_due(kvp_seq *seq)
     return left == 1;
 }
 
+/* Hold an even item back until the item after the next is claimed: the next is finished then. */
+static void let_next_item_pass(kvp_scan *scan, uint64_t item)
+{
+    pthread_mutex_lock(&scan->lock);
+    while (item % 2 == 0 && item + 2 < kvp_scan_items(scan) && scan->next_item < item + 3)
+        pthread_cond_wait(&scan->claimed, &scan->lock);
+    pthread_mutex_unlock(&scan->lock);
+}
+
 static uint32_t ordinal(const kvp_seq *seq, uint32_t slot)
 {
     uint32_t n = slot;
@@ -306,6 +319,8 @@ kvp_status kvp_scan_next(kvp_scan *scan, uint32_t part, kvp_page_view *view)
     const kvp_scan_item *item = &scan->parts[part].item;
     assert(scan->parts[part].next < item->n_pages);
     uint32_t slot = scan->slots[scan->parts[part].start + scan->parts[part].next++];
+    if (seq->source.swaps_items)
+        let_next_item_pass(scan, item->index);
     if (is_failure_due(seq))
         return kvp_fail(KVP_E_IO, "page %u of group %u: injected failure", slot, item->group);
     const char *page = page_at(seq, item->group, slot);

@@ -13,7 +13,9 @@ typedef struct kv_source {
     const float *k, *v; /* [n_tokens][n_kv_heads][width], exact in kind.dtype */
     uint32_t n_threads;
     bool runs_backwards; /* tasks run one after another, the last first */
-    uint64_t ram_bytes;  /* pager_source: budget, the rest on disk; 0: everything in RAM */
+    /* With 2 threads, flat_scan: items finish in the order 1, 0, 3, 2, 5, 4, ... */
+    bool swaps_items;
+    uint64_t ram_bytes; /* pager_source: budget, the rest on disk; 0: everything in RAM */
 } kv_source;
 
 /* Fails the test if it cannot. */

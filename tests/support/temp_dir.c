@@ -27,6 +27,11 @@ void temp_dir_write(const char *dir, const char *name, const void *bytes, size_t
     assert_int_equal(fclose(file), 0);
 }
 
+void temp_dir_write_text(const char *dir, const char *name, const char *text)
+{
+    temp_dir_write(dir, name, text, strlen(text));
+}
+
 void temp_dir_remove(const char *dir)
 {
     DIR *listing = opendir(dir);

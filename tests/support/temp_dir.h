@@ -10,6 +10,7 @@
 void temp_dir_make(char dir[TEMP_DIR_BYTES]);
 /* Write (or replace) the file dir/name. */
 void temp_dir_write(const char *dir, const char *name, const void *bytes, size_t n);
+void temp_dir_write_text(const char *dir, const char *name, const char *text);
 /* Remove the folder with the files in it. */
 void temp_dir_remove(const char *dir);
 

@@ -224,7 +224,7 @@ static void test_stream_never_splits_a_character(void **state)
 {
     (void)state;
     check_stream("", 0, "");
-    check_stream("h\xC3\xA9 \xE2\x82\xAC \xF0\x9F\x99\x82.", 12,
+    check_stream("h\xC3\xA9 \xE2\x82\xAC \xF0\x9F\x99\x82.", 13,
                  "h\xC3\xA9 \xE2\x82\xAC \xF0\x9F\x99\x82.");
 }
 
@@ -267,24 +267,24 @@ static void test_bad_vocab_and_merges_are_named(void **state)
     char dir[TEMP_DIR_BYTES];
     temp_dir_make(dir);
     expect_open(dir, KVP_E_IO, "neither tokenizer.json nor vocab.json");
-    temp_dir_write(dir, "vocab.json", "{\"a\": 0, \"b\": 1, \"ab\": 2}", 26);
+    temp_dir_write_text(dir, "vocab.json", "{\"a\": 0, \"b\": 1, \"ab\": 2}");
     expect_open(dir, KVP_E_IO, "merges.txt");
-    temp_dir_write(dir, "merges.txt", "#version: 0.2\na b\na c\n", 22);
+    temp_dir_write_text(dir, "merges.txt", "#version: 0.2\na b\na c\n");
     expect_open(dir, KVP_E_INVALID, "merge 2 (\"a c\"): its right side is not in the vocabulary");
-    temp_dir_write(dir, "merges.txt", "a b\nb a\n", 8);
+    temp_dir_write_text(dir, "merges.txt", "a b\nb a\n");
     expect_open(dir, KVP_E_INVALID, "merge 2 (\"b a\"): what it makes is not in the vocabulary");
-    temp_dir_write(dir, "merges.txt", "a b\nabc\n", 8);
+    temp_dir_write_text(dir, "merges.txt", "a b\nabc\n");
     expect_open(dir, KVP_E_INVALID, "merge 2 is not two tokens");
-    temp_dir_write(dir, "merges.txt", "a b\n", 4);
-    temp_dir_write(dir, "vocab.json", "{\"a\": 0, \"b\": 1,", 16);
+    temp_dir_write_text(dir, "merges.txt", "a b\n");
+    temp_dir_write_text(dir, "vocab.json", "{\"a\": 0, \"b\": 1,");
     expect_open(dir, KVP_E_INVALID, "bad JSON at line 1");
-    temp_dir_write(dir, "vocab.json", "{\"a\": 0, \"b\": 0, \"ab\": 2}", 26);
+    temp_dir_write_text(dir, "vocab.json", "{\"a\": 0, \"b\": 0, \"ab\": 2}");
     expect_open(dir, KVP_E_INVALID, "two tokens have the id 0");
-    temp_dir_write(dir, "vocab.json", "{\"a\": 0, \"b\": -1, \"ab\": 2}", 27);
+    temp_dir_write_text(dir, "vocab.json", "{\"a\": 0, \"b\": -1, \"ab\": 2}");
     expect_open(dir, KVP_E_INVALID, "token id -1");
-    temp_dir_write(dir, "vocab.json", "{\"a\": 0, \"b\": 99999999999, \"ab\": 2}", 36);
+    temp_dir_write_text(dir, "vocab.json", "{\"a\": 0, \"b\": 99999999999, \"ab\": 2}");
     expect_open(dir, KVP_E_INVALID, "token id 99999999999");
-    temp_dir_write(dir, "vocab.json", "{\"a\": 0, \"b\": \"1\", \"ab\": 2}", 28);
+    temp_dir_write_text(dir, "vocab.json", "{\"a\": 0, \"b\": \"1\", \"ab\": 2}");
     expect_open(dir, KVP_E_INVALID, "not an integer");
     temp_dir_remove(dir);
 }
@@ -296,8 +296,8 @@ static void test_byte_without_token_is_an_error(void **state)
     int32_t *ids = NULL;
     size_t n = 0;
     temp_dir_make(dir);
-    temp_dir_write(dir, "vocab.json", "{\"a\": 5, \"b\": 1, \"ab\": 2}", 26);
-    temp_dir_write(dir, "merges.txt", "a b\r\n", 5);
+    temp_dir_write_text(dir, "vocab.json", "{\"a\": 5, \"b\": 1, \"ab\": 2}");
+    temp_dir_write_text(dir, "merges.txt", "a b\r\n");
     tokenizer *t = open_or_fail(dir);
     assert_int_equal(tokenizer_encode(t, "abba", 4, &ids, &n), KVP_OK);
     assert_int_equal(n, 3);
@@ -325,10 +325,10 @@ static void test_special_tokens_come_from_the_small_files(void **state)
     int32_t *ids = NULL;
     size_t n = 0;
     temp_dir_make(dir);
-    temp_dir_write(dir, "vocab.json", "{\"a\": 0, \"b\": 1, \"ab\": 2, \"</s>\": 3}", 37);
-    temp_dir_write(dir, "merges.txt", "a b\n", 4);
-    temp_dir_write(dir, "tokenizer_config.json", config, sizeof config - 1);
-    temp_dir_write(dir, "added_tokens.json", added, sizeof added - 1);
+    temp_dir_write_text(dir, "vocab.json", "{\"a\": 0, \"b\": 1, \"ab\": 2, \"</s>\": 3}");
+    temp_dir_write_text(dir, "merges.txt", "a b\n");
+    temp_dir_write_text(dir, "tokenizer_config.json", config);
+    temp_dir_write_text(dir, "added_tokens.json", added);
     tokenizer *t = open_or_fail(dir);
     assert_int_equal(tokenizer_encode(t, text, sizeof text - 1, &ids, &n), KVP_OK);
     assert_int_equal(n, 7);
@@ -366,7 +366,7 @@ static void test_other_kinds_are_unsupported_by_name(void **state)
     char dir[TEMP_DIR_BYTES];
     temp_dir_make(dir);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        temp_dir_write(dir, "tokenizer.json", cases[i].json, strlen(cases[i].json));
+        temp_dir_write_text(dir, "tokenizer.json", cases[i].json);
         expect_open(dir, KVP_E_UNSUPPORTED, cases[i].message);
     }
     temp_dir_remove(dir);

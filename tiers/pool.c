@@ -1,38 +1,40 @@
 /* pool.c - a few threads that share the tasks of one loop at a time.
  *
- * oneDNN would bring OpenMP's threads. They wait for each other by spinning: with another process
- * on one of two cores a token took 24 to 96 ms instead of 2.2 ms on one thread (measured). Here
- * threads take tasks from a counter, so one that is not scheduled delays nobody but for the task it
- * holds, and they spin only briefly, then sleep.
+ * Threads take tasks from a counter, so one that is not scheduled delays nobody but for the task it
+ * holds; they spin briefly between two runs, then sleep. An OpenMP team, whose threads spin for
+ * each other, took 24 to 96 ms for a GPT-2 token instead of 2.2 with another process on one of two
+ * cores.
  *
- * Invariants, under `lock`:
- *  1. A worker enters a job (n_inside) only while it is open; the caller closes it before it waits
- *     for n_inside == 0, and only then may task and arg change.
- *  2. generation counts jobs; a worker enters each at most once. */
+ * Invariants, under `lock`, which is a leaf
+ *  1. A worker enters a run (n_inside) only while it is open; the caller closes it before waiting
+ * for n_inside == 0, and only then may task and arg change.
+ *  2. `generation` counts runs; a worker enters each at most once. */
 #define _GNU_SOURCE
-#include "integration/models/pool.h"
+#include "kvpager/pool.h"
+
+#include "alloc/mem.h"
 
 #include <pthread.h>
 #include <sched.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
-#include <stdlib.h>
-#include <string.h>
 
-/* About 20 us: longer than what lies between two products of a token, shorter than a time slice. */
+/* About 20 us: longer than what lies between two steps of a layer, shorter than a time slice. */
 #define SPINS 1000
 
 typedef struct worker {
-    pool *p;
-    pthread_t thread;
+    kvp_pool *pool;
+    void *thread;
     uint32_t lane;
 } worker;
 
-struct pool {
+struct kvp_pool {
     pthread_mutex_t lock;
-    pthread_cond_t wake; /* workers: a new job, or stop */
+    pthread_cond_t wake; /* workers: a new run, or stop */
     pthread_cond_t done; /* the caller: nobody is inside */
+    kvp_mem mem;
+    kvp_env env;
+    atomic_bool is_busy; /* a caller owns the run */
     atomic_uint_fast64_t generation;
     atomic_size_t n_inside;
     atomic_size_t next; /* task to be taken */
@@ -41,13 +43,13 @@ struct pool {
     size_t n;
     void (*task)(void *arg, size_t i);
     void *arg;
-    worker *workers; /* [n_workers] */
-    uint32_t n_workers;
+    uint32_t n_workers, capacity;
+    worker workers[]; /* [capacity] */
 };
 
 static _Thread_local uint32_t current_lane;
 
-uint32_t pool_lane(void)
+uint32_t kvp_pool_lane(void)
 {
     return current_lane;
 }
@@ -61,17 +63,16 @@ static void relax(void)
 #endif
 }
 
-static void take_tasks(pool *p, size_t n, void (*task)(void *arg, size_t i), void *arg)
+static void take_tasks(kvp_pool *p, size_t n, void (*task)(void *arg, size_t i), void *arg)
 {
     for (size_t i; (i = atomic_fetch_add(&p->next, 1)) < n;)
         task(arg, i);
 }
 
-/* ---- workers ------------------------------------------------------------------------------------
- */
+/* ---- workers ---- */
 
-/* Wait for a job that this worker has not seen. With the lock held at return. */
-static void await_job(pool *p, uint64_t seen)
+/* Wait for a run that this worker has not seen. With the lock held at return. */
+static void await_run(kvp_pool *p, uint64_t seen)
 {
     for (int i = 0; i < SPINS && atomic_load(&p->generation) == seen; i++)
         relax();
@@ -83,13 +84,13 @@ static void await_job(pool *p, uint64_t seen)
     }
 }
 
-static void *work(void *arg)
+static void work(void *arg)
 {
     worker *w = arg;
-    pool *p = w->p;
+    kvp_pool *p = w->pool;
     current_lane = w->lane;
     for (uint64_t seen = 0;;) {
-        await_job(p, seen);
+        await_run(p, seen);
         seen = atomic_load(&p->generation);
         bool stop = p->stop, enter = p->is_open && !stop;
         size_t n = p->n;
@@ -99,7 +100,7 @@ static void *work(void *arg)
             atomic_fetch_add(&p->n_inside, 1);
         pthread_mutex_unlock(&p->lock);
         if (stop)
-            return NULL;
+            return;
         if (!enter)
             continue;
         take_tasks(p, n, task, task_arg);
@@ -110,10 +111,9 @@ static void *work(void *arg)
     }
 }
 
-/* ---- the caller ---------------------------------------------------------------------------------
- */
+/* ---- the caller ---- */
 
-static void open_job(pool *p, size_t n, void (*task)(void *arg, size_t i), void *arg)
+static void open_run(kvp_pool *p, size_t n, void (*task)(void *arg, size_t i), void *arg)
 {
     pthread_mutex_lock(&p->lock);
     p->n = n;
@@ -127,7 +127,7 @@ static void open_job(pool *p, size_t n, void (*task)(void *arg, size_t i), void 
     pthread_mutex_unlock(&p->lock);
 }
 
-static void close_job(pool *p)
+static void close_run(kvp_pool *p)
 {
     pthread_mutex_lock(&p->lock);
     p->is_open = false;
@@ -140,20 +140,20 @@ static void close_job(pool *p)
     pthread_mutex_unlock(&p->lock);
 }
 
-void pool_run(pool *p, size_t n, void (*task)(void *arg, size_t i), void *arg)
+void kvp_pool_run(kvp_pool *p, size_t n, void (*task)(void *arg, size_t i), void *arg)
 {
-    if (n < 2 || !p->n_workers) {
+    if (n < 2 || !p->n_workers || atomic_exchange(&p->is_busy, true)) {
         for (size_t i = 0; i < n; i++)
             task(arg, i);
         return;
     }
-    open_job(p, n, task, arg);
+    open_run(p, n, task, arg);
     take_tasks(p, n, task, arg);
-    close_job(p);
+    close_run(p);
+    atomic_store(&p->is_busy, false);
 }
 
-/* ---- life ---------------------------------------------------------------------------------------
- */
+/* ---- life ---- */
 
 static uint32_t count_cpus(void)
 {
@@ -163,53 +163,45 @@ static uint32_t count_cpus(void)
     return (uint32_t)CPU_COUNT(&set);
 }
 
-uint32_t pool_n_threads(const pool *p)
+static size_t struct_bytes(uint32_t n_workers)
+{
+    return sizeof(kvp_pool) + n_workers * sizeof(worker);
+}
+
+uint32_t kvp_pool_threads(const kvp_pool *p)
 {
     return p->n_workers + 1;
 }
 
-/* Signals are for the program's own threads. */
-static int start_worker(worker *w)
+kvp_status kvp_pool_open(uint32_t n_threads, const kvp_mem *mem, const kvp_env *env, kvp_pool **out)
 {
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int error = pthread_create(&w->thread, NULL, work, w);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    return error;
-}
-
-kvp_status pool_open(uint32_t n_threads, pool **out)
-{
-    if (!n_threads)
-        n_threads = count_cpus();
-    pool *p = calloc(1, sizeof *p);
-    if (p)
-        p->workers = calloc(n_threads, sizeof *p->workers);
-    if (!p || !p->workers) {
-        free(p);
-        return kvp_fail(KVP_E_NOMEM, "out of memory: %u threads", n_threads);
-    }
+    uint32_t n = (n_threads ? n_threads : count_cpus()) - 1;
+    mem = mem ? mem : &kvpi_mem_default;
+    kvp_pool *p;
+    kvp_status status = kvpi_alloc(mem, struct_bytes(n), "threads", &p);
+    if (status)
+        return status;
+    p->mem = *mem;
+    p->env = env ? *env : *kvp_env_default();
+    p->capacity = n;
     pthread_mutex_init(&p->lock, NULL);
     pthread_cond_init(&p->wake, NULL);
     pthread_cond_init(&p->done, NULL);
-    while (p->n_workers + 1 < n_threads) {
+    while (p->n_workers < n && !status) {
         worker *w = &p->workers[p->n_workers];
-        *w = (worker){.p = p, .lane = p->n_workers + 1};
-        int error = start_worker(w);
-        if (error) {
-            uint32_t started = p->n_workers + 1;
-            pool_close(p);
-            return kvp_fail(KVP_E_NOMEM, "only %u of %u threads can be started: %s", started,
-                            n_threads, strerror(error));
-        }
-        p->n_workers++;
+        *w = (worker){.pool = p, .lane = p->n_workers + 1};
+        status = p->env.thread_start(p->env.opaque, work, w, &w->thread);
+        p->n_workers += !status;
+    }
+    if (status) {
+        kvp_pool_close(p);
+        return status;
     }
     *out = p;
     return KVP_OK;
 }
 
-void pool_close(pool *p)
+void kvp_pool_close(kvp_pool *p)
 {
     if (!p)
         return;
@@ -218,10 +210,10 @@ void pool_close(pool *p)
     pthread_cond_broadcast(&p->wake);
     pthread_mutex_unlock(&p->lock);
     for (uint32_t i = 0; i < p->n_workers; i++)
-        pthread_join(p->workers[i].thread, NULL);
+        p->env.thread_join(p->env.opaque, p->workers[i].thread);
     pthread_cond_destroy(&p->done);
     pthread_cond_destroy(&p->wake);
     pthread_mutex_destroy(&p->lock);
-    free(p->workers);
-    free(p);
+    kvp_mem mem = p->mem;
+    kvpi_free(&mem, p, struct_bytes(p->capacity));
 }

@@ -1,0 +1,158 @@
+/* test_elementwise.c - layer norm and GELU against float64; number formats, every half of them. */
+#include "integration/models/elementwise.h"
+#include "integration/models/convert.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <cmocka.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static double gelu(double x)
+{
+    return 0.5 * x * (1 + tanh(sqrt(2 / acos(-1.0)) * (x + 0.044715 * x * x * x)));
+}
+
+static void test_gelu_equals_float64_everywhere(void **state)
+{
+    (void)state;
+    static float x[24001];
+    for (int i = 0; i <= 24000; i++)
+        x[i] = (float)(i - 12000) / 1000.0f;
+    gelu_tanh(x, 24001);
+    for (int i = 0; i <= 24000; i++) {
+        double wanted = gelu((double)((float)(i - 12000) / 1000.0f));
+        assert_true(fabs((double)x[i] - wanted) <= 1e-7 + 4e-7 * fabs(wanted));
+    }
+}
+
+static void test_gelu_of_extremes_is_itself_or_zero(void **state)
+{
+    (void)state;
+    float x[] = {0.0f, 50.0f, 1e10f, -50.0f, -1e10f, INFINITY};
+    gelu_tanh(x, 6);
+    assert_true(x[0] == 0 && x[1] == 50 && x[2] == 1e10f && isinf(x[5]));
+    assert_true(fabsf(x[3]) <= 1e-20f && fabsf(x[4]) <= 1e-20f);
+    float nan = NAN;
+    gelu_tanh(&nan, 1);
+    assert_true(isnan(nan));
+}
+
+static void test_layer_norm_equals_float64(void **state)
+{
+    (void)state;
+    static const size_t widths[] = {1, 5, 16, 40, 257};
+    for (size_t k = 0; k < sizeof widths / sizeof *widths; k++) {
+        size_t n = widths[k];
+        float x[2 * 257], weight[257], bias[257], out[2 * 257];
+        for (size_t i = 0; i < 2 * n; i++)
+            x[i] = 100.0f + (float)((i * 7919) % 101) / 10.0f; /* a mean far from zero */
+        for (size_t i = 0; i < n; i++) {
+            weight[i] = 1.0f + (float)(i % 7) / 8.0f;
+            bias[i] = (float)(i % 5) - 2.0f;
+        }
+        layer_norm(x, 2, n, weight, bias, 1e-5f, out);
+        for (size_t r = 0; r < 2; r++) {
+            double mean = 0, variance = 0;
+            for (size_t i = 0; i < n; i++)
+                mean += (double)x[r * n + i] / (double)n;
+            for (size_t i = 0; i < n; i++)
+                variance += pow((double)x[r * n + i] - mean, 2) / (double)n;
+            for (size_t i = 0; i < n; i++) {
+                double wanted =
+                    ((double)x[r * n + i] - mean) / sqrt(variance + 1e-5) * (double)weight[i] +
+                    (double)bias[i];
+                assert_true(fabs((double)out[r * n + i] - wanted) <= 2e-5);
+            }
+        }
+    }
+}
+
+/* What 16 bits of IEEE binary16 mean, by definition. */
+static double half_value(unsigned bits)
+{
+    unsigned exponent = bits >> 10 & 31, mantissa = bits & 1023;
+    double sign = bits >> 15 ? -1 : 1;
+    if (exponent == 31)
+        return mantissa ? NAN : sign * INFINITY;
+    return sign * (exponent ? ldexp(1024 + mantissa, (int)exponent - 25) : ldexp(mantissa, -24));
+}
+
+static void test_every_half_is_widened_exactly(void **state)
+{
+    (void)state;
+    for (unsigned bits = 0; bits < 65536; bits++) {
+        unsigned char bytes[2] = {(unsigned char)bits, (unsigned char)(bits >> 8)};
+        float got;
+        convert_to_f32("F16", bytes, &got, 1);
+        double wanted = half_value(bits);
+        bool same =
+            isnan(wanted) ? isnan(got) : (double)got == wanted && !signbit(got) == !signbit(wanted);
+        if (!same)
+            fail_msg("0x%04X became %g", bits, (double)got);
+        uint32_t pattern = bits << 16;
+        float brain;
+        memcpy(&brain, &pattern, sizeof brain);
+        convert_to_f32("BF16", bytes, &got, 1);
+        assert_memory_equal(&got, &brain, sizeof got);
+    }
+}
+
+static void test_narrowing_rounds_to_nearest_even(void **state)
+{
+    (void)state;
+    static const struct {
+        uint32_t from;
+        uint16_t to;
+    } cases[] = {{0x3F800000u, 0x3F80}, {0x3F807FFFu, 0x3F80}, {0x3F808000u, 0x3F80},
+                 {0x3F808001u, 0x3F81}, {0x3F818000u, 0x3F82}, {0xBF818000u, 0xBF82},
+                 {0x7F7FFFFFu, 0x7F80}, {0x7F800000u, 0x7F80}, {0x00000001u, 0x0000},
+                 {0x80000000u, 0x8000}, {0x7F800001u, 0x7FC0}, {0xFFC12345u, 0xFFC1}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        unsigned char bytes[4];
+        uint16_t got;
+        memcpy(bytes, &cases[i].from, 4);
+        convert_to_bf16("F32", bytes, &got, 1);
+        assert_int_equal(got, cases[i].to);
+    }
+}
+
+/* More than one block, from an address that is not aligned. */
+static void test_long_unaligned_runs_are_converted(void **state)
+{
+    (void)state;
+    enum { N = 3000 };
+    unsigned char *bytes = malloc(2 * N + 1);
+    float *wide = malloc(N * sizeof *wide);
+    uint16_t *narrow = malloc(N * sizeof *narrow);
+    for (size_t i = 0; i < N; i++) {
+        bytes[1 + 2 * i] = 0;
+        bytes[2 + 2 * i] = (unsigned char)(0x3C + i % 8); /* F16 1.0 and up */
+    }
+    convert_to_f32("F16", bytes + 1, wide, N);
+    convert_to_bf16("F16", bytes + 1, narrow, N);
+    for (size_t i = 0; i < N; i++) {
+        float back;
+        convert_bf16_to_f32(&narrow[i], &back, 1);
+        assert_true((double)wide[i] == half_value((0x3Cu + (unsigned)i % 8) << 8));
+        assert_true(back == wide[i]);
+    }
+    free(bytes);
+    free(wide);
+    free(narrow);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_gelu_equals_float64_everywhere),
+        cmocka_unit_test(test_gelu_of_extremes_is_itself_or_zero),
+        cmocka_unit_test(test_layer_norm_equals_float64),
+        cmocka_unit_test(test_every_half_is_widened_exactly),
+        cmocka_unit_test(test_narrowing_rounds_to_nearest_even),
+        cmocka_unit_test(test_long_unaligned_runs_are_converted),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL) != 0;
+}

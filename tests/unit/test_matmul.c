@@ -1,0 +1,275 @@
+/* test_matmul.c - products with weights against float64, on all three ways: float, bf16 where the
+ * CPU multiplies it, and bf16 widened (in a child that hides the instructions from oneDNN). */
+#include "integration/models/matmul.h"
+#include "integration/models/convert.h"
+#include "tests/support/child.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <cmocka.h>
+#include <math.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct problem {
+    size_t n_in, n_out, m;
+    bool is_out_major, is_bf16;
+    float *weights, *bias, *x; /* weights as float, out-major */
+    matrix w;
+} problem;
+
+static uint32_t random_state;
+
+static float random_value(void)
+{
+    random_state = random_state * 1664525u + 1013904223u;
+    return (float)(int)(random_state >> 8) / (float)(1 << 23) - 1.0f;
+}
+
+static void *allocate(size_t bytes)
+{
+    void *p = aligned_alloc(64, (bytes + 63) & ~(size_t)63);
+    assert_non_null(p);
+    return p;
+}
+
+/* bf16 problems have values that bf16 has exactly: then only sums are rounded. */
+static float value(bool is_bf16)
+{
+    float v = random_value();
+    uint16_t half;
+    if (is_bf16) {
+        convert_f32_to_bf16(&v, &half, 1);
+        convert_bf16_to_f32(&half, &v, 1);
+    }
+    return v;
+}
+
+static void make(problem *p, size_t n_in, size_t n_out, size_t m, bool is_out_major, bool is_bf16)
+{
+    *p = (problem){.n_in = n_in, .n_out = n_out, .m = m};
+    p->weights = allocate(n_in * n_out * sizeof(float));
+    p->bias = allocate(n_out * sizeof(float));
+    p->x = allocate(m * n_in * sizeof(float));
+    for (size_t i = 0; i < n_in * n_out; i++)
+        p->weights[i] = value(is_bf16);
+    for (size_t i = 0; i < n_out; i++)
+        p->bias[i] = value(false);
+    for (size_t i = 0; i < m * n_in; i++)
+        p->x[i] = value(is_bf16);
+    p->w = (matrix){.n_in = n_in,
+                    .n_out = n_out,
+                    .is_out_major = is_out_major,
+                    .is_bf16 = is_bf16,
+                    .bias = p->bias};
+    p->w.data = allocate(matrix_bytes(&p->w));
+    if (is_bf16) {
+        convert_f32_to_bf16(p->weights, p->w.data, n_in * n_out);
+        return;
+    }
+    float *data = p->w.data;
+    for (size_t j = 0; j < n_out; j++) {
+        for (size_t i = 0; i < n_in; i++)
+            data[is_out_major ? j * n_in + i : i * n_out + j] = p->weights[j * n_in + i];
+    }
+}
+
+static void fini(problem *p)
+{
+    free(p->weights);
+    free(p->bias);
+    free(p->x);
+    free(p->w.data);
+}
+
+/* Largest difference to float64, relative to the sum of magnitudes. */
+static double error_of(const problem *p, const float *y)
+{
+    double highest = 0;
+    for (size_t r = 0; r < p->m; r++) {
+        for (size_t j = 0; j < p->n_out; j++) {
+            double sum = (double)p->bias[j], size = fabs(sum);
+            for (size_t i = 0; i < p->n_in; i++) {
+                double product =
+                    (double)p->x[r * p->n_in + i] * (double)p->weights[j * p->n_in + i];
+                sum += product;
+                size += fabs(product);
+            }
+            double error = fabs((double)y[r * p->n_out + j] - sum) / size;
+            if (!(error <= highest))
+                highest = error;
+        }
+    }
+    return highest;
+}
+
+/* Shapes around the borders of panels (128 .. 512 columns) and of bf16 pieces (powers of two). */
+static const size_t shapes[][2] = {{1, 1}, {7, 3}, {64, 128}, {96, 129}, {40, 700}, {33, 9000}};
+static const size_t row_counts[] = {1, 2, 3, 17};
+
+static double worst_error(uint32_t n_threads, bool is_out_major, bool is_bf16)
+{
+    double highest = 0;
+    pool *threads;
+    matmul *mm;
+    random_state = 1;
+    assert_int_equal(pool_open(n_threads, &threads), KVP_OK);
+    assert_int_equal(matmul_open(threads, &mm), KVP_OK);
+    for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
+        for (size_t r = 0; r < sizeof row_counts / sizeof *row_counts; r++) {
+            problem p;
+            make(&p, shapes[s][0], shapes[s][1], row_counts[r], is_out_major, is_bf16);
+            float *y = allocate(p.m * p.n_out * sizeof *y);
+            for (size_t i = 0; i < p.m * p.n_out; i++)
+                y[i] = NAN;
+            assert_int_equal(matmul_apply(mm, &p.w, p.x, p.m, y), KVP_OK);
+            double error = error_of(&p, y);
+            highest = error <= highest ? highest : error;
+            free(y);
+            fini(&p);
+        }
+    }
+    matmul_close(mm);
+    pool_close(threads);
+    return highest;
+}
+
+static void test_float_products_equal_float64(void **state)
+{
+    (void)state;
+    assert_true(worst_error(2, false, false) <= 1e-6);
+    assert_true(worst_error(2, true, false) <= 1e-6);
+}
+
+static void test_bf16_products_equal_float64(void **state)
+{
+    (void)state;
+    assert_true(worst_error(2, true, true) <= 1e-6);
+}
+
+/* In a child: oneDNN decides once per process which instructions it uses. */
+static int widened(void *arg)
+{
+    (void)arg;
+    setenv("DNNL_MAX_CPU_ISA", "AVX2", 1);
+    return worst_error(2, true, true) <= 1e-6 ? 0 : 1;
+}
+
+static void test_bf16_without_instructions_equals_float64(void **state)
+{
+    (void)state;
+    assert_int_equal(child_run(widened, NULL), 0);
+}
+
+static float *product_with(uint32_t n_threads, const problem *p)
+{
+    pool *threads;
+    matmul *mm;
+    float *y = allocate(p->m * p->n_out * sizeof *y);
+    assert_int_equal(pool_open(n_threads, &threads), KVP_OK);
+    assert_int_equal(matmul_open(threads, &mm), KVP_OK);
+    assert_int_equal(matmul_apply(mm, &p->w, p->x, p->m, y), KVP_OK);
+    matmul_close(mm);
+    pool_close(threads);
+    return y;
+}
+
+static void test_threads_do_not_change_a_bit(void **state)
+{
+    (void)state;
+    static const size_t rows[] = {1, 150};
+    for (size_t r = 0; r < 4; r++) {
+        problem p;
+        make(&p, 200, 1500, rows[r % 2], r >= 2, r >= 2);
+        float *one = product_with(1, &p);
+        for (uint32_t n = 2; n <= 4; n += 2) {
+            float *many = product_with(n, &p);
+            assert_memory_equal(one, many, p.m * p.n_out * sizeof *one);
+            free(many);
+        }
+        free(one);
+        fini(&p);
+    }
+}
+
+static void test_reserved_products_take_no_more_scratch(void **state)
+{
+    (void)state;
+    pool *threads;
+    matmul *mm;
+    problem p;
+    make(&p, 64, 300, 130, true, true);
+    float *y = allocate(p.m * p.n_out * sizeof *y);
+    assert_int_equal(pool_open(2, &threads), KVP_OK);
+    assert_int_equal(matmul_open(threads, &mm), KVP_OK);
+    assert_int_equal(matmul_scratch_bytes(mm), 0);
+    assert_int_equal(matmul_reserve(mm, &p.w, p.m), KVP_OK);
+    size_t bytes = matmul_scratch_bytes(mm);
+    assert_true(bytes > 0);
+    assert_int_equal(matmul_apply(mm, &p.w, p.x, p.m, y), KVP_OK);
+    assert_int_equal(matmul_apply(mm, &p.w, p.x, 1, y), KVP_OK);
+    assert_int_equal(matmul_scratch_bytes(mm), bytes);
+    matmul_close(mm);
+    pool_close(threads);
+    free(y);
+    fini(&p);
+}
+
+/* ---- the pool -----------------------------------------------------------------------------------
+ */
+
+typedef struct tally {
+    atomic_uint counts[1000];
+    atomic_uint lanes_out_of_range;
+    uint32_t n_threads;
+} tally;
+
+static void count_task(void *arg, size_t i)
+{
+    tally *t = arg;
+    atomic_fetch_add(&t->counts[i], 1);
+    if (pool_lane() >= t->n_threads)
+        atomic_fetch_add(&t->lanes_out_of_range, 1);
+}
+
+static void test_pool_runs_every_task_once(void **state)
+{
+    (void)state;
+    static const size_t sizes[] = {0, 1, 2, 3, 1000};
+    for (uint32_t n_threads = 1; n_threads <= 4; n_threads++) {
+        pool *threads;
+        static tally t;
+        unsigned rounds = 0;
+        memset(&t, 0, sizeof t);
+        t.n_threads = n_threads;
+        assert_int_equal(pool_open(n_threads, &threads), KVP_OK);
+        assert_int_equal(pool_n_threads(threads), n_threads);
+        for (; rounds < 200; rounds++) { /* many short jobs: workers enter late, and leave late */
+            for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++)
+                pool_run(threads, sizes[s], count_task, &t);
+        }
+        pool_close(threads);
+        assert_int_equal(atomic_load(&t.lanes_out_of_range), 0);
+        for (size_t i = 0; i < 1000; i++) {
+            unsigned wanted = 0;
+            for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++)
+                wanted += i < sizes[s] ? rounds : 0;
+            assert_int_equal(atomic_load(&t.counts[i]), wanted);
+        }
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_bf16_without_instructions_equals_float64), /* first: it forks */
+        cmocka_unit_test(test_float_products_equal_float64),
+        cmocka_unit_test(test_bf16_products_equal_float64),
+        cmocka_unit_test(test_threads_do_not_change_a_bit),
+        cmocka_unit_test(test_reserved_products_take_no_more_scratch),
+        cmocka_unit_test(test_pool_runs_every_task_once),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL) != 0;
+}

@@ -4,8 +4,6 @@
 #include <assert.h>
 #include <string.h>
 
-#define BLOCK_ELEMENTS ((size_t)1024)
-
 static float float_of(uint32_t bits)
 {
     float value;
@@ -72,20 +70,5 @@ void convert_to_f32(const char *dtype, const unsigned char *from, float *to, siz
         uint16_t half;
         memcpy(&half, from + 2 * i, sizeof half);
         to[i] = is_f16 ? f16_to_f32(half) : float_of((uint32_t)half << 16);
-    }
-}
-
-void convert_to_bf16(const char *dtype, const unsigned char *from, uint16_t *to, size_t n)
-{
-    if (strcmp(dtype, "BF16") == 0) {
-        memcpy(to, from, n * sizeof *to);
-        return;
-    }
-    size_t element_bytes = strcmp(dtype, "F32") == 0 ? 4 : 2;
-    float block[BLOCK_ELEMENTS];
-    for (size_t done = 0; done < n; done += BLOCK_ELEMENTS) {
-        size_t count = n - done < BLOCK_ELEMENTS ? n - done : BLOCK_ELEMENTS;
-        convert_to_f32(dtype, from + done * element_bytes, block, count);
-        convert_f32_to_bf16(block, to + done, count);
     }
 }

@@ -14,6 +14,5 @@ void convert_f32_to_bf16(const float *from, uint16_t *to, size_t n);
  * False if it is another dtype. */
 bool convert_is_float(const char *dtype);
 void convert_to_f32(const char *dtype, const unsigned char *from, float *to, size_t n);
-void convert_to_bf16(const char *dtype, const unsigned char *from, uint16_t *to, size_t n);
 
 #endif

@@ -15,7 +15,7 @@
 
 #define NAME_BYTES 96
 #define ALIGN_BYTES ((size_t)64)
-#define TURN_ROWS ((size_t)32)
+#define LOAD_ROWS ((size_t)32)
 
 /* A tensor of the model: a vector or table of floats, or a matrix. */
 typedef struct weight {
@@ -24,7 +24,6 @@ typedef struct weight {
     size_t shape[2];
     float **floats; /* where its address goes: this one */
     matrix *matrix; /* or this */
-    bool is_turned; /* the matrix is out-major, the file's tensor is not */
 } weight;
 
 typedef struct loader {
@@ -63,18 +62,15 @@ static kvp_status visit_table(loader *l, visitor visit, const char *prefix, cons
     return visit(l, &w);
 }
 
-/* `out_major`: how the file has it. */
 static kvp_status visit_matrix(loader *l, visitor visit, const char *prefix, const char *name,
-                               matrix *m, size_t n_in, size_t n_out, bool out_major)
+                               matrix *m, size_t n_in, size_t n_out, bool is_embedding)
 {
     m->n_in = n_in;
     m->n_out = n_out;
+    m->is_embedding = is_embedding;
     m->is_bf16 = l->as_bf16;
-    m->is_out_major = out_major || l->as_bf16; /* as matmul.h wants it */
-    weight w = {.rank = 2,
-                .shape = {out_major ? n_out : n_in, out_major ? n_in : n_out},
-                .matrix = m,
-                .is_turned = m->is_out_major != out_major};
+    weight w = {.rank = 2, .matrix = m};
+    matrix_shape(m, &w.shape[0], &w.shape[1]);
     set_name(&w, prefix, name, "weight");
     return visit(l, &w);
 }
@@ -242,21 +238,18 @@ static kvp_status place_weight(loader *l, const weight *w)
     return KVP_OK;
 }
 
-/* The tensor [n_in][n_out] as bf16 [n_out][n_in], TURN_ROWS rows at a time: reads and writes both
- * stay within a few cache lines. */
-static kvp_status turn_to_bf16(const safetensors_tensor *t, const unsigned char *from, matrix *m)
+/* In portions of LOAD_ROWS: through a buffer that stays in cache. */
+static kvp_status load_matrix(const safetensors_tensor *t, const unsigned char *from, matrix *m)
 {
-    size_t element_bytes = (size_t)((t->end - t->begin) / t->n_elements);
-    uint16_t *to = m->data, *rows = malloc(TURN_ROWS * m->n_out * sizeof *rows);
+    size_t n_rows, width, element_bytes = (size_t)((t->end - t->begin) / t->n_elements);
+    matrix_shape(m, &n_rows, &width);
+    float *rows = malloc(LOAD_ROWS * width * sizeof *rows);
     if (!rows)
         return kvp_fail(KVP_E_NOMEM, "out of memory: loading tensor \"%s\"", t->name);
-    for (size_t at = 0, n; at < m->n_in; at += n) {
-        n = m->n_in - at < TURN_ROWS ? m->n_in - at : TURN_ROWS;
-        convert_to_bf16(t->dtype, from + at * m->n_out * element_bytes, rows, n * m->n_out);
-        for (size_t j = 0; j < m->n_out; j++) {
-            for (size_t i = 0; i < n; i++)
-                to[j * m->n_in + at + i] = rows[i * m->n_out + j];
-        }
+    for (size_t at = 0, n; at < n_rows; at += n) {
+        n = n_rows - at < LOAD_ROWS ? n_rows - at : LOAD_ROWS;
+        convert_to_f32(t->dtype, from + at * width * element_bytes, rows, n * width);
+        matrix_put(m, at, n, rows);
     }
     free(rows);
     return KVP_OK;
@@ -266,14 +259,9 @@ static kvp_status load_weight(loader *l, const weight *w)
 {
     const safetensors_tensor *t = safetensors_find(l->file, w->name);
     const unsigned char *from = safetensors_data(l->file, t);
-    if (w->is_turned)
-        return turn_to_bf16(t, from, w->matrix);
-    if (!w->matrix)
-        convert_to_f32(t->dtype, from, *w->floats, count(w));
-    else if (w->matrix->is_bf16)
-        convert_to_bf16(t->dtype, from, w->matrix->data, count(w));
-    else
-        convert_to_f32(t->dtype, from, w->matrix->data, count(w));
+    if (w->matrix)
+        return load_matrix(t, from, w->matrix);
+    convert_to_f32(t->dtype, from, *w->floats, count(w));
     return KVP_OK;
 }
 

@@ -4,15 +4,19 @@
  * panel is one single-threaded oneDNN call and one task of the pool. So the number of threads does
  * not change a bit of the result, and no OpenMP team is ever started (pool.c says why).
  *
- * float32: dnnl_sgemm on the weights as they lie. Measured on 2 cores of an AVX-512 EPYC (33.9 GB/s
- * of read bandwidth) with GPT-2's shapes, one row: 26 to 29 GB/s. Primitives on weights reordered
- * into oneDNN's own layout gained at most 7 % there and nothing for 128 rows, so weights stay plain
- * and the embedding table serves as output matrix too.
+ * float32: dnnl_sgemm. With GPT-2's shapes on 2 cores of an AVX-512 EPYC that reads 33.9 GB/s, one
+ * row runs at 26 to 29 GB/s and 128 rows at 225 GFLOP/s; primitives on weights in oneDNN's own
+ * layout gained at most 7 % for one row and nothing for 128.
  *
- * bf16, where the CPU multiplies bf16: inner-product primitives on out-major weights (24 to 29 GB/s
- * of half the bytes). They are made for a fixed number of rows: m is cut into powers of two, so a
- * few primitives per shape, made once, serve every m without padding. Elsewhere panels are widened
- * to float, block by block, and sgemm does the rest.
+ * bf16, where the CPU multiplies bf16: inner-product primitives (24 to 29 GB/s of half the bytes).
+ * They are made for a fixed number of rows: m is cut into powers of two, so a few primitives per
+ * shape, made once, serve every m without padding. Elsewhere panels are widened to float, block by
+ * block, and sgemm does the rest.
+ *
+ * Order of data: the weights of a panel lie together, so that one row's product streams memory (a
+ * token of GPT-2 on one thread: 16.0 GB/s, against 13.8 with panels cut from whole rows).
+ * Embeddings and bf16 are out-major, [n_out][n_in]; others are panel after panel, each
+ * [n_in][its width]. Either way a panel that begins at column c begins at element c * n_in.
  *
  * Invariants:
  *  1. Primitives belong to shapes, not to matrices, and are shared by all lanes; memory objects and
@@ -20,6 +24,7 @@
  *  2. Every lane's scratch holds a panel of y, then what primitives ask for. */
 #include "integration/models/matmul.h"
 
+#include <assert.h>
 #include <dnnl.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -84,24 +89,6 @@ static size_t round_up(size_t n, size_t unit)
     return (n + unit - 1) / unit * unit;
 }
 
-size_t matrix_elements(const matrix *w)
-{
-    return w->n_in * w->n_out;
-}
-
-size_t matrix_bytes(const matrix *w)
-{
-    return matrix_elements(w) * (w->is_bf16 ? sizeof(uint16_t) : sizeof(float));
-}
-
-void matrix_row(const matrix *w, size_t i, float *row)
-{
-    if (w->is_bf16)
-        convert_bf16_to_f32((const uint16_t *)w->data + i * w->n_in, row, w->n_in);
-    else
-        memcpy(row, (const float *)w->data + i * w->n_in, w->n_in * sizeof *row);
-}
-
 /* Columns of a panel: about 16 panels, for balance; 128 to 512 wide, for efficiency. */
 static size_t panel_width(const matrix *w)
 {
@@ -112,6 +99,68 @@ static size_t panel_width(const matrix *w)
 static size_t n_panels(const matrix *w)
 {
     return (w->n_out + panel_width(w) - 1) / panel_width(w);
+}
+
+/* ---- matrices -----------------------------------------------------------------------------------
+ */
+
+size_t matrix_bytes(const matrix *w)
+{
+    return w->n_in * w->n_out * (w->is_bf16 ? sizeof(uint16_t) : sizeof(float));
+}
+
+void matrix_shape(const matrix *w, size_t *n_rows, size_t *width)
+{
+    *n_rows = w->is_embedding ? w->n_out : w->n_in;
+    *width = w->is_embedding ? w->n_in : w->n_out;
+}
+
+static void put_outputs(matrix *w, size_t first, size_t n, const float *rows)
+{
+    if (w->is_bf16)
+        convert_f32_to_bf16(rows, (uint16_t *)w->data + first * w->n_in, n * w->n_in);
+    else
+        memcpy((float *)w->data + first * w->n_in, rows, n * w->n_in * sizeof *rows);
+}
+
+/* Output by output, so that the writes of one stay within a few cache lines. */
+static void put_inputs_turned(matrix *w, size_t first, size_t n, const float *rows)
+{
+    uint16_t *data = w->data;
+    for (size_t j = 0; j < w->n_out; j++) {
+        for (size_t i = 0; i < n; i++)
+            convert_f32_to_bf16(&rows[i * w->n_out + j], &data[j * w->n_in + first + i], 1);
+    }
+}
+
+static void put_inputs(matrix *w, size_t first, size_t n, const float *rows)
+{
+    float *data = w->data;
+    for (size_t at = 0, width; at < w->n_out; at += width) {
+        width = min_size(panel_width(w), w->n_out - at);
+        for (size_t i = 0; i < n; i++)
+            memcpy(data + at * w->n_in + (first + i) * width, rows + i * w->n_out + at,
+                   width * sizeof *data);
+    }
+}
+
+void matrix_put(matrix *w, size_t first, size_t n, const float *rows)
+{
+    if (w->is_embedding)
+        put_outputs(w, first, n, rows);
+    else if (w->is_bf16)
+        put_inputs_turned(w, first, n, rows);
+    else
+        put_inputs(w, first, n, rows);
+}
+
+void matrix_row(const matrix *w, size_t i, float *row)
+{
+    assert(w->is_embedding);
+    if (w->is_bf16)
+        convert_bf16_to_f32((const uint16_t *)w->data + i * w->n_in, row, w->n_in);
+    else
+        memcpy(row, (const float *)w->data + i * w->n_in, w->n_in * sizeof *row);
 }
 
 /* ---- life ---------------------------------------------------------------------------------------
@@ -393,20 +442,19 @@ kvp_status matmul_reserve(matmul *mm, const matrix *w, size_t m)
 /* ---- panels: the tasks --------------------------------------------------------------------------
  */
 
-/* y[m][width], rows n_out apart, = x * n_out columns of w that begin at `weights`. */
-static dnnl_status_t sgemm(const job *j, const float *weights, size_t width, float *y)
+/* y[m][width], rows n_out apart, = x * these weights: [width][n_in], or [n_in][width]. */
+static dnnl_status_t sgemm(const job *j, const float *weights, bool out_major, size_t width,
+                           float *y)
 {
-    const matrix *w = j->w;
-    int64_t stride = (int64_t)(w->is_out_major ? w->n_in : w->n_out);
-    return dnnl_sgemm('N', w->is_out_major ? 'T' : 'N', (int64_t)j->m, (int64_t)width,
-                      (int64_t)w->n_in, 1.0f, j->x, (int64_t)w->n_in, weights, stride, 0.0f, y,
-                      (int64_t)w->n_out);
+    int64_t n_in = (int64_t)j->w->n_in, n_out = (int64_t)j->w->n_out, n = (int64_t)width;
+    return dnnl_sgemm('N', out_major ? 'T' : 'N', (int64_t)j->m, n, n_in, 1.0f, j->x, n_in, weights,
+                      out_major ? n_in : n, 0.0f, y, n_out);
 }
 
 static dnnl_status_t run_float(const job *j, size_t at, size_t width)
 {
-    const float *weights = j->w->data;
-    return sgemm(j, weights + (j->w->is_out_major ? at * j->w->n_in : at), width, j->y + at);
+    const float *weights = (const float *)j->w->data + at * j->w->n_in;
+    return sgemm(j, weights, j->w->is_embedding, width, j->y + at);
 }
 
 static dnnl_status_t run_widened(const job *j, size_t at, size_t width)
@@ -417,7 +465,7 @@ static dnnl_status_t run_widened(const job *j, size_t at, size_t width)
     for (size_t end = at + width, rows; at < end && status == dnnl_success; at += rows) {
         rows = min_size(end - at, widen_rows(w));
         convert_bf16_to_f32((const uint16_t *)w->data + at * w->n_in, block, rows * w->n_in);
-        status = sgemm(j, block, rows, j->y + at);
+        status = sgemm(j, block, true, rows, j->y + at);
     }
     return status;
 }

@@ -11,16 +11,19 @@
 
 typedef struct matrix {
     size_t n_in, n_out;
-    bool is_out_major; /* [n_out][n_in], otherwise [n_in][n_out] (as GPT-2's Conv1D has them) */
-    bool is_bf16;      /* of data: uint16_t, and always out-major; otherwise float */
-    void *data;        /* aligned to 64 bytes */
+    bool is_embedding; /* given and read by rows of outputs, [n_out][n_in]; otherwise given by rows
+                          of inputs, [n_in][n_out], as GPT-2's Conv1D has them */
+    bool is_bf16;      /* of data: uint16_t, otherwise float */
+    void *data;        /* matrix_bytes(), aligned to 64; in what order, only matmul.c knows */
     const float *bias; /* [n_out]; NULL: none */
 } matrix;
 
-/* Elements and bytes of data. */
-size_t matrix_elements(const matrix *w);
 size_t matrix_bytes(const matrix *w);
-/* Row i of an out-major matrix, as float [n_in]: of an embedding, the vector of token i. */
+/* The shape that it is given in: rows of `width` elements. */
+void matrix_shape(const matrix *w, size_t *n_rows, size_t *width);
+/* Set rows [first, first + n) of that shape. */
+void matrix_put(matrix *w, size_t first, size_t n, const float *rows);
+/* Row i of an embedding, the vector of token i, as float [n_in]. */
 void matrix_row(const matrix *w, size_t i, float *row);
 
 typedef struct matmul matmul;

@@ -132,12 +132,12 @@ kvp_status kvp_seq_append_rows(kvp_seq *seq, uint32_t layer, const kvp_rows *row
 /* What a query at p may see of key j (kvp_attend_args.window: whole pages). */
 static bool is_visible(const kvp_seq *seq, const kvp_attend_args *args, size_t p, size_t j)
 {
-    if (j > p)
-        return false;
+    if (j > p || !args->window)
+        return j <= p;
     size_t page_tokens =
         seq->geometry.page_tokens ? seq->geometry.page_tokens : DEFAULT_PAGE_TOKENS;
     size_t begin = j / page_tokens * page_tokens, last = begin + page_tokens - 1;
-    return !args->window || last + args->window > p || begin < args->sinks;
+    return last + args->window > p || begin < args->sinks;
 }
 
 static double dot(const float *a, const float *b, size_t n)

@@ -14,8 +14,7 @@
 
 typedef struct problem {
     size_t n_in, n_out, m;
-    bool is_out_major, is_bf16;
-    float *weights, *bias, *x; /* weights as float, out-major */
+    float *weights, *bias, *x;
     matrix w;
 } problem;
 
@@ -46,7 +45,7 @@ static float value(bool is_bf16)
     return v;
 }
 
-static void make(problem *p, size_t n_in, size_t n_out, size_t m, bool is_out_major, bool is_bf16)
+static void make(problem *p, size_t n_in, size_t n_out, size_t m, bool is_embedding, bool is_bf16)
 {
     *p = (problem){.n_in = n_in, .n_out = n_out, .m = m};
     p->weights = allocate(n_in * n_out * sizeof(float));
@@ -60,19 +59,22 @@ static void make(problem *p, size_t n_in, size_t n_out, size_t m, bool is_out_ma
         p->x[i] = value(is_bf16);
     p->w = (matrix){.n_in = n_in,
                     .n_out = n_out,
-                    .is_out_major = is_out_major,
+                    .is_embedding = is_embedding,
                     .is_bf16 = is_bf16,
                     .bias = p->bias};
     p->w.data = allocate(matrix_bytes(&p->w));
-    if (is_bf16) {
-        convert_f32_to_bf16(p->weights, p->w.data, n_in * n_out);
-        return;
+    size_t n_rows, width;
+    matrix_shape(&p->w, &n_rows, &width);
+    for (size_t at = 0, n; at < n_rows; at += n) { /* in uneven portions, the last ones first */
+        n = n_rows - at < 29 ? n_rows - at : 29;
+        matrix_put(&p->w, n_rows - at - n, n, p->weights + (n_rows - at - n) * width);
     }
-    float *data = p->w.data;
-    for (size_t j = 0; j < n_out; j++) {
-        for (size_t i = 0; i < n_in; i++)
-            data[is_out_major ? j * n_in + i : i * n_out + j] = p->weights[j * n_in + i];
-    }
+}
+
+/* weights are as given: rows of outputs, or of inputs. */
+static double weight_of(const problem *p, size_t i, size_t j)
+{
+    return (double)p->weights[p->w.is_embedding ? j * p->n_in + i : i * p->n_out + j];
 }
 
 static void fini(problem *p)
@@ -91,8 +93,7 @@ static double error_of(const problem *p, const float *y)
         for (size_t j = 0; j < p->n_out; j++) {
             double sum = (double)p->bias[j], size = fabs(sum);
             for (size_t i = 0; i < p->n_in; i++) {
-                double product =
-                    (double)p->x[r * p->n_in + i] * (double)p->weights[j * p->n_in + i];
+                double product = (double)p->x[r * p->n_in + i] * weight_of(p, i, j);
                 sum += product;
                 size += fabs(product);
             }
@@ -108,7 +109,7 @@ static double error_of(const problem *p, const float *y)
 static const size_t shapes[][2] = {{1, 1}, {7, 3}, {64, 128}, {96, 129}, {40, 700}, {33, 9000}};
 static const size_t row_counts[] = {1, 2, 3, 17};
 
-static double worst_error(uint32_t n_threads, bool is_out_major, bool is_bf16)
+static double worst_error(uint32_t n_threads, bool is_embedding, bool is_bf16)
 {
     double highest = 0;
     kvp_pool *threads;
@@ -119,7 +120,7 @@ static double worst_error(uint32_t n_threads, bool is_out_major, bool is_bf16)
     for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
         for (size_t r = 0; r < sizeof row_counts / sizeof *row_counts; r++) {
             problem p;
-            make(&p, shapes[s][0], shapes[s][1], row_counts[r], is_out_major, is_bf16);
+            make(&p, shapes[s][0], shapes[s][1], row_counts[r], is_embedding, is_bf16);
             float *y = allocate(p.m * p.n_out * sizeof *y);
             for (size_t i = 0; i < p.m * p.n_out; i++)
                 y[i] = NAN;
@@ -146,6 +147,22 @@ static void test_bf16_products_equal_float64(void **state)
 {
     (void)state;
     assert_true(worst_error(2, true, true) <= 1e-6);
+    assert_true(worst_error(2, false, true) <= 1e-6);
+}
+
+static void test_rows_of_embeddings_come_back(void **state)
+{
+    (void)state;
+    for (int is_bf16 = 0; is_bf16 < 2; is_bf16++) {
+        problem p;
+        float row[40];
+        make(&p, 40, 300, 1, true, is_bf16);
+        for (size_t i = 0; i < p.n_out; i++) {
+            matrix_row(&p.w, i, row);
+            assert_memory_equal(row, p.weights + i * p.n_in, sizeof row);
+        }
+        fini(&p);
+    }
 }
 
 /* In a child: oneDNN decides once per process which instructions it uses. */
@@ -222,6 +239,7 @@ int main(void)
         cmocka_unit_test(test_bf16_without_instructions_equals_float64), /* first: it forks */
         cmocka_unit_test(test_float_products_equal_float64),
         cmocka_unit_test(test_bf16_products_equal_float64),
+        cmocka_unit_test(test_rows_of_embeddings_come_back),
         cmocka_unit_test(test_threads_do_not_change_a_bit),
         cmocka_unit_test(test_reserved_products_take_no_more_scratch),
     };

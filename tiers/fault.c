@@ -80,9 +80,9 @@ kvp_status kvpi_fault_in(kvp_pager *p, uint32_t page, uint64_t deadline_ns)
         kvp_status status = kvpi_fault_start(p, page, false);
         if (status && status != KVP_E_AGAIN)
             return status;
-        if (deadline_ns == 0)
-            return kvp_fail(KVP_E_AGAIN, "the page is on its way");
         status = kvpi_wait(p, deadline_ns);
+        if (status && deadline_ns == 0) /* what had landed has been taken in */
+            return kvp_fail(KVP_E_AGAIN, "the page is on its way");
         if (status && status != KVP_E_NOSPACE)
             return status;
     }

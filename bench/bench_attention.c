@@ -361,10 +361,11 @@ static bool wants_any(const bench *b, const char *kind, const shape *s, kvp_dtyp
     return !b->filter || strstr(name, b->filter) || strstr(b->filter, name);
 }
 
-static void decode(bench *b, shape s, kvp_dtype dtype, uint32_t n_threads)
+/* Returns paged / contiguous; 0 if the case is not wanted. */
+static double decode(bench *b, shape s, kvp_dtype dtype, uint32_t n_threads)
 {
     if (!wants_any(b, "decode", &s, dtype))
-        return;
+        return 0;
     size_t n_tokens = b->quick ? 1024 : bench_option_num(b, "--tokens");
     size_t total = b->quick ? MIB : bench_option_num(b, "--total-mib") * MIB;
     layers x = make_layers(s, dtype, n_threads, n_tokens, total, 1);
@@ -380,9 +381,18 @@ static void decode(bench *b, shape s, kvp_dtype dtype, uint32_t n_threads)
         bench_add(flat, bytes / attend_contiguous(&x));
         bench_add(paged, bytes / attend_paged(&x));
     }
-    bench_note(b, "%s: paged / contiguous %.3f", paged->name,
-               bench_median(paged) / bench_median(flat));
     free_layers(&x);
+    return bench_median(paged) / bench_median(flat);
+}
+
+static void decode_all_dtypes(bench *b, shape s, uint32_t n_threads)
+{
+    double ratio[3];
+    for (kvp_dtype dtype = KVP_F32; dtype <= KVP_BF16; dtype++)
+        ratio[dtype] = decode(b, s, dtype, n_threads);
+    if (ratio[0] > 0 && ratio[1] > 0 && ratio[2] > 0)
+        bench_note(b, "paged / contiguous, %s, %u threads: f32 %.2f, f16 %.2f, bf16 %.2f", s.name,
+                   n_threads, ratio[KVP_F32], ratio[KVP_F16], ratio[KVP_BF16]);
 }
 
 /* Prompt tokens that attend themselves, causally. */
@@ -418,8 +428,7 @@ int main(int argc, char **argv)
     for (uint32_t n_threads = 1; n_threads <= n_cpus;
          n_threads = n_threads < n_cpus ? n_cpus : n_cpus + 1)
         for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
-            for (kvp_dtype dtype = KVP_F32; dtype <= KVP_BF16; dtype++)
-                decode(&b, shapes[i], dtype, n_threads);
+            decode_all_dtypes(&b, shapes[i], n_threads);
             prefill(&b, shapes[i], KVP_F16, n_threads);
         }
     return bench_finish(&b);

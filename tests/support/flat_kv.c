@@ -6,6 +6,7 @@
 #include <string.h>
 
 #define DEFAULT_PAGE_TOKENS 64u
+#define MAX_DIM 256u
 
 struct kvp_pager {
     kvp_geometry geometry;
@@ -29,7 +30,7 @@ kvp_config kvp_config_default(void)
 
 kvp_status kvp_pager_open(const kvp_config *cfg, kvp_pager **pager)
 {
-    if (cfg->geometry.dtype != KVP_F32 || cfg->geometry.layers)
+    if (cfg->geometry.dtype != KVP_F32 || cfg->geometry.layers || cfg->geometry.head_dim > MAX_DIM)
         return kvp_fail(KVP_E_UNSUPPORTED, "flat KV is uniform and float32");
     *pager = calloc(1, sizeof **pager);
     if (!*pager)
@@ -139,28 +140,40 @@ static bool is_visible(const kvp_seq *seq, const kvp_attend_args *args, size_t p
     return !args->window || last + args->window > p || begin < args->sinks;
 }
 
+static double dot(const float *a, const float *b, size_t n)
+{
+    double lanes[4] = {0};
+    size_t i = 0;
+    for (; i + 4 <= n; i += 4) {
+        for (size_t l = 0; l < 4; l++)
+            lanes[l] += (double)a[i + l] * (double)b[i + l];
+    }
+    for (; i < n; i++)
+        lanes[0] += (double)a[i] * (double)b[i];
+    return lanes[0] + lanes[1] + lanes[2] + lanes[3];
+}
+
 static void attend_one(const kvp_seq *seq, uint32_t layer, const kvp_attend_args *args, size_t p,
                        const float *q, size_t kv_head, double *scores, float *out)
 {
     const flat_layer *l = &seq->layers[layer];
     size_t dim = seq->geometry.head_dim, width = row_floats(seq);
-    double highest = -INFINITY, total = 0;
+    double highest = -INFINITY, total = 0, sum[MAX_DIM] = {0};
     for (size_t j = 0; j <= p; j++) {
-        const float *k = l->k + j * width + kv_head * dim;
-        scores[j] = is_visible(seq, args, p, j) ? 0 : -INFINITY;
-        for (size_t i = 0; i < dim && !isinf(scores[j]); i++)
-            scores[j] += (double)q[i] * (double)k[i];
-        scores[j] *= (double)args->scale;
+        scores[j] = -INFINITY;
+        if (is_visible(seq, args, p, j))
+            scores[j] = dot(q, l->k + j * width + kv_head * dim, dim) * (double)args->scale;
         highest = scores[j] > highest ? scores[j] : highest;
     }
-    for (size_t j = 0; j <= p; j++)
-        total += scores[j] = exp(scores[j] - highest);
-    for (size_t i = 0; i < dim; i++) {
-        double sum = 0;
-        for (size_t j = 0; j <= p; j++)
-            sum += scores[j] * (double)l->v[j * width + kv_head * dim + i];
-        out[i] = (float)(sum / total);
+    for (size_t j = 0; j <= p; j++) {
+        const float *v = l->v + j * width + kv_head * dim;
+        double weight = exp(scores[j] - highest);
+        total += weight;
+        for (size_t i = 0; i < dim; i++)
+            sum[i] += weight * (double)v[i];
     }
+    for (size_t i = 0; i < dim; i++)
+        out[i] = (float)(sum[i] / total);
 }
 
 kvp_status kvp_attend(kvp_seq *seq, uint32_t layer, const kvp_attend_args *args)

@@ -9,7 +9,6 @@
 #include <stddef.h>
 #include <cmocka.h>
 #include <math.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -112,10 +111,10 @@ static const size_t row_counts[] = {1, 2, 3, 17};
 static double worst_error(uint32_t n_threads, bool is_out_major, bool is_bf16)
 {
     double highest = 0;
-    pool *threads;
+    kvp_pool *threads;
     matmul *mm;
     random_state = 1;
-    assert_int_equal(pool_open(n_threads, &threads), KVP_OK);
+    assert_int_equal(kvp_pool_open(n_threads, NULL, NULL, &threads), KVP_OK);
     assert_int_equal(matmul_open(threads, &mm), KVP_OK);
     for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
         for (size_t r = 0; r < sizeof row_counts / sizeof *row_counts; r++) {
@@ -132,7 +131,7 @@ static double worst_error(uint32_t n_threads, bool is_out_major, bool is_bf16)
         }
     }
     matmul_close(mm);
-    pool_close(threads);
+    kvp_pool_close(threads);
     return highest;
 }
 
@@ -165,14 +164,14 @@ static void test_bf16_without_instructions_equals_float64(void **state)
 
 static float *product_with(uint32_t n_threads, const problem *p)
 {
-    pool *threads;
+    kvp_pool *threads;
     matmul *mm;
     float *y = allocate(p->m * p->n_out * sizeof *y);
-    assert_int_equal(pool_open(n_threads, &threads), KVP_OK);
+    assert_int_equal(kvp_pool_open(n_threads, NULL, NULL, &threads), KVP_OK);
     assert_int_equal(matmul_open(threads, &mm), KVP_OK);
     assert_int_equal(matmul_apply(mm, &p->w, p->x, p->m, y), KVP_OK);
     matmul_close(mm);
-    pool_close(threads);
+    kvp_pool_close(threads);
     return y;
 }
 
@@ -197,12 +196,12 @@ static void test_threads_do_not_change_a_bit(void **state)
 static void test_reserved_products_take_no_more_scratch(void **state)
 {
     (void)state;
-    pool *threads;
+    kvp_pool *threads;
     matmul *mm;
     problem p;
     make(&p, 64, 300, 130, true, true);
     float *y = allocate(p.m * p.n_out * sizeof *y);
-    assert_int_equal(pool_open(2, &threads), KVP_OK);
+    assert_int_equal(kvp_pool_open(2, NULL, NULL, &threads), KVP_OK);
     assert_int_equal(matmul_open(threads, &mm), KVP_OK);
     assert_int_equal(matmul_scratch_bytes(mm), 0);
     assert_int_equal(matmul_reserve(mm, &p.w, p.m), KVP_OK);
@@ -212,53 +211,9 @@ static void test_reserved_products_take_no_more_scratch(void **state)
     assert_int_equal(matmul_apply(mm, &p.w, p.x, 1, y), KVP_OK);
     assert_int_equal(matmul_scratch_bytes(mm), bytes);
     matmul_close(mm);
-    pool_close(threads);
+    kvp_pool_close(threads);
     free(y);
     fini(&p);
-}
-
-/* ---- the pool -----------------------------------------------------------------------------------
- */
-
-typedef struct tally {
-    atomic_uint counts[1000];
-    atomic_uint lanes_out_of_range;
-    uint32_t n_threads;
-} tally;
-
-static void count_task(void *arg, size_t i)
-{
-    tally *t = arg;
-    atomic_fetch_add(&t->counts[i], 1);
-    if (pool_lane() >= t->n_threads)
-        atomic_fetch_add(&t->lanes_out_of_range, 1);
-}
-
-static void test_pool_runs_every_task_once(void **state)
-{
-    (void)state;
-    static const size_t sizes[] = {0, 1, 2, 3, 1000};
-    for (uint32_t n_threads = 1; n_threads <= 4; n_threads++) {
-        pool *threads;
-        static tally t;
-        unsigned rounds = 0;
-        memset(&t, 0, sizeof t);
-        t.n_threads = n_threads;
-        assert_int_equal(pool_open(n_threads, &threads), KVP_OK);
-        assert_int_equal(pool_n_threads(threads), n_threads);
-        for (; rounds < 200; rounds++) { /* many short jobs: workers enter late, and leave late */
-            for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++)
-                pool_run(threads, sizes[s], count_task, &t);
-        }
-        pool_close(threads);
-        assert_int_equal(atomic_load(&t.lanes_out_of_range), 0);
-        for (size_t i = 0; i < 1000; i++) {
-            unsigned wanted = 0;
-            for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++)
-                wanted += i < sizes[s] ? rounds : 0;
-            assert_int_equal(atomic_load(&t.counts[i]), wanted);
-        }
-    }
 }
 
 int main(void)
@@ -269,7 +224,6 @@ int main(void)
         cmocka_unit_test(test_bf16_products_equal_float64),
         cmocka_unit_test(test_threads_do_not_change_a_bit),
         cmocka_unit_test(test_reserved_products_take_no_more_scratch),
-        cmocka_unit_test(test_pool_runs_every_task_once),
     };
     return cmocka_run_group_tests(tests, NULL, NULL) != 0;
 }

@@ -1,11 +1,11 @@
 #!/bin/sh
-# sources.sh ROOT - the lists in CMake are complete: every .c is named, so that none is left unbuilt
-# or unrun.
+# sources.sh ROOT - the lists in CMake are complete: every .c and public header is named, so that none
+# is left unbuilt, unrun or uninstalled.
 cd "${1:?usage: sources.sh ROOT}" || exit 2
 bad=0
 
 named() { # named CMAKELISTS WORD FILE
-    grep -qwF -e "$2" "$1" || {
+    sed 's/#.*//; s/LABELS [a-z]*//' "$1" | grep -qwF -e "$2" || {
         echo "$3 is not in $1"
         bad=1
     }
@@ -16,6 +16,9 @@ for path in $(find alloc tiers attention -name '*.c'); do
     tiers/blob_malloc.c | tiers/blob_jemalloc.c) ;; # one of two
     *) named CMakeLists.txt "$path" "$path" ;;
     esac
+done
+for path in $(find include -name '*.h'); do
+    named CMakeLists.txt "$path" "$path"
 done
 for path in $(find integration -name '*.c'); do
     named integration/CMakeLists.txt "${path#integration/}" "$path"

@@ -19,7 +19,8 @@ clean_tree() {
     printf '#include "kvpager/status.h"\n#include <immintrin.h>\n' >"$tree/attention/isa.c"
     printf '#include "cli/cli.h"\n#include <jansson.h>\n' >"$tree/integration/cli/main.c"
     printf '#include "alloc/page.h"\n' >"$tree/tests/unit/test_page.c"
-    echo "alloc/page.c tiers/codec.c attention/isa.c" >"$tree/CMakeLists.txt"
+    echo "alloc/page.c tiers/codec.c attention/isa.c include/kvpager.h include/kvpager/status.h" \
+        >"$tree/CMakeLists.txt"
     echo "cli/main.c" >"$tree/integration/CMakeLists.txt"
     echo "page" >"$tree/tests/CMakeLists.txt"
 }
@@ -64,6 +65,7 @@ spoil headers include/kvpager/status.h 'int *kvp_class(int class);'
 spoil words alloc/page.c '/* as in /work/notes */'
 spoil words alloc/page.c '/* FIXME: too slow */'
 spoil words tests/unit/test_page.c 'usleep(10);'
+spoil sources include/kvpager/view.h 'int x;'
 spoil sources alloc/lane.c 'int x;'
 spoil sources tests/unit/test_lane.c 'int x;'
 spoil sources integration/cli/args.c 'int x;'

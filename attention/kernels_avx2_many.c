@@ -16,6 +16,7 @@
 #include <stdalign.h>
 
 #define STRIP 128u     /* columns of Q, K or V that are packed at a time */
+#define SUM_COLUMNS 8u /* of a score: what one chain of sums covers */
 #define TILE_KEYS 6u   /* of scores: 2 x 6 accumulators */
 #define TILE_ROWS 6u   /* of outputs: 6 x 2 accumulators */
 #define PANEL_ROWS 16u /* two vectors */
@@ -115,17 +116,17 @@ KVPI_AVX2 static void pack_queries(buffers *b, const kvpi_row *rows, size_t n_ro
 /* ---- scores -----------------------------------------------------------------------------------
  */
 
-/* st[j .. j + 6)[panel] (+)= kv . qt over n_cols columns. */
-KVPI_AVX2_INLINE void score_tile(buffers *b, size_t panel, size_t j, size_t n_cols, bool is_first)
+/* st[j .. j + 6)[panel] (+)= kv . qt over columns [d, end): summed apart, then added. One chain of
+ * sums over a whole head loses up to a digit where scores are large: the demo model's reach 3,228,
+ * and its logits were off by 1.8e-3 instead of 1.1e-3. */
+KVPI_AVX2_INLINE void score_tile(buffers *b, size_t panel, size_t j, size_t d, size_t end,
+                                 bool is_first)
 {
     __m256 sum[TILE_KEYS][2];
     KVPI_UNROLL
-    for (size_t i = 0; i < TILE_KEYS; i++) {
-        const float *st = &b->st[j + i][panel * PANEL_ROWS];
-        sum[i][0] = is_first ? _mm256_setzero_ps() : _mm256_load_ps(st);
-        sum[i][1] = is_first ? _mm256_setzero_ps() : _mm256_load_ps(st + 8);
-    }
-    for (size_t d = 0; d < n_cols; d++) {
+    for (size_t i = 0; i < TILE_KEYS; i++)
+        sum[i][0] = sum[i][1] = _mm256_setzero_ps();
+    for (; d < end; d++) {
         __m256 q0 = _mm256_load_ps(&b->qt[panel][d][0]);
         __m256 q1 = _mm256_load_ps(&b->qt[panel][d][8]);
         KVPI_UNROLL
@@ -138,6 +139,10 @@ KVPI_AVX2_INLINE void score_tile(buffers *b, size_t panel, size_t j, size_t n_co
     KVPI_UNROLL
     for (size_t i = 0; i < TILE_KEYS; i++) {
         float *st = &b->st[j + i][panel * PANEL_ROWS];
+        if (!is_first) {
+            sum[i][0] = _mm256_add_ps(sum[i][0], _mm256_load_ps(st));
+            sum[i][1] = _mm256_add_ps(sum[i][1], _mm256_load_ps(st + 8));
+        }
         _mm256_store_ps(st, sum[i][0]);
         _mm256_store_ps(st + 8, sum[i][1]);
     }
@@ -153,7 +158,10 @@ KVPI_AVX2_INLINE void score(buffers *b, const kvpi_keys *keys, const kvpi_row *r
         pack_rows(b->kv, keys->k, n, n_padded, keys->k_width, c, n_cols, dtype);
         for (size_t panel = 0; panel * PANEL_ROWS < n_rows; panel++)
             for (size_t j = 0; j < n; j += TILE_KEYS)
-                score_tile(b, panel, j, n_cols, c == 0);
+                for (size_t d = 0; d < n_cols; d += SUM_COLUMNS) {
+                    size_t end = d + SUM_COLUMNS < n_cols ? d + SUM_COLUMNS : n_cols;
+                    score_tile(b, panel, j, d, end, c + d == 0);
+                }
     }
 }
 

@@ -8,6 +8,8 @@
 #include <math.h>
 #include <string.h>
 
+#define SUM_COLUMNS 8u
+
 static inline float f16_to_f32(uint16_t h)
 {
     uint32_t sign = (uint32_t)(h & 0x8000u) << 16;
@@ -57,10 +59,14 @@ static float clamp_score(float s)
 static float score(const kvpi_keys *keys, const float *q, size_t j, kvp_dtype dtype)
 {
     const void *k = row_at(keys->k, j, keys->k_width, dtype);
-    float sum = 0;
-    for (size_t d = 0; d < keys->k_width; d++)
-        sum += q[d] * load(k, d, dtype);
-    return clamp_score(sum * keys->scale);
+    float total = 0;
+    for (size_t d = 0; d < keys->k_width;) { /* short chains: see kernels_avx2_many.c */
+        float sum = 0;
+        for (size_t end = d + SUM_COLUMNS; d < end && d < keys->k_width; d++)
+            sum += q[d] * load(k, d, dtype);
+        total += sum;
+    }
+    return clamp_score(total * keys->scale);
 }
 
 /* Scores into probabilities relative to the new maximum; returns the factor of the old state. */

@@ -187,6 +187,7 @@ void report_add_json(const report *r, json_t *object)
         {"disk_bytes", count(r, s->disk_peak_bytes)},
         {"compression_ratio", ratio(r)},
         {"weights_bytes", count(r, v->weights_bytes)},
+        {"checksum_failures", count(r, s->checksum_failures)},
         {"process_peak_bytes", v->rss_peak_bytes ? count(r, v->rss_peak_bytes) : json_null()},
         {"disk_engine", name(r, s->disk_engine)},
         {"placement", name(r, s->placement)},

@@ -13,7 +13,11 @@
 
 #define SIGNALLED 1000
 
+#define MAX_SCRATCH_PATHS 128
+
 static char scratch_dir[96];
+static char *scratch_paths[MAX_SCRATCH_PATHS];
+static size_t n_scratch_paths;
 static json_t *golden_object;
 
 /* ---- files ---- */
@@ -37,6 +41,8 @@ int support_fini(void **state)
     (void)state;
     char command[128];
     json_decref(golden_object);
+    while (n_scratch_paths)
+        free(scratch_paths[--n_scratch_paths]);
     snprintf(command, sizeof command, "rm -rf '%s'", scratch_dir);
     return system(command);
 }
@@ -62,11 +68,15 @@ const char *golden_file(const char *name)
 
 const char *scratch(const char *name)
 {
-    static char paths[8][256];
-    static unsigned turn;
-    char *path = paths[turn++ % 8];
-    snprintf(path, sizeof paths[0], "%s/%s", scratch_dir, name);
-    return path;
+    char path[256];
+    snprintf(path, sizeof path, "%s/%s", scratch_dir, name);
+    for (size_t i = 0; i < n_scratch_paths; i++)
+        if (strcmp(scratch_paths[i], path) == 0)
+            return scratch_paths[i];
+    assert_true(n_scratch_paths < MAX_SCRATCH_PATHS);
+    char *copy = strdup(path);
+    assert_non_null(copy);
+    return scratch_paths[n_scratch_paths++] = copy;
 }
 
 void write_file(const char *path, const void *bytes, size_t n)

@@ -19,7 +19,7 @@ const char *demo_model(void);
 const json_t *golden(void);
 /* A file beside golden.json; valid until the next call. */
 const char *golden_file(const char *name);
-/* A path in the scratch folder; valid until the eighth call after this one. */
+/* A path in the scratch folder, valid until support_fini(). */
 const char *scratch(const char *name);
 void write_file(const char *path, const void *bytes, size_t n);
 /* [n] of the file, malloc'd, with a 0 after it. */

@@ -101,6 +101,10 @@ static int run(int argc, char **argv)
         return code;
     code = session_open(&k.session, &o, SESSION_INPUT);
     if (!code) {
+        const window_feed feed = run_feed(&k.session);
+        code = session_open_pager(&k.session, &feed);
+    }
+    if (!code) {
         progress_init(&k.progress);
         code = compare(&k);
     }

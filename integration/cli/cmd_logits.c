@@ -84,9 +84,7 @@ static kvp_status compute(logits_run *l)
 {
     session *s = &l->session;
     double begin = now_seconds();
-    kvp_status status = session_check_fits(s);
-    if (!status)
-        status = write_header(l, s->n_tokens, s->info->n_vocab);
+    kvp_status status = write_header(l, s->n_tokens, s->info->n_vocab);
     if (!status)
         status = context_init(&l->context, s->model, s->pager, &s->rule);
     l->context.progress = watch_forward;
@@ -133,6 +131,15 @@ static int compute_and_report(logits_run *l)
     return status ? report_failure(status) : EXIT_DONE;
 }
 
+/* As context_rows() does it. */
+static window_feed all_rows(const session *s)
+{
+    uint64_t step = context_max_rows(s->model), first = step;
+    first = first < s->n_tokens ? first : s->n_tokens;
+    first = first < s->rule.n_ctx ? first : s->rule.n_ctx;
+    return (window_feed){.first = first, .step = step, .end = s->n_tokens};
+}
+
 static int run(int argc, char **argv)
 {
     options o;
@@ -145,6 +152,10 @@ static int run(int argc, char **argv)
         return usage_error("logits: no output: give a file with -o OUT.npy");
     l.path = own.path;
     code = session_open(&l.session, &o, 0);
+    if (!code) {
+        const window_feed feed = all_rows(&l.session);
+        code = session_open_pager(&l.session, &feed);
+    }
     if (!code) {
         progress_init(&l.progress);
         code = compute_and_report(&l);

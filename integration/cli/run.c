@@ -179,17 +179,23 @@ static void run_fini(run *r)
     free(r->logits);
 }
 
+window_feed run_feed(const session *s)
+{
+    uint64_t n = s->n_tokens, fed_back = s->options->n_new ? s->options->n_new - 1 : 0;
+    uint64_t end = fed_back < UINT64_MAX - n ? n + fed_back : UINT64_MAX;
+    if (s->rule.roll == 0 && end > s->rule.n_ctx)
+        end = s->rule.n_ctx;
+    return (window_feed){.first = n, .step = 1, .end = end};
+}
+
 kvp_status run_generate(const session *s, context *c, const run_watcher *watcher,
                         run_result *result)
 {
     *result = (run_result){0};
-    kvp_status status = session_check_fits(s);
-    if (status)
-        return status;
     run r = {.session = s, .watcher = watcher, .context = c, .result = result};
     c->progress = watch_forward;
     c->progress_opaque = &r;
-    status = run_init(&r);
+    kvp_status status = run_init(&r);
     if (!status) {
         status = prefill_and_decode(&r);
         result->logits_xxh3 = XXH3_64bits_digest(r.hash);

@@ -35,6 +35,9 @@ typedef struct run_result {
     size_t n_decoded;      /* of the new tokens, those that were fed back: the decode steps */
 } run_result;
 
+/* What a run feeds the model, if no end-of-text token ends it. */
+window_feed run_feed(const session *s);
+
 /* Generate from the session's input on `c`, a fresh context, which keeps its sequence. An
  * interrupted run is a success that stopped early. run_result_fini() in any case. */
 KVP_NODISCARD kvp_status run_generate(const session *s, context *c, const run_watcher *watcher,

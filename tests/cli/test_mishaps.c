@@ -63,6 +63,7 @@ static void test_signals_end_cleanly_and_leave_no_file(void **state)
     check_signal(SIGINT, 130);
     check_signal(SIGTERM, 143);
     check_signal(SIGHUP, 129);
+    check_signal(SIGQUIT, 131);
 }
 
 /* Its creation tells that the run has begun. */
@@ -102,6 +103,40 @@ static void test_interrupted_json_has_what_there_is(void **state)
     assert_true(json_is_array(member(o.json, "tokens")));
     assert_int_equal(int_member(o.json, "prompt_tokens"), 900);
     assert_false(exists(swap));
+    outcome_free(&o);
+}
+
+/* The other end of a pipe opens when the command has come to reading it. */
+static void test_signal_while_it_loads_ends_with_a_message(void **state)
+{
+    (void)state;
+    const char *fifo = scratch("fifo");
+    assert_int_equal(mkfifo(fifo, 0600), 0);
+    process p = start("", NULL, "generate -m %s -f %s", demo_model(), fifo);
+    int fd = open(fifo, O_WRONLY | O_CLOEXEC);
+    assert_true(fd >= 0);
+    kill(p.pid, SIGINT);
+    outcome o = finish(&p);
+    close(fd);
+    expect_failure(&o, 130, "interrupted");
+    outcome_free(&o);
+}
+
+static void test_interrupted_perplexity_is_marked_as_partial(void **state)
+{
+    (void)state;
+    int watch = inotify_init1(IN_CLOEXEC);
+    assert_true(watch >= 0 && inotify_add_watch(watch, scratch(""), IN_CREATE) >= 0);
+    process p = start("", NULL, "perplexity -m %s --ids %s --stride 1 --ram 1M --swap %s --json",
+                      demo_model(), ids_file("rolling.token_ids", 0, 1200), scratch("ppl.swap"));
+    wait_for_file(watch, "ppl.swap");
+    close(watch);
+    kill(p.pid, SIGINT);
+    outcome o = finish(&p);
+    expect_failure(&o, 130, "interrupted");
+    o.json = json_loadb(o.out, o.n_out, 0, NULL);
+    assert_true(json_is_true(member(o.json, "partial")));
+    assert_true(int_member(o.json, "scored_tokens") < 1199);
     outcome_free(&o);
 }
 
@@ -370,6 +405,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_signals_end_cleanly_and_leave_no_file),
         cmocka_unit_test(test_interrupted_json_has_what_there_is),
+        cmocka_unit_test(test_signal_while_it_loads_ends_with_a_message),
+        cmocka_unit_test(test_interrupted_perplexity_is_marked_as_partial),
         cmocka_unit_test(test_reader_that_goes_away_ends_cleanly),
         cmocka_unit_test(test_foreign_file_is_refused_and_untouched),
         cmocka_unit_test(test_places_that_cannot_hold_a_swap_file_are_named),

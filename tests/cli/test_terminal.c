@@ -25,8 +25,9 @@ static void use_terminal(void)
 }
 
 /* Everything written to the terminal until the process has gone; malloc'd. `signal_at`: send SIGINT
- * when the screen has got that text (NULL: never). */
-static char *watch(process *p, int terminal, const char *signal_at)
+ * when the screen has got that text (NULL: never); with `number`, that signal before, which must
+ * have made the panel go. */
+static char *watch(process *p, int terminal, const char *signal_at, int number)
 {
     size_t n = 0, capacity = 1 << 20;
     char *screen = calloc(1, capacity);
@@ -37,14 +38,19 @@ static char *watch(process *p, int terminal, const char *signal_at)
         if (got <= 0)
             return screen; /* EIO: nobody has the other end any more */
         n += (size_t)got;
-        if (signal_at && strstr(screen, signal_at)) {
+        if (signal_at && number && strstr(screen, signal_at)) {
+            kill(p->pid, number);
+            kill(p->pid, SIGCONT);
+            number = 0;
+            signal_at = PANEL_GONE;
+        } else if (signal_at && strstr(screen, signal_at)) {
             kill(p->pid, SIGINT);
             signal_at = NULL;
         }
     }
 }
 
-static char *run_on_terminal(int code, const char *signal_at, const char *setting,
+static char *run_with_signal(int code, const char *signal_at, int number, const char *setting,
                              const char *arguments)
 {
     int terminal = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);
@@ -55,13 +61,19 @@ static char *run_on_terminal(int code, const char *signal_at, const char *settin
     assert_int_equal(ptsname_r(terminal, terminal_path, sizeof terminal_path), 0);
     process p = start(setting, use_terminal, "generate -m %s --ids %s --ignore-eos %s",
                       demo_model(), ids_file("rolling.token_ids", 0, 900), arguments);
-    char *screen = watch(&p, terminal, signal_at);
+    char *screen = watch(&p, terminal, signal_at, number);
     outcome o = finish(&p);
     if (o.code != code)
         fail_msg("exit code %d, not %d: %s", o.code, code, screen);
     outcome_free(&o);
     close(terminal);
     return screen;
+}
+
+static char *run_on_terminal(int code, const char *signal_at, const char *setting,
+                             const char *arguments)
+{
+    return run_with_signal(code, signal_at, 0, setting, arguments);
 }
 
 static void expect_on(const char *screen, const char *text)
@@ -99,6 +111,29 @@ static void test_interrupt_gives_the_terminal_back(void **state)
     free(screen);
 }
 
+static void test_stop_gives_the_terminal_back_and_the_run_goes_on(void **state)
+{
+    (void)state;
+    char *screen =
+        run_with_signal(130, " new tokens", SIGTSTP, "TERM=xterm", "-n 1000000 --ram 1M --map");
+    const char *gone = strstr(screen, PANEL_GONE);
+    assert_non_null(gone);
+    expect_on(gone + 1, PANEL_GONE); /* at the end, again */
+    expect_on(gone + 1, "kvpager: interrupted");
+    free(screen);
+}
+
+static void test_message_does_not_stick_to_the_text(void **state)
+{
+    (void)state;
+    char *screen = run_on_terminal(1, NULL, "TERM=dumb",
+                                   "-n 100 --page-tokens 16 --ram 200K --zram 3300K --disk 100K");
+    const char *message = strstr(screen, "kvpager: ");
+    assert_true(message && message > screen + 2);
+    assert_memory_equal(message - 2, "\r\n", 2);
+    free(screen);
+}
+
 static void test_dumb_terminal_gets_no_escape_sequences(void **state)
 {
     (void)state;
@@ -114,6 +149,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_terminal_shows_progress_map_text_and_table),
         cmocka_unit_test(test_interrupt_gives_the_terminal_back),
+        cmocka_unit_test(test_stop_gives_the_terminal_back_and_the_run_goes_on),
+        cmocka_unit_test(test_message_does_not_stick_to_the_text),
         cmocka_unit_test(test_dumb_terminal_gets_no_escape_sequences),
     };
     return cmocka_run_group_tests(tests, support_init, support_fini) != 0;

@@ -291,6 +291,8 @@ static void test_compare_finds_cached_and_recomputed_equal(void **state)
         demo_model(), ids_file("rolling.token_ids", 0, 1018));
     assert_true(json_is_true(member(o.json, "equal")));
     assert_true(json_is_null(member(o.json, "first_difference")));
+    assert_int_equal(int_member(o.json, "ties"), 0);
+    assert_int_equal(int_member(o.json, "compared_tokens"), 16);
     assert_true(real_member(o.json, "speedup") > 1);
     check_stats(o.json);
     outcome_free(&o);

@@ -50,8 +50,9 @@ static char *watch(process *p, int terminal, const char *signal_at, int number)
     }
 }
 
-static char *run_with_signal(int code, const char *signal_at, int number, const char *setting,
-                             const char *arguments)
+/* Signals as for watch(); the prompt has n_prompt tokens. */
+static char *run_watched(int code, const char *signal_at, int number, size_t n_prompt,
+                         const char *setting, const char *arguments)
 {
     int terminal = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);
     const struct winsize size = {.ws_row = ROWS, .ws_col = 100};
@@ -60,7 +61,7 @@ static char *run_with_signal(int code, const char *signal_at, int number, const 
     assert_int_equal(ioctl(terminal, TIOCSWINSZ, &size), 0);
     assert_int_equal(ptsname_r(terminal, terminal_path, sizeof terminal_path), 0);
     process p = start(setting, use_terminal, "generate -m %s --ids %s --ignore-eos %s",
-                      demo_model(), ids_file("rolling.token_ids", 0, 900), arguments);
+                      demo_model(), ids_file("rolling.token_ids", 0, n_prompt), arguments);
     char *screen = watch(&p, terminal, signal_at, number);
     outcome o = finish(&p);
     if (o.code != code)
@@ -73,7 +74,7 @@ static char *run_with_signal(int code, const char *signal_at, int number, const 
 static char *run_on_terminal(int code, const char *signal_at, const char *setting,
                              const char *arguments)
 {
-    return run_with_signal(code, signal_at, 0, setting, arguments);
+    return run_watched(code, signal_at, 0, 900, setting, arguments);
 }
 
 static void expect_on(const char *screen, const char *text)
@@ -115,7 +116,7 @@ static void test_stop_gives_the_terminal_back_and_the_run_goes_on(void **state)
 {
     (void)state;
     char *screen =
-        run_with_signal(130, " new tokens", SIGTSTP, "TERM=xterm", "-n 1000000 --ram 1M --map");
+        run_watched(130, " new tokens", SIGTSTP, 900, "TERM=xterm", "-n 1000000 --ram 1M --map");
     const char *gone = strstr(screen, PANEL_GONE);
     assert_non_null(gone);
     expect_on(gone + 1, PANEL_GONE); /* at the end, again */
@@ -126,9 +127,9 @@ static void test_stop_gives_the_terminal_back_and_the_run_goes_on(void **state)
 static void test_message_does_not_stick_to_the_text(void **state)
 {
     (void)state;
-    char *screen = run_on_terminal(1, NULL, "TERM=dumb",
-                                   "-n 100 --page-tokens 16 --ram 200K --zram 3300K --disk 100K");
-    const char *message = strstr(screen, "kvpager: ");
+    char *screen = run_watched(1, NULL, 0, 40, "TERM=dumb",
+                               "-n 900 --page-tokens 16 --ram 200K --zram 300K --disk 100K");
+    const char *message = strstr(screen, "kvpager: the KV does not fit");
     assert_true(message && message > screen + 2);
     assert_memory_equal(message - 2, "\r\n", 2);
     free(screen);

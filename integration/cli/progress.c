@@ -68,14 +68,29 @@ static void make_panel(progress *p, unsigned rows, unsigned panel)
     interrupt_set_farewell(sequence);
 }
 
+/* The newest pages are at the end of a row; what does not fit is cut off at the beginning. */
+static void draw_row(const page_map *map, size_t row, size_t room)
+{
+    const char *cells = map->cells + row * map->n_columns;
+    bool is_cut = map->n_columns > room;
+    size_t n = is_cut ? room - 1 : map->n_columns;
+    fprintf(stderr, "%8s  %s%.*s", map->labels[row], is_cut ? "<" : "", (int)n,
+            cells + map->n_columns - n);
+}
+
 static void draw_map(const progress *p, const page_map *map, unsigned columns)
 {
     const unsigned label_columns = 10;
-    size_t room = columns > label_columns ? columns - label_columns - 1 : 0;
-    size_t n = map->n_columns < room ? map->n_columns : room;
-    for (unsigned r = 0; r + 1 < p->panel_rows && r < map->n_rows; r++)
-        fprintf(stderr, "\033[%u;1H\033[2K%8s  %.*s", p->screen_rows - p->panel_rows + 2 + r,
-                map->labels[r], (int)n, map->cells + r * map->n_columns);
+    size_t n_rows = p->panel_rows - 1;
+    if (columns < label_columns + 2)
+        return;
+    for (size_t r = 0; r < n_rows; r++) {
+        fprintf(stderr, "\033[%zu;1H\033[2K", p->screen_rows - n_rows + 1 + r);
+        if (r + 1 == n_rows && map->n_rows > n_rows)
+            fprintf(stderr, "     ...  %zu more lanes", map->n_rows - r);
+        else if (r < map->n_rows)
+            draw_row(map, r, columns - label_columns - 1);
+    }
 }
 
 void progress_draw(progress *p, const page_map *map, const char *format, ...)

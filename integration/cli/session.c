@@ -3,6 +3,7 @@
 
 #include <inttypes.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "integration/cli/budget.h"
 #include "integration/cli/input.h"
@@ -113,10 +114,26 @@ static int open_input(session *s, unsigned needs)
     return EXIT_DONE;
 }
 
+/* The library looks at it when there is a disk to open; a mistake should not wait until then. */
+static kvp_status check_engine(void)
+{
+    static const char *const names[] = {"uring-fixed", "uring", "threads"};
+    const char *engine = getenv("KVP_DISK_ENGINE");
+    if (!engine || !*engine)
+        return KVP_OK;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (strcmp(engine, names[i]) == 0)
+            return KVP_OK;
+    return kvp_fail(KVP_E_UNSUPPORTED,
+                    "KVP_DISK_ENGINE: no disk engine is called '%s'; there are uring-fixed, uring "
+                    "and threads",
+                    engine);
+}
+
 int session_open(session *s, const options *o, unsigned needs)
 {
     *s = (session){.options = o};
-    if (!kvp_isa())
+    if (!kvp_isa() || check_engine())
         return report_failure(KVP_E_UNSUPPORTED);
     int code = open_input(s, needs);
     if (!code)

@@ -12,6 +12,7 @@
 #include "support.h"
 
 #define ROWS 24
+#define COLUMNS 100
 #define PANEL_GONE "\033[r" /* the whole screen scrolls again */
 
 static char terminal_path[64];
@@ -51,14 +52,15 @@ static char *watch(process *p, int terminal, const char *signal_at, int number)
 }
 
 /* Signals as for watch(); the prompt has n_prompt tokens. */
+static struct winsize screen_size = {.ws_row = ROWS, .ws_col = COLUMNS};
+
 static char *run_watched(int code, const char *signal_at, int number, size_t n_prompt,
                          const char *setting, const char *arguments)
 {
     int terminal = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);
-    const struct winsize size = {.ws_row = ROWS, .ws_col = 100};
     assert_true(terminal >= 0);
     assert_int_equal(grantpt(terminal) | unlockpt(terminal), 0);
-    assert_int_equal(ioctl(terminal, TIOCSWINSZ, &size), 0);
+    assert_int_equal(ioctl(terminal, TIOCSWINSZ, &screen_size), 0);
     assert_int_equal(ptsname_r(terminal, terminal_path, sizeof terminal_path), 0);
     process p = start(setting, use_terminal, "generate -m %s --ids %s --ignore-eos %s",
                       demo_model(), ids_file("rolling.token_ids", 0, n_prompt), arguments);
@@ -100,6 +102,19 @@ static void test_terminal_shows_progress_map_text_and_table(void **state)
     assert_null(strstr(end, "\033["));
     expect_on(end, "tokens/s");
     expect_on(end, "whole process");
+    free(screen);
+}
+
+static void test_small_terminal_shows_the_newest_pages_of_some_lanes(void **state)
+{
+    (void)state;
+    screen_size = (struct winsize){.ws_row = 10, .ws_col = 18};
+    char *screen = run_on_terminal(0, NULL, "TERM=xterm", "-n 30 --ram 1M --map");
+    screen_size = (struct winsize){.ws_row = ROWS, .ws_col = COLUMNS};
+    const char *row = strstr(screen, "\033[7;1H\033[2K     0.0  <");
+    assert_non_null(row);
+    assert_int_equal(strspn(strchr(row, '<') + 1, "RD"), 6); /* of 15 or 16 */
+    expect_on(screen, "\033[10;1H\033[2K     ...  3 more lanes");
     free(screen);
 }
 
@@ -149,6 +164,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_terminal_shows_progress_map_text_and_table),
+        cmocka_unit_test(test_small_terminal_shows_the_newest_pages_of_some_lanes),
         cmocka_unit_test(test_interrupt_gives_the_terminal_back),
         cmocka_unit_test(test_stop_gives_the_terminal_back_and_the_run_goes_on),
         cmocka_unit_test(test_message_does_not_stick_to_the_text),

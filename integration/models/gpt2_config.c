@@ -96,13 +96,13 @@ static kvp_status read_flags(const config_file *c, gpt2_config *g)
     return status;
 }
 
-/* An id that the vocabulary does not have can never be generated: that is none. */
+/* Without the member, GPT-2's own token is meant, where the vocabulary has it. */
 static kvp_status read_eos(const config_file *c, gpt2_config *g)
 {
     const json_t *json = json_object_get(c->root, "eos_token_id");
-    uint32_t eos = json_is_null(json) ? UINT32_MAX : DEFAULT_EOS;
-    kvp_status status = config_optional_count(c, "eos_token_id", 0, MAX_VOCAB, &eos);
-    g->eos_id = eos < g->n_vocab ? (int32_t)eos : -1;
+    uint32_t eos = DEFAULT_EOS;
+    kvp_status status = config_optional_count(c, "eos_token_id", 0, g->n_vocab - 1, &eos);
+    g->eos_id = json_is_null(json) || eos >= g->n_vocab ? -1 : (int32_t)eos;
     return status;
 }
 

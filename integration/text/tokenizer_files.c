@@ -13,6 +13,7 @@
 #include "integration/text/utf8.h"
 
 #define MERGES_LIMIT_BYTES ((size_t)256 << 20)
+#define MAX_UNMERGED 128u /* tokens that are neither a byte nor made by a merge: special ones */
 
 /* ---- vocabulary and merges ----------------------------------------------------------------------
  */
@@ -167,6 +168,17 @@ static kvp_status load_merges(struct tokenizer *t, const json_t *vocab, const ch
     return status;
 }
 
+/* A file that was cut at the end of a line looks whole: what it lacks shows in the vocabulary. */
+static kvp_status check_merge_count(size_t n_vocab, size_t n_merges, const char *where)
+{
+    if (n_vocab <= 256 + n_merges + MAX_UNMERGED)
+        return KVP_OK;
+    return kvp_fail(KVP_E_INVALID,
+                    "%s: %zu merges are too few for a vocabulary of %zu tokens, which takes about "
+                    "%zu: the file is not whole",
+                    where, n_merges, n_vocab, n_vocab - 256);
+}
+
 static kvp_status load_vocab_and_merges(const char *dir, struct tokenizer *t)
 {
     json_t *vocab = NULL;
@@ -184,6 +196,8 @@ static kvp_status load_vocab_and_merges(const char *dir, struct tokenizer *t)
         status = tokenizer_load_vocab(t, vocab, where);
     if (!status)
         status = folder_path(dir, "merges.txt", where);
+    if (!status)
+        status = check_merge_count(json_object_size(vocab), t->bpe.n_merges, where);
     if (!status)
         status = load_merges(t, vocab, merges, n, where);
     free(merges);

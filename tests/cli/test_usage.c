@@ -168,6 +168,13 @@ static void test_broken_model_folders_exit_1_and_name_the_file(void **state)
     check_broken("config.json", "{", 1, "config.json");
     check_broken("config.json", NULL, 0, "config.json");
     check_broken("vocab.json", "[]", 2, "vocab.json");
+    check_broken("merges.txt", "", 0, "0 merges are too few");
+    snprintf(path, sizeof path, "%s/merges.txt", demo_model());
+    char *merges = read_file(path, &n);
+    merges[n / 2] = 0;
+    n = (size_t)(strrchr(merges, '\n') + 1 - merges); /* whole lines, but not all */
+    check_broken("merges.txt", merges, n, "merges are too few");
+    free(merges);
 }
 
 static void test_config_that_contradicts_the_weights_exits_1(void **state)
@@ -186,6 +193,11 @@ static void test_config_that_contradicts_the_weights_exits_1(void **state)
     assert_non_null(at);
     memcpy(at + 10, "128", 3);
     check_broken("config.json", config, n, NULL);
+    memcpy(at + 10, "256", 3);
+    at = strstr(config, "\"eos_token_id\": 0,\n  ");
+    assert_non_null(at);
+    memcpy(at + 14, ": 8192,", 7); /* into the white space */
+    check_broken("config.json", config, n, "eos_token_id");
     free(config);
 }
 

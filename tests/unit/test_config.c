@@ -72,7 +72,6 @@ static void test_members_override_defaults(void **state)
     assert_true(!c.scale_by_width && c.scale_by_layer && !c.tied);
     assert_int_equal(good(GOOD ",\"n_inner\":null").d_inner, 3072);
     assert_int_equal(good(GOOD ",\"eos_token_id\":null").eos_id, -1);
-    assert_int_equal(good(GOOD ",\"eos_token_id\":50257").eos_id, -1);
 }
 
 static void test_n_positions_goes_before_n_ctx(void **state)
@@ -97,6 +96,7 @@ static void test_wrong_members_are_named(void **state)
     refused(GOOD ",\"scale_attn_weights\":1", KVP_E_INVALID, "neither true nor false");
     refused(GOOD ",\"n_inner\":0", KVP_E_INVALID, "n_inner");
     refused(GOOD ",\"eos_token_id\":-1", KVP_E_INVALID, "eos_token_id");
+    refused(GOOD ",\"eos_token_id\":50257", KVP_E_INVALID, "eos_token_id");
 }
 
 static void test_heads_must_divide_width(void **state)

@@ -134,11 +134,15 @@ static kvp_status verify(generation *g)
 
 static void print_verdict(const generation *g)
 {
-    if (g->verdict != NOT_VERIFIED)
-        fprintf(stderr,
-                "identical to all-in-RAM: %s (%zu tokens and their logits, XXH3 %016" PRIx64
-                ", against a second run)\n",
-                g->verdict == IDENTICAL ? "yes" : "NO", g->result.n_new, g->result.logits_xxh3);
+    const kvp_stats *stats = &g->report.stats;
+    if (g->verdict == NOT_VERIFIED)
+        return;
+    fprintf(stderr,
+            "identical to all-in-RAM: %s (%zu tokens and their logits, XXH3 %016" PRIx64
+            ", against a second run)\n",
+            g->verdict == IDENTICAL ? "yes" : "NO", g->result.n_new, g->result.logits_xxh3);
+    if (stats->demotions == 0 && stats->minor_faults == 0 && stats->major_faults == 0)
+        fprintf(stderr, "nothing was paged, both runs had everything in RAM: --ram sets a limit\n");
 }
 
 static void print_what_is_seen(const generation *g)
@@ -232,7 +236,9 @@ static const option_row rows[] = {
     {"no-cache", 0, NULL, AT(no_cache), NULL,
      "compute keys and values of the whole window anew for every token (slow: a reference)", 0},
     {"map", 0, NULL, AT(map), NULL,
-     "print where every page is, on stderr: at the end, and on a terminal while running", 0},
+     "print where every page is, on stderr: at the end, and on a terminal while running. A "
+     "character per page; a row per layer and group of KV heads that share pages (layer.group)",
+     0},
     {"verify", 0, NULL, AT(verify), NULL,
      "run again with everything in RAM and compare tokens and logits bit by bit; exit 1 if they "
      "differ",

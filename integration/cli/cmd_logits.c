@@ -194,9 +194,9 @@ static int run(int argc, char **argv)
     if (!options_parse(&cmd_logits, argc, argv, &o, &own, &code))
         return code;
     if (!own.path)
-        return usage_error("logits: no output: give a file with -o OUT.npy");
+        return usage_error("no output: give a file with -o OUT.npy");
     if (strcmp(own.path, "-") == 0)
-        return usage_error("logits: -o - is not possible: name a file (/dev/stdout is one)");
+        return usage_error("-o - is not possible: name a file (/dev/stdout is one)");
     l.path = own.path;
     code = session_open(&l.session, &o, 0);
     if (!code) {

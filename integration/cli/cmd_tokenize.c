@@ -79,18 +79,21 @@ static const option_row rows[] = {
      0},
 };
 
+static const char *const shown[] = {"model", "prompt", "file", "ids", "json", NULL};
+
 const command cmd_tokenize = {
     .name = "tokenize",
     .summary = "turn text into token ids, or ids into text",
     .synopsis = "-m DIR (-p TEXT | -f FILE | --ids FILE) [--decode] [options]",
     .details =
         "Prints the ids of a text as a JSON array; with --decode, the text of such an array, "
-        "and nothing else.\nNo model is run: only the tokenizer's files are read, and the "
-        "options of model and pages have no effect.\n\n"
+        "and nothing else.\nNo model is run: only the tokenizer's files are read. The options of "
+        "model and pages that other commands\nhave are taken, but change nothing.\n\n"
         "--json prints: ids, with --decode also text; seconds and stats, whose members are "
         "null.",
     .groups = OPTIONS_MODEL | OPTIONS_INPUT | OPTIONS_BUDGET | OPTIONS_OUTPUT,
     .own = rows,
     .n_own = sizeof rows / sizeof *rows,
+    .shown = shown,
     .run = run,
 };

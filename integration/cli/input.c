@@ -6,13 +6,26 @@
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
+
+#define LIMIT_BYTES ((size_t)1 << 30)
+
+static kvp_status too_large(const input *in)
+{
+    return kvp_fail(KVP_E_RANGE, "%s: more than 1 GiB: that is too large for an input", in->name);
+}
 
 /* read(2) to the end; the file may be a pipe and need not tell its size. */
 static kvp_status read_all(int fd, input *in)
 {
     size_t capacity = 0;
+    struct stat st;
+    if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && st.st_size > (off_t)LIMIT_BYTES)
+        return too_large(in);
     for (;;) {
+        if (in->n_bytes > LIMIT_BYTES)
+            return too_large(in);
         if (in->n_bytes == capacity) {
             capacity = capacity ? 2 * capacity : 1u << 16;
             char *grown = realloc(in->bytes, capacity);

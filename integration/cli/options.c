@@ -1,6 +1,7 @@
 /* options.c - the shared options: one table that parses, checks and prints the help. */
 #include "integration/cli/options.h"
 
+#include <errno.h>
 #include <getopt.h>
 #include <limits.h>
 #include <math.h>
@@ -122,6 +123,10 @@ static const option_row shared_rows[] = {
     {"threads", 0, &value_threads, AT(n_threads), "N",
      "threads to compute with (default: one per CPU); changes no result of attention",
      OPTIONS_MODEL},
+    {"page-tokens", 0, &value_page_tokens, AT(page_tokens), "N",
+     "tokens per page (default 64); another size may round results differently. A page holds as "
+     "many KV heads of a layer as make about 64 KiB",
+     OPTIONS_MODEL},
 
     {"prompt", 'p', &value_text, AT(prompt), "TEXT", "the input itself", OPTIONS_INPUT},
     {"file", 'f', &value_text, AT(file), "FILE", "the input is this UTF-8 file; - is stdin",
@@ -145,8 +150,6 @@ static const option_row shared_rows[] = {
     {"placement", 0, &value_placement, AT(placement), "NAME",
      "which pages stay in RAM: sticky (a fixed subset, spread evenly) or lru (default sticky)",
      OPTIONS_BUDGET},
-    {"page-tokens", 0, &value_page_tokens, AT(page_tokens), "N",
-     "tokens per page (default 64); another size may round results differently", OPTIONS_BUDGET},
 
     {"keep", 0, &value_keep, AT(keep), "RULE",
      "all, or window:N[,sinks:S]: a token attends pages that hold one of the last N positions or "
@@ -232,26 +235,38 @@ static void print_option(const option_row *row)
     print_wrapped(row->help, HELP_COLUMN);
 }
 
-static void print_group(const command *cmd, unsigned group, const char *title)
+static bool is_shown(const command *cmd, const option_row *row)
 {
-    printf("\n%s:\n", title);
-    if (group == 0)
-        for (size_t i = 0; i < cmd->n_own; i++)
-            print_option(&cmd->own[i]);
-    for (size_t i = 0; i < COUNT(shared_rows); i++)
-        if (shared_rows[i].group & group & cmd->groups)
-            print_option(&shared_rows[i]);
-    if (group == OPTIONS_OUTPUT)
-        print_option(&help_row);
+    if (!cmd->shown)
+        return true;
+    for (const char *const *name = cmd->shown; *name; name++)
+        if (strcmp(*name, row->name) == 0)
+            return true;
+    return false;
+}
+
+static size_t print_rows(const command *cmd, unsigned group, const char *title)
+{
+    bool is_own = group == 0;
+    const option_row *rows = is_own ? cmd->own : shared_rows;
+    size_t n_rows = is_own ? cmd->n_own : COUNT(shared_rows), n_printed = 0;
+    for (size_t i = 0; i < n_rows; i++) {
+        if (!is_own && (!(rows[i].group & group & cmd->groups) || !is_shown(cmd, &rows[i])))
+            continue;
+        if (n_printed++ == 0)
+            printf("\n%s:\n", title);
+        print_option(&rows[i]);
+    }
+    return n_printed;
 }
 
 void options_print_help(const command *cmd)
 {
     printf("usage: kvpager %s %s\n\n%s\n", cmd->name, cmd->synopsis, cmd->details);
     for (size_t i = 0; i < COUNT(group_titles); i++) {
-        unsigned group = group_titles[i].group;
-        if (group ? (group & cmd->groups) != 0 : cmd->n_own != 0)
-            print_group(cmd, group, group_titles[i].title);
+        size_t n = print_rows(cmd, group_titles[i].group, group_titles[i].title);
+        if (n && group_titles[i].group == OPTIONS_OUTPUT)
+            print_option(&help_row);
     }
 }
 
@@ -342,10 +357,9 @@ static int complain_unknown(const parser *p, const char *word)
     if (strncmp(word, "--", 2) == 0)
         hint = closest_name(word + 2, names, p->n_rows);
     if (hint)
-        return usage_error("%s: unknown option '%s'; did you mean --%s? See kvpager %s --help",
-                           p->cmd->name, word, hint, p->cmd->name);
-    return usage_error("%s: unknown option '%s'; see kvpager %s --help", p->cmd->name, word,
-                       p->cmd->name);
+        return usage_error("unknown option '%s'; did you mean --%s? See kvpager %s --help", word,
+                           hint, p->cmd->name);
+    return usage_error("unknown option '%s'; see kvpager %s --help", word, p->cmd->name);
 }
 
 /* getopt_long() did not take an option: say which and why. It leaves the letter of a short one in
@@ -355,30 +369,41 @@ static int complain_option(const parser *p, int result, char **argv)
     char letter[3] = {'-', (char)optopt, 0};
     const char *word = optopt ? letter : argv[optind - 1];
     if (result == ':')
-        return usage_error("%s: option '%s' needs a value; see kvpager %s --help", p->cmd->name,
-                           word, p->cmd->name);
+        return usage_error("option '%s' needs a value; see kvpager %s --help", word, p->cmd->name);
     const char *equals = strchr(word, '=');
     for (size_t i = 0; equals && i < p->n_rows; i++) {
         size_t n = strlen(p->rows[i]->name);
         if (word + 2 + n == equals && strncmp(word + 2, p->rows[i]->name, n) == 0)
-            return usage_error("%s: option '--%s' takes no value", p->cmd->name, p->rows[i]->name);
+            return usage_error("option '--%s' takes no value", p->rows[i]->name);
     }
     return complain_unknown(p, word);
 }
 
-static bool set_value(const parser *p, const option_row *row, const char *text, options *shared,
-                      void *own)
+static void complain_value(const option_row *row, const char *text)
+{
+    char letter[2] = {row->letter, 0}; /* as most people write it */
+    const char *dashes = row->letter ? "-" : "--", *name = row->letter ? letter : row->name;
+    if (errno == ERANGE)
+        usage_error("%s%s: '%s' is too large", dashes, name, text);
+    else
+        usage_error("%s%s: '%s' is not %s", dashes, name, text, row->kind->expected);
+}
+
+static bool set_value(const option_row *row, const char *text, options *shared, void *own)
 {
     char *target = (row->group ? (char *)shared : (char *)own) + row->offset;
     if (!row->kind) {
         *(bool *)target = true;
         return true;
     }
+    if (row->group & OPTIONS_INPUT && *(const char **)(void *)target) {
+        usage_error("more than one input: --%s is given twice", row->name);
+        return false;
+    }
+    errno = 0;
     if (row->kind->parse(text, target))
         return true;
-    char letter[2] = {row->letter, 0}; /* as most people write it */
-    usage_error("%s: %s%s: '%s' is not %s", p->cmd->name, row->letter ? "-" : "--",
-                row->letter ? letter : row->name, text, row->kind->expected);
+    complain_value(row, text);
     return false;
 }
 
@@ -386,13 +411,12 @@ static bool set_value(const parser *p, const option_row *row, const char *text, 
 static bool check(const command *cmd, const options *o)
 {
     if ((cmd->groups & OPTIONS_MODEL) && !o->model_dir)
-        usage_error("%s: no model: give its folder with -m DIR; see kvpager %s --help", cmd->name,
-                    cmd->name);
+        usage_error("no model: give its folder with -m DIR; see kvpager %s --help", cmd->name);
     else if ((cmd->groups & OPTIONS_INPUT) && !!o->prompt + !!o->file + !!o->ids_file != 1)
-        usage_error("%s: %s: give exactly one of -p TEXT, -f FILE and --ids FILE", cmd->name,
+        usage_error("%s: give exactly one of -p TEXT, -f FILE and --ids FILE",
                     o->prompt || o->file || o->ids_file ? "more than one input" : "no input");
     else if (o->swap && o->disk.given && o->disk.bytes == 0)
-        usage_error("%s: --swap names a file, but --disk 0 forbids to use it", cmd->name);
+        usage_error("--swap names a file, but --disk 0 forbids to use it");
     else
         return true;
     return false;
@@ -422,12 +446,11 @@ bool options_parse(const command *cmd, int argc, char **argv, options *shared, v
             *exit_code = EXIT_DONE;
             return false;
         }
-        if (!set_value(&p, row, optarg, shared, own))
+        if (!set_value(row, optarg, shared, own))
             return false;
     }
     if (optind < argc) {
-        usage_error("%s: unexpected argument '%s'; see kvpager %s --help", cmd->name, argv[optind],
-                    cmd->name);
+        usage_error("unexpected argument '%s'; see kvpager %s --help", argv[optind], cmd->name);
         return false;
     }
     return check(cmd, shared);

@@ -66,7 +66,8 @@ enum option_group {
 /* A kind of value: how to read it, and what to say when that fails. */
 typedef struct value_kind {
     const char *expected;
-    bool (*parse)(const char *text, void *value); /* leaves *value alone on failure */
+    /* Leaves *value alone on failure, and errno is ERANGE if the number is too large. */
+    bool (*parse)(const char *text, void *value);
 } value_kind;
 
 extern const value_kind value_text;     /* const char * */
@@ -95,6 +96,9 @@ typedef struct command {
     unsigned groups;      /* OPTIONS_* */
     const option_row *own;
     size_t n_own;
+    /* Names of the shared options that its help shows, ended by NULL: those that have an effect.
+     * NULL: all. */
+    const char *const *shown;
     int (*run)(int argc, char **argv); /* argv[0] is the command's name; returns the exit code */
 } command;
 

@@ -73,8 +73,12 @@ static bool parse_size(const char *text, void *value)
         for (end++; *end >= '0' && *end <= '9'; end++, place /= 10)
             fraction += place * (*end - '0');
     uint64_t factor = binary_factor(end);
-    if (!factor || __builtin_mul_overflow(whole, factor, &bytes) || bytes > UINT64_MAX / 2)
+    if (!factor)
         return false;
+    if (__builtin_mul_overflow(whole, factor, &bytes) || bytes > UINT64_MAX / 2) {
+        errno = ERANGE;
+        return false;
+    }
     bytes += (uint64_t)llround(fraction * (double)factor);
     *(size_option *)value = (size_option){.given = true, .bytes = bytes, .text = text};
     return true;

@@ -76,7 +76,9 @@ kvp_status model_open(const char *dir, const model_options *options, model **out
     char where[FOLDER_PATH_BYTES];
     const model_arch *arch = NULL;
     model *m = NULL;
-    kvp_status status = folder_path(dir, "config.json", where);
+    kvp_status status = folder_check(dir);
+    if (!status)
+        status = folder_path(dir, "config.json", where);
     if (!status)
         status = folder_read(dir, "config.json", CONFIG_LIMIT_BYTES, &text, &n);
     if (!status)

@@ -24,6 +24,15 @@ bool folder_has(const char *dir, const char *name)
     return !folder_path(dir, name, path) && stat(path, &st) == 0;
 }
 
+kvp_status folder_check(const char *dir)
+{
+    struct stat st;
+    if (stat(dir, &st))
+        return kvp_fail(KVP_E_IO, "%s: %s", dir,
+                        errno == ENOENT ? "no such folder" : strerror(errno));
+    return S_ISDIR(st.st_mode) ? KVP_OK : kvp_fail(KVP_E_IO, "%s: is not a folder", dir);
+}
+
 static kvp_status check_regular(int fd, const char *path, size_t limit_bytes, size_t *size)
 {
     struct stat st;

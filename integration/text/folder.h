@@ -12,6 +12,8 @@
 /* "dir/name". Errors: KVP_E_RANGE when that is longer than a path can be. */
 KVP_NODISCARD kvp_status folder_path(const char *dir, const char *name,
                                      char path[FOLDER_PATH_BYTES]);
+/* Errors: KVP_E_IO: there is no such folder. */
+KVP_NODISCARD kvp_status folder_check(const char *dir);
 /* Whether there is something called dir/name (of any kind, readable or not). */
 bool folder_has(const char *dir, const char *name);
 /* Read dir/name whole; *bytes is malloc'd, has a NUL after the last byte, and is the caller's.

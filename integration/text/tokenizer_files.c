@@ -405,11 +405,14 @@ static kvp_status load_pipeline(const char *dir, struct tokenizer *t)
 
 kvp_status tokenizer_files_load(const char *dir, struct tokenizer *t)
 {
+    kvp_status status = folder_check(dir);
+    if (status)
+        return status;
     bool has_pipeline = folder_has(dir, "tokenizer.json");
     if (!has_pipeline && !folder_has(dir, "vocab.json"))
         return kvp_fail(KVP_E_IO,
                         "%s: no tokenizer: neither tokenizer.json nor vocab.json is there", dir);
-    kvp_status status = splitter_open(&t->splitter);
+    status = splitter_open(&t->splitter);
     if (!status)
         status = has_pipeline ? load_pipeline(dir, t) : load_vocab_and_merges(dir, t);
     if (!status)

@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "support.h"
 
@@ -58,6 +59,12 @@ static void test_help_of_each_command_lists_its_options_with_defaults(void **sta
     CHECK_OUTPUT("logits --help", "-o, --output OUT.npy", "--ram", "--beyond");
     CHECK_OUTPUT("perplexity --help", "--window W", "--stride S", "--keep", "nll_sum");
     CHECK_OUTPUT("tokenize --help", "--decode", "--model");
+    outcome o = run_expecting(0, "", "tokenize --help");
+    assert_null(strstr(o.out, "--ram"));
+    assert_null(strstr(o.out, "--weights"));
+    outcome_free(&o);
+    o = run_expecting(0, "", "tokenize -m %s -p hello --ram 1M --weights bf16", demo_model());
+    outcome_free(&o);
     CHECK_OUTPUT("compare --help", "speedup", "first_difference", "--temp");
 }
 
@@ -74,6 +81,10 @@ static void test_mistakes_exit_2_with_a_hint(void **state)
     check_failure(2, "exactly one", "generate -m x -p y -f z");
     check_failure(2, "needs a value", "generate -m x -p y --ram");
     check_failure(2, "--ram: '12Q'", "generate -m x -p y --ram 12Q");
+    check_failure(2, "twice", "generate -m x -p y -p z");
+    check_failure(2, "--ram: '99999999999G' is too large", "generate -m x -p y --ram 99999999999G");
+    check_failure(2, "-n: '99999999999999999999' is too large",
+                  "generate -m x -p y -n 99999999999999999999");
     check_failure(2, "-o OUT.npy", "logits -m x -p y");
     check_failure(2, "-o -", "logits -m x -p y -o -");
     check_failure(2, "unexpected argument", "tokenize -m x -p y z");
@@ -108,8 +119,13 @@ static void test_input_that_cannot_be_read_exits_1(void **state)
     check_model_failure(1, "no-such-file", "generate", "-f no-such-file");
     check_model_failure(1, "no-such-file", "generate", "--ids no-such-file");
     check_model_failure(1, "/: ", "generate", "-f /");
-    check_failure(1, "no-such-model", "generate -m no-such-model -p hello");
-    check_failure(1, "no-such-model", "tokenize -m no-such-model -p hello");
+    char arguments[512];
+    write_file(scratch("huge"), "", 0);
+    assert_int_equal(truncate(scratch("huge"), 3ll << 30), 0); /* holes */
+    snprintf(arguments, sizeof arguments, "-f %s", scratch("huge"));
+    check_model_failure(1, "1 GiB", "generate", arguments);
+    check_failure(1, "no-such-model: no such folder", "generate -m no-such-model -p hello");
+    check_failure(1, "no-such-model: no such folder", "tokenize -m no-such-model -p hello");
 }
 
 static void test_invalid_utf8_exits_1_and_names_the_byte(void **state)

@@ -239,7 +239,7 @@ static void test_other_models_are_unsupported(void **state)
 static void test_missing_files_are_named(void **state)
 {
     const char *dir = *state;
-    refused("/nonexistent", KVP_E_IO, "/nonexistent/config.json: No such file");
+    refused("/nonexistent", KVP_E_IO, "/nonexistent: no such folder");
     refused(dir, KVP_E_IO, "config.json");
     temp_dir_write_text(dir, "config.json", "{\"model_type\":\"gpt2\"");
     refused(dir, KVP_E_INVALID, "bad JSON");

@@ -116,7 +116,8 @@ typedef struct kvp_pager kvp_pager;
 typedef struct kvp_seq kvp_seq;
 
 /* Errors: KVP_E_INVALID, KVP_E_BUDGET ("needs at least N bytes": exactly N works), KVP_E_NOMEM,
- *         KVP_E_IO, KVP_E_BUSY (the swap file is in use), KVP_E_UNSUPPORTED (the forced engine). */
+ *         KVP_E_IO, KVP_E_NOSPACE (for the swap file), KVP_E_BUSY (the swap file is in use),
+ *         KVP_E_UNSUPPORTED (the forced engine). */
 KVP_API KVP_NODISCARD kvp_status kvp_pager_open(const kvp_config *cfg, kvp_pager **pager);
 /* Frees everything, sequences included; removes the swap file. NULL does nothing.
  * No other call may be running, nothing may be pinned. */
@@ -147,28 +148,31 @@ typedef struct kvp_rows {
  * Shapes : k [n_tokens][n_kv_heads][k_width], v [n_tokens][n_kv_heads][v_width], float32, dense.
  * Errors : KVP_E_NOSPACE no tier has room; KVP_E_RANGE a value is not finite in the layer's dtype
  *          (e.g. above 65504 in f16); KVP_E_IO, KVP_E_CORRUPT, KVP_E_LOST bringing the open page
- *          back. On failure no lane is longer than before.
+ *          back; KVP_E_BUSY the open page is pinned. On failure no lane is longer than before.
  * Threads: may block on I/O. */
 KVP_API KVP_NODISCARD kvp_status kvp_seq_append(kvp_seq *seq, uint32_t layer, const float *k,
                                                 const float *v, size_t n_tokens);
 KVP_API KVP_NODISCARD kvp_status kvp_seq_append_rows(kvp_seq *seq, uint32_t layer,
                                                      const kvp_rows *rows, size_t n_tokens);
 
-/* Make room for the metadata of `n_tokens` tokens in all: later appends up to there allocate no
- * bookkeeping memory. Errors: KVP_E_NOMEM. */
+/* Make room for the metadata of `n_tokens` tokens in all, so that later appends up to there find
+ * their bookkeeping memory (as long as no other sequence takes it). Errors: KVP_E_NOMEM. */
 KVP_API KVP_NODISCARD kvp_status kvp_seq_reserve(kvp_seq *seq, uint64_t n_tokens);
 
-/* Forget the tokens at positions >= n_tokens in every lane. No I/O. */
+/* Forget the tokens at positions >= n_tokens in every lane. No I/O. Errors: KVP_E_BUSY pages are
+ * pinned; KVP_E_RANGE the tokens before n_tokens were evicted (0 always works). */
 KVP_API KVP_NODISCARD kvp_status kvp_seq_truncate(kvp_seq *seq, uint64_t n_tokens);
 
 /* Retention: free the pages of `layer` (or KVP_ALL_LAYERS) whose positions all lie in [begin, end).
- * The lane's last page always stays. Remaining tokens keep their positions. No I/O. */
+ * The lane's last page always stays. Remaining tokens keep their positions. No I/O.
+ * Errors: KVP_E_BUSY pages are pinned; KVP_E_INVALID no such layer. */
 KVP_API KVP_NODISCARD kvp_status kvp_seq_evict(kvp_seq *seq, uint32_t layer, uint64_t begin,
                                                uint64_t end);
 
-/* The next position: tokens appended to the shortest lane, evicted ones included. */
+/* The next position: tokens appended to the shortest lane, evicted ones included. `seq` is not
+ * NULL. */
 KVP_API uint64_t kvp_seq_length(const kvp_seq *seq);
-/* The same for one layer. */
+/* The same for one layer; 0 if there is no such layer. */
 KVP_API uint64_t kvp_seq_layer_length(const kvp_seq *seq, uint32_t layer);
 /* Pages per lane of a layer that are there (not evicted). */
 KVP_API uint32_t kvp_seq_page_count(const kvp_seq *seq, uint32_t layer);

@@ -117,6 +117,7 @@ struct kvp_pager {
 
     uint32_t write_errors;       /* in a row */
     int write_errno, read_errno; /* of the last failed transfers */
+    char disk_full[256];         /* why the disk gave no more slots */
     kvp_stats stats;             /* counters only; the rest is filled in on request */
     uint64_t fixed_bytes;        /* charged to RAM beside frames: metadata of frames */
     uint64_t staging_bytes;
@@ -229,6 +230,11 @@ void kvpi_reclaim_ahead(kvp_pager *p);
 
 /* Forget the lane's tokens from n on; with the lock held. */
 void kvpi_lane_cut(kvp_pager *p, kvp_seq *seq, uint32_t lane, uint64_t n);
+
+/* ---- pool.c ---- */
+
+/* CPUs that this process may use. */
+uint32_t kvpi_cpu_count(void);
 
 /* ---- view.c ---- */
 

@@ -76,7 +76,7 @@ const char *kvpi_lane_check(const kvpi_lane *lane, uint32_t page_tokens)
         bool is_last = i + 1 == lane->n_entries;
         if (e->first_position % page_tokens || (i && e->first_position <= e[-1].first_position))
             return "L1: entries out of order";
-        if (!e->n_valid || e->n_valid > page_tokens || (!is_last && e->n_valid != page_tokens))
+        if (e->n_valid > page_tokens || (!is_last && e->n_valid != page_tokens))
             return "L2: a page that is not full before the last";
         if (is_last && lane->n_tokens != e->first_position + e->n_valid)
             return "L3: the lane's length is not that of its last page";

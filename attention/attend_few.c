@@ -137,7 +137,7 @@ static void scale_into(float *out, const float *o, size_t n, float old_factor, f
 /* Fold a partial (m, l, o) into the merged state of its row, whose o is in args->out. */
 static void merge_row(float *m, float *l, float *out, const kvpi_state *partial, size_t v_width)
 {
-    if (*partial->m == -INFINITY)
+    if (*partial->l == 0) /* saw no key; a NaN goes on */
         return;
     float top = fmaxf(*m, *partial->m);
     float old_factor = *m == -INFINITY ? 0 : expf(*m - top);
@@ -149,7 +149,7 @@ static void merge_row(float *m, float *l, float *out, const kvpi_state *partial,
 
 static void finish_row(float *m, float *l, float *out, size_t v_width)
 {
-    for (size_t c = 0; c < v_width && *m != -INFINITY; c++)
+    for (size_t c = 0; c < v_width && *l != 0; c++)
         out[c] /= *l;
     *m = -INFINITY;
     *l = 0;
@@ -241,8 +241,10 @@ static kvp_status run(few *f)
     pthread_cond_init(&f->moved, NULL);
     f->n_items = kvp_scan_items(f->scan);
     uint32_t n_parts = kvp_scan_parts(f->scan);
-    for (size_t row = 0; row < f->at.max_rows; row++)
+    for (size_t row = 0; row < f->at.max_rows; row++) {
         f->workspace[row] = -INFINITY;
+        f->workspace[f->at.max_rows + row] = 0;
+    }
     if (f->n_items <= 1 || n_parts == 1)
         run_part(f, 0);
     else

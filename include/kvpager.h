@@ -206,6 +206,7 @@ typedef struct kvp_view {
     size_t n_pages;  /* filled; when max_pages is too small: how many are needed */
     size_t n_groups; /* head groups: lanes of the layer */
     kvp_seq *seq;    /* private */
+    uint32_t held;   /* private: frames reserved */
 } kvp_view;
 
 /* Make the pages of `layer` that hold a position in [first, first + n_tokens) resident and hold

@@ -17,7 +17,8 @@ static kvp_status check_page(kvp_pager *p, uint32_t i, census *c)
     if (broken)
         return FAIL("page %u: %s", i, broken);
     bool in_ram = kvpi_page_is(pg, KVPI_PAGE_RESIDENT) && !pg->pins;
-    bool in_zram = pg->copy[KVPI_ZRAM].is_valid && !kvpi_page_is(pg, KVPI_PAGE_MOVING);
+    bool in_zram =
+        pg->copy[KVPI_ZRAM].is_valid && !kvpi_page_is(pg, KVPI_PAGE_MOVING | KVPI_PAGE_LOADING);
     if (pg->in_ram_policy != in_ram || pg->in_zram_policy != in_zram)
         return FAIL("G4: page %u is in the wrong policies", i);
     bool dirty = kvpi_page_is_dirty(pg);
@@ -37,10 +38,10 @@ static kvp_status check_ledger(const kvp_pager *p, const census *c)
                     c->n_homeless, c->n_writing, p->n_dirty, p->n_homeless, p->n_writing);
     if (p->held > p->n_frames)
         return FAIL("G1: %u frames are held of %u", p->held, p->n_frames);
-    uint32_t stuck = p->n_homeless > p->promised ? (uint32_t)(p->n_homeless - p->promised) : 0;
+    uint32_t stuck = kvpi_stuck(p, 0);
     if (p->held + stuck > p->n_frames)
         return FAIL("G2: %u held and %u stuck of %u frames", p->held, stuck, p->n_frames);
-    if (c->n_pinned > p->held + c->n_loading)
+    if (c->n_pinned > p->held + c->n_loading + stuck)
         return FAIL("G3: %u pages are pinned, %u frames held", c->n_pinned, p->held);
     if (c->n_framed > p->n_in_use || p->n_in_use > p->n_frames)
         return FAIL("%u pages have frames, %u are in use of %u", c->n_framed, p->n_in_use,

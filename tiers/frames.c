@@ -1,7 +1,8 @@
 /* frames.c - the frame ledger: who may hold how many frames of RAM, and that a promise can be kept.
  *
- * A reservation is made all at once or waited for while holding nothing, so two holders never wait
- * for each other. It counts pinned pages, whether they were resident before or not. */
+ * A reservation (a kvpi_claim: frames, and new pages that will have no place below) is made all at
+ * once or waited for while holding nothing, so two holders never wait for each other. It counts
+ * pinned pages, whether they were resident before or not. */
 #include "tiers/pager.h"
 
 #include <assert.h>
@@ -10,105 +11,44 @@
 #define VICTIMS_TRIED 8u  /* a clean page among the next few leaves before a dirty one */
 #define PROMISE_SLOTS 16u /* disk slots asked for at a time */
 
-/* Dirty pages whose bytes have no sure place to go. */
-static uint32_t stuck_frames(const kvp_pager *p, uint32_t n_homeless)
+uint32_t kvpi_stuck(const kvp_pager *p, uint32_t n_new)
 {
-    return n_homeless > p->promised ? (uint32_t)(n_homeless - p->promised) : 0;
+    uint64_t homeless = (uint64_t)p->n_homeless + p->n_admitted + n_new;
+    return homeless > p->promised ? (uint32_t)(homeless - p->promised) : 0;
 }
 
-uint32_t kvpi_room(const kvp_pager *p)
-{
-    uint32_t used = p->held + stuck_frames(p, p->n_homeless);
-    return used < p->n_frames ? p->n_frames - used : 0;
-}
-
-/* Promise more disk slots. Growing the file is a metadata operation, short enough for the lock. */
-bool kvpi_promise(kvp_pager *p, uint64_t n_wanted)
+/* Growing the file is a metadata operation, short enough for the lock. */
+bool kvpi_promise(kvp_pager *p, uint32_t n_wanted)
 {
     if (!p->lower[KVPI_DISK])
         return false;
-    uint64_t chunk = n_wanted > PROMISE_SLOTS ? n_wanted : PROMISE_SLOTS;
-    uint64_t tries[2] = {chunk, n_wanted};
-    for (int i = 0; i < 2; i++) {
-        if (!kvpi_tier_reserve(p->lower[KVPI_DISK], p->promised + tries[i])) {
-            p->promised += tries[i];
+    uint32_t n = n_wanted > PROMISE_SLOTS ? n_wanted : PROMISE_SLOTS;
+    for (; n > 0; n /= 2) { /* what is left may be less than is wanted */
+        if (!kvpi_tier_reserve(p->lower[KVPI_DISK], p->promised + n)) {
+            p->promised += n;
             return true;
         }
     }
     return false;
 }
 
-/* Turn dirty pages that are stuck into pages that are not; false: nothing more can be done. */
-static bool unstick(kvp_pager *p, uint32_t n_homeless)
+/* New pages must leave the frames that a scan needs. */
+static bool leaves_a_ring(const kvp_pager *p, const kvpi_claim *c)
 {
-    uint32_t stuck = stuck_frames(p, n_homeless);
-    if (stuck && kvpi_promise(p, stuck))
-        return true;
-    if (stuck && p->lower[KVPI_ZRAM] && !kvpi_demote_one(p))
-        return true;
-    return false;
+    return !c->n_new || kvpi_stuck(p, c->n_new) + KVPI_MIN_FRAMES <= p->n_frames;
 }
 
-static kvp_status fail_pinned(const kvp_pager *p, uint32_t n_min)
+static bool can_grant(const kvp_pager *p, const kvpi_claim *c)
 {
-    return kvp_fail(KVP_E_NOSPACE,
-                    "the RAM budget holds %u pages of %zu bytes: %u are pinned by views, %u are "
-                    "wanted; unpin some, or raise ram_bytes",
-                    p->n_frames, p->geometry.slot_bytes, p->held_user, n_min);
+    return leaves_a_ring(p, c) &&
+           (uint64_t)p->held + c->n_min + kvpi_stuck(p, c->n_new) <= p->n_frames;
 }
 
-/* Sleep until somebody gives frames back. */
-static kvp_status wait_for_holders(kvp_pager *p, uint64_t deadline_ns)
+/* Would it do if every holder but the views gave back what he has? */
+static bool is_hopeless(const kvp_pager *p, const kvpi_claim *c)
 {
-    if (deadline_ns == KVP_FOREVER) {
-        pthread_cond_wait(&p->progress, &p->lock);
-        return KVP_OK;
-    }
-    struct timespec at = {.tv_sec = (time_t)(deadline_ns / 1000000000u),
-                          .tv_nsec = (long)(deadline_ns % 1000000000u)};
-    if (!pthread_cond_timedwait(&p->progress, &p->lock, &at))
-        return KVP_OK;
-    return kvp_fail(KVP_E_TIMEOUT, "the deadline passed while waiting for frames");
-}
-
-kvp_status kvpi_hold(kvp_pager *p, uint32_t n_min, uint32_t n_max, bool is_user,
-                     uint64_t deadline_ns, uint32_t *granted)
-{
-    while (kvpi_room(p) < n_min) {
-        if (n_min > p->n_frames - p->held_user)
-            return fail_pinned(p, n_min);
-        if (unstick(p, p->n_homeless)) {
-            kvp_status status = kvpi_wait(p, deadline_ns);
-            if (status == KVP_E_TIMEOUT)
-                return status;
-            continue;
-        }
-        if (p->held == p->held_user) { /* nobody is going to give any back by himself */
-            if (kvpi_wait(p, deadline_ns) == KVP_E_NOSPACE)
-                return fail_pinned(p, n_min);
-            continue;
-        }
-        if (deadline_ns == 0)
-            return kvp_fail(KVP_E_AGAIN, "no frames are free at the moment");
-        kvp_status status = wait_for_holders(p, deadline_ns);
-        if (status)
-            return status;
-    }
-    uint32_t room = kvpi_room(p);
-    *granted = room < n_max ? room : n_max;
-    p->held += *granted;
-    if (is_user)
-        p->held_user += *granted;
-    return KVP_OK;
-}
-
-void kvpi_unhold(kvp_pager *p, uint32_t n, bool is_user)
-{
-    assert(p->held >= n && (!is_user || p->held_user >= n));
-    p->held -= n;
-    if (is_user)
-        p->held_user -= n;
-    pthread_cond_broadcast(&p->progress);
+    return !leaves_a_ring(p, c) ||
+           (uint64_t)p->held_user + c->n_min + kvpi_stuck(p, c->n_new) > p->n_frames;
 }
 
 static kvp_status fail_full(kvp_pager *p)
@@ -127,27 +67,57 @@ static kvp_status fail_full(kvp_pager *p)
         p->lower[KVPI_DISK] ? ", zram_bytes or disk_bytes" : " or add zram or disk");
 }
 
-kvp_status kvpi_admit(kvp_pager *p)
+static kvp_status fail_claim(kvp_pager *p, const kvpi_claim *c)
 {
-    for (;;) {
-        uint32_t stuck = stuck_frames(p, p->n_homeless + 1);
-        bool leaves_a_ring = stuck + KVPI_MIN_FRAMES <= p->n_frames;
-        if (leaves_a_ring && p->held + stuck <= p->n_frames)
-            return KVP_OK;
-        if (unstick(p, p->n_homeless + 1)) {
-            kvpi_poll(p);
-            continue;
-        }
-        kvp_status status = kvpi_wait(p, KVP_FOREVER);
-        if (status == KVP_E_NOSPACE) { /* nothing is moving */
-            /* Others hold frames beside this caller's one: they will give them back. */
-            if (!leaves_a_ring || p->held - p->held_user <= 1)
-                return fail_full(p);
-            status = wait_for_holders(p, KVP_FOREVER);
-        }
+    if (c->n_new || p->write_errors >= KVPI_MAX_WRITE_ERRORS)
+        return fail_full(p);
+    return kvp_fail(KVP_E_NOSPACE,
+                    "the RAM budget holds %u pages of %zu bytes: %u are pinned by views, %u can go "
+                    "nowhere else, %u more are wanted; unpin some, or raise ram_bytes",
+                    p->n_frames, p->geometry.slot_bytes, p->held_user, kvpi_stuck(p, 0), c->n_min);
+}
+
+/* Bring the claim nearer: a place for pages that are stuck, or whatever is on its way, or what
+ * other holders give back. */
+static kvp_status work_for(kvp_pager *p, const kvpi_claim *c, uint64_t deadline_ns)
+{
+    uint32_t stuck = kvpi_stuck(p, c->n_new);
+    if (stuck && (kvpi_promise(p, stuck) || !kvpi_demote_one(p)))
+        return KVP_OK;
+    kvp_status status = kvpi_wait(p, deadline_ns);
+    if (status != KVP_E_NOSPACE)
+        return status;
+    /* Nothing moves. Nobody who waits here holds anything, so holders will come to an end. */
+    if (is_hopeless(p, c) || (p->held == p->held_user && !p->n_admitted))
+        return fail_claim(p, c);
+    return kvpi_sleep(p, deadline_ns);
+}
+
+kvp_status kvpi_hold(kvp_pager *p, const kvpi_claim *c, uint64_t deadline_ns, uint32_t *granted)
+{
+    while (!can_grant(p, c)) {
+        kvp_status status = work_for(p, c, deadline_ns);
+        if (status == KVP_E_TIMEOUT && deadline_ns == 0)
+            return kvp_fail(KVP_E_AGAIN, "no frames are free at the moment");
         if (status)
             return status;
     }
+    uint32_t room = p->n_frames - p->held - kvpi_stuck(p, c->n_new);
+    *granted = room < c->n_max ? room : c->n_max;
+    p->held += *granted;
+    p->n_admitted += c->n_new;
+    if (c->is_user)
+        p->held_user += *granted;
+    return KVP_OK;
+}
+
+void kvpi_unhold(kvp_pager *p, uint32_t n, bool is_user)
+{
+    assert(p->held >= n && (!is_user || p->held_user >= n));
+    p->held -= n;
+    if (is_user)
+        p->held_user -= n;
+    pthread_cond_broadcast(&p->progress);
 }
 
 /* The page whose frame to take: the first clean one among the next victims. */
@@ -177,15 +147,14 @@ static void count_frame(kvp_pager *p)
 /* A frame that is free, or becomes so by dropping a clean page among the next n_tried victims. */
 static kvp_status take_free_frame(kvp_pager *p, uint32_t n_tried, uint32_t *frame)
 {
-    kvp_slot slot;
-    kvp_status status = kvpi_tier_slot_alloc(p->ram, p->geometry.slot_bytes, &slot);
-    if (status == KVP_E_NOSPACE) {
+    if (p->n_in_use == p->n_frames) {
         uint32_t victim = find_clean_victim(p, n_tried);
         if (victim == KVP_PAGE_NONE)
-            return status;
+            return KVP_E_NOSPACE;
         kvpi_page_evict(p, victim);
-        status = kvpi_tier_slot_alloc(p->ram, p->geometry.slot_bytes, &slot);
     }
+    kvp_slot slot;
+    kvp_status status = kvpi_tier_slot_alloc(p->ram, p->geometry.slot_bytes, &slot);
     if (!status) {
         *frame = (uint32_t)slot;
         count_frame(p);
@@ -203,6 +172,17 @@ kvp_status kvpi_frame_take(kvp_pager *p, uint32_t *frame)
         return KVP_E_AGAIN;
     status = take_free_frame(p, UINT32_MAX, frame); /* nothing can be written: look at them all */
     return status == KVP_E_NOSPACE ? fail_full(p) : status;
+}
+
+kvp_status kvpi_frame_wait(kvp_pager *p, uint32_t *frame)
+{
+    kvp_status status;
+    while ((status = kvpi_frame_take(p, frame)) == KVP_E_AGAIN) {
+        status = kvpi_wait(p, KVP_FOREVER);
+        if (status && status != KVP_E_NOSPACE)
+            return status;
+    }
+    return status;
 }
 
 void kvpi_frame_give(kvp_pager *p, uint32_t frame)

@@ -92,6 +92,7 @@ struct kvp_pager {
     uint32_t n_in_use;              /* taken from the ram tier */
     uint32_t n_dirty;               /* resident pages without a valid copy below */
     uint32_t n_homeless;            /* of those: without a disk slot of their own */
+    uint32_t n_admitted;            /* pages about to be both: admitted, not there yet */
     uint64_t promised;              /* disk slots that are sure to be had */
     uint32_t low_water, high_water; /* frames that should be free or clean */
 
@@ -130,21 +131,34 @@ void kvpi_log(const kvp_pager *p, kvp_log_level level, const char *message);
 
 /* ---- frames.c: all with the lock held ---- */
 
-/* Frames that a new reservation could get now. */
-uint32_t kvpi_room(const kvp_pager *p);
-/* Reserve between n_min and n_max frames, at once or not at all, waiting for others to give theirs
- * back. deadline 0: do not wait (KVP_E_AGAIN). Errors: KVP_E_NOSPACE, KVP_E_TIMEOUT. */
-KVP_NODISCARD kvp_status kvpi_hold(kvp_pager *p, uint32_t n_min, uint32_t n_max, bool is_user,
-                                   uint64_t deadline_ns, uint32_t *granted);
+/* What a reservation is for. */
+typedef struct kvpi_claim {
+    uint32_t n_min, n_max; /* frames */
+    uint32_t n_new; /* pages about to be dirty without a place below: counted in n_admitted until
+                       kvpi_admitted() */
+    bool is_user;   /* a view's: only the caller ends it */
+} kvpi_claim;
+
+/* Reserve, at once or not at all, waiting for others to give theirs back. Room for new pages is
+ * made by promising disk slots or demoting to zram. deadline 0: do not wait (KVP_E_AGAIN). Errors:
+ * KVP_E_NOSPACE, KVP_E_IO, KVP_E_TIMEOUT. */
+KVP_NODISCARD kvp_status kvpi_hold(kvp_pager *p, const kvpi_claim *c, uint64_t deadline_ns,
+                                   uint32_t *granted);
 void kvpi_unhold(kvp_pager *p, uint32_t n, bool is_user);
-/* One more dirty page without a home is about to be: see to it that G2 survives, by promising a
- * disk slot or by demoting to zram. Errors: KVP_E_NOSPACE, KVP_E_IO. */
-KVP_NODISCARD kvp_status kvpi_admit(kvp_pager *p);
-/* Make `n` more disk slots sure; false: there is no disk, or it is full. */
-bool kvpi_promise(kvp_pager *p, uint64_t n);
+/* The pages that a claim admitted are there and counted as what they are; or they will not be. */
+static inline void kvpi_admitted(kvp_pager *p, uint32_t n_new)
+{
+    p->n_admitted -= n_new;
+}
+/* Dirty pages, n_new more included, whose bytes have no sure place to go. */
+uint32_t kvpi_stuck(const kvp_pager *p, uint32_t n_new);
+/* Make up to `n` more disk slots sure, at least one; false: there is no disk, or it is full. */
+bool kvpi_promise(kvp_pager *p, uint32_t n);
 /* A frame out of the caller's reservation: a free one, or a clean page's. KVP_E_AGAIN: something
  * was set in motion, wait; KVP_E_NOSPACE or KVP_E_IO: nothing can be done. */
 KVP_NODISCARD kvp_status kvpi_frame_take(kvp_pager *p, uint32_t *frame);
+/* The same, waiting. */
+KVP_NODISCARD kvp_status kvpi_frame_wait(kvp_pager *p, uint32_t *frame);
 void kvpi_frame_give(kvp_pager *p, uint32_t frame);
 static inline void *kvpi_frame_addr(const kvp_pager *p, uint32_t frame)
 {
@@ -168,7 +182,8 @@ void kvpi_set_copy(kvp_pager *p, uint32_t page, kvpi_lower lower, const kvpi_cop
 void kvpi_drop_copy(kvp_pager *p, uint32_t page, kvpi_lower lower);
 /* Would this page, were it in zram, be the first to leave? *victim: who would. */
 bool kvpi_leaves_zram_first(kvp_pager *p, uint32_t page, uint32_t *victim);
-uint64_t kvpi_page_seed(const kvp_pager *p, const kvpi_page *page);
+/* Seed of the page's checksums with n_valid tokens in it. */
+uint64_t kvpi_page_seed(const kvp_pager *p, const kvpi_page *page, uint32_t n_valid);
 /* "page at tokens 64..127 of sequence 3, layer 2, heads 0..3" */
 void kvpi_page_name(const kvp_pager *p, const kvpi_page *page, char *buf, size_t n);
 
@@ -194,6 +209,8 @@ void kvpi_transfer_ready(kvp_pager *p, kvpi_transfer *t);
  * the lock meanwhile. KVP_E_NOSPACE: nothing is moving, waiting would be for ever; KVP_E_TIMEOUT.
  */
 KVP_NODISCARD kvp_status kvpi_wait(kvp_pager *p, uint64_t deadline_ns);
+/* Sleep until another thread has made progress, finished a transfer or given frames back. */
+KVP_NODISCARD kvp_status kvpi_sleep(kvp_pager *p, uint64_t deadline_ns);
 /* Take in what has completed, without waiting. */
 void kvpi_poll(kvp_pager *p);
 /* Wait until nothing is in flight. */

@@ -125,8 +125,12 @@ kvp_status kvpi_demote_one(kvp_pager *p)
     uint32_t v = p->ram_policy->ops->victim(p->ram_policy, KVP_PAGE_NONE);
     for (; v != KVP_PAGE_NONE; v = p->ram_policy->ops->victim(p->ram_policy, v)) {
         const kvpi_page *page = kvpi_page_at(&p->pages, v);
-        if (!kvpi_page_is(page, KVPI_PAGE_WRITING) && kvpi_page_is_dirty(page))
-            return kvpi_demote(p, v);
+        if (kvpi_page_is(page, KVPI_PAGE_WRITING) || !kvpi_page_is_dirty(page))
+            continue;
+        kvp_status status = kvpi_demote(p, v);
+        if (status != KVP_E_NOSPACE)
+            return status;
+        /* No place for this one; a later one may have its place on disk. */
     }
     return KVP_E_NOSPACE;
 }

@@ -18,6 +18,11 @@ typedef struct append {
     kvp_rows rows; /* strides resolved */
 } append;
 
+static kvpi_lane *lane_of(const append *a, uint32_t group)
+{
+    return &a->seq->lanes[a->l->lane_base + group];
+}
+
 /* Where the rows of one head go or come from. */
 typedef struct plane {
     char *to;
@@ -122,9 +127,6 @@ static kvp_status reopen_page(const append *a, uint32_t page)
     if (status)
         return status;
     status = wait_until_still(p, pg);
-    /* A page with a place on disk keeps it; another will be dirty without a home. */
-    if (!status && pg->copy[KVPI_DISK].slot == KVP_SLOT_NONE && kvpi_page_has_copy(pg))
-        status = kvpi_admit(p);
     if (status) {
         kvpi_unpin(p, page);
         return status;
@@ -134,58 +136,71 @@ static kvp_status reopen_page(const append *a, uint32_t page)
     return KVP_OK;
 }
 
-static kvp_status take_frame(kvp_pager *p, uint32_t *frame)
-{
-    kvp_status status;
-    while ((status = kvpi_frame_take(p, frame)) == KVP_E_AGAIN) {
-        status = kvpi_wait(p, KVP_FOREVER);
-        if (status && status != KVP_E_NOSPACE)
-            return status;
-    }
-    return status;
-}
-
-static kvp_status new_page(const append *a, uint32_t group, uint32_t *page)
+static kvp_status new_page(const append *a, uint32_t group)
 {
     kvp_pager *p = a->p;
-    kvpi_lane *lane = &a->seq->lanes[a->l->lane_base + group];
+    kvpi_lane *lane = lane_of(a, group);
+    uint32_t frame;
     kvp_status status = kvpi_lane_reserve(lane, &p->mem, lane->n_entries + 1);
     if (!status)
-        status = kvpi_page_table_reserve(&p->pages, 1);
-    if (!status)
-        status = kvpi_admit(p);
-    uint32_t frame;
-    if (!status)
-        status = take_frame(p, &frame);
-    /* Waiting dropped the lock: another thread may have used the descriptor. */
+        status = kvpi_frame_wait(p, &frame);
     if (!status && (status = kvpi_page_table_reserve(&p->pages, 1)))
         kvpi_frame_give(p, frame);
     if (status)
         return status;
-    *page = kvpi_page_new(&p->pages);
-    kvpi_page *pg = kvpi_page_at(&p->pages, *page);
+    uint32_t page = kvpi_page_new(&p->pages);
+    kvpi_page *pg = kvpi_page_at(&p->pages, page);
     pg->serial = p->next_serial++;
     pg->first_position = lane->n_tokens;
     pg->lane = a->l->lane_base + group;
     pg->seq_id = a->seq->id;
     pg->frame = frame;
     pg->pins = 1;
-    kvpi_set_flags(p, *page, KVPI_PAGE_RESIDENT, 0);
-    memset(kvpi_frame_addr(p, frame), 0, kvpi_page_bytes(p, pg));
-    kvpi_lane_push(lane, *page);
+    kvpi_set_flags(p, page, KVPI_PAGE_RESIDENT, 0);
+    kvpi_lane_push(lane, page);
     return KVP_OK;
+}
+
+/* Will the page that is written next be dirty without a place below, and is it not counted so now?
+ */
+static bool needs_admission(const append *a, uint32_t group)
+{
+    const kvpi_entry *e = kvpi_lane_open_entry(lane_of(a, group), a->p->geometry.page_tokens);
+    if (!e)
+        return true;
+    const kvpi_page *pg = kvpi_page_at(&a->p->pages, e->page);
+    bool is_counted = kvpi_page_is_dirty(pg) && !kvpi_page_is(pg, KVPI_PAGE_WRITING);
+    return pg->copy[KVPI_DISK].slot == KVP_SLOT_NONE && !is_counted;
+}
+
+/* A frame, and admission where it is needed: waited for while holding nothing. */
+static kvp_status reserve(const append *a, uint32_t group, uint32_t *n_new)
+{
+    for (;;) {
+        kvpi_claim claim = {.n_min = 1, .n_max = 1, .n_new = needs_admission(a, group)};
+        uint32_t granted;
+        kvp_status status = kvpi_hold(a->p, &claim, KVP_FOREVER, &granted);
+        *n_new = claim.n_new;
+        if (status || *n_new || !needs_admission(a, group))
+            return status;
+        kvpi_unhold(a->p, 1, false); /* the page was written down while we waited */
+    }
 }
 
 /* The entry to write to: its page is resident, pinned, and nobody else's. */
 static kvp_status open_entry(const append *a, uint32_t group, kvpi_entry **entry)
 {
-    kvpi_lane *lane = &a->seq->lanes[a->l->lane_base + group];
+    uint32_t n_new;
+    kvp_status status = reserve(a, group, &n_new);
+    if (status)
+        return status;
+    kvpi_lane *lane = lane_of(a, group);
     *entry = kvpi_lane_open_entry(lane, a->p->geometry.page_tokens);
-    if (*entry)
-        return reopen_page(a, (*entry)->page);
-    uint32_t page;
-    kvp_status status = new_page(a, group, &page);
-    if (!status)
+    status = *entry ? reopen_page(a, (*entry)->page) : new_page(a, group);
+    kvpi_admitted(a->p, n_new);
+    if (status)
+        kvpi_unhold(a->p, 1, false);
+    else
         *entry = &lane->entries[lane->n_entries - 1];
     return status;
 }
@@ -194,58 +209,59 @@ static void close_entry(const append *a, uint32_t group, kvpi_entry *entry, uint
                         uint64_t sum)
 {
     kvp_pager *p = a->p;
-    kvpi_lane *lane = &a->seq->lanes[a->l->lane_base + group];
     kvpi_page *pg = kvpi_page_at(&p->pages, entry->page);
     entry->n_valid += n;
-    lane->n_tokens += n;
+    lane_of(a, group)->n_tokens += n;
+    pg->n_stored = (uint16_t)entry->n_valid;
     if (entry->n_valid == p->geometry.page_tokens) {
         pg->raw_sum = sum;
         kvpi_set_flags(p, entry->page, KVPI_PAGE_SEALED | KVPI_PAGE_SUMMED, 0);
     }
     kvpi_unpin(p, entry->page);
+    kvpi_unhold(p, 1, false);
+    kvpi_reclaim_ahead(p);
 }
 
 /* ---- append ---- */
+
+/* Write tokens [token, token + n) behind the n_valid that the page has; false: a value is not
+ * finite. Without the lock: the page is pinned, and no transfer reads it. */
+static bool write_rows(const append *a, uint32_t group, const kvpi_page *pg, uint32_t n_valid,
+                       size_t token, uint32_t n)
+{
+    void *frame = kvpi_frame_addr(a->p, pg->frame);
+    planes s = page_planes(a, group, frame);
+    if (pg->n_stored == 0) /* new: the frame holds another page's bytes */
+        memset(frame, 0, kvpi_page_bytes(a->p, pg));
+    bool ok = copy_rows(a, &s, n_valid, token, n);
+    uint32_t end = n_valid + n;
+    zero_rows(&s, ok ? end : n_valid, pg->n_stored > end ? pg->n_stored : end);
+    return ok;
+}
 
 /* As many of the tokens as fit the lane's last page. */
 static kvp_status append_some(const append *a, uint32_t group, size_t token, size_t n_left,
                               uint32_t *n_done)
 {
     kvp_pager *p = a->p;
-    uint32_t granted;
     kvpi_entry *entry;
     pthread_mutex_lock(&p->lock);
-    kvp_status status = kvpi_hold(p, 1, 1, false, KVP_FOREVER, &granted);
-    if (status) {
-        pthread_mutex_unlock(&p->lock);
-        return status;
-    }
-    status = open_entry(a, group, &entry);
-    if (status) {
-        kvpi_unhold(p, 1, false);
-        pthread_mutex_unlock(&p->lock);
-        return status;
-    }
-    kvpi_page *pg = kvpi_page_at(&p->pages, entry->page);
-    void *frame = kvpi_frame_addr(p, pg->frame);
+    kvp_status status = open_entry(a, group, &entry);
+    kvpi_page *pg = status ? NULL : kvpi_page_at(&p->pages, entry->page);
     pthread_mutex_unlock(&p->lock);
+    if (status)
+        return status;
 
     uint32_t room = p->geometry.page_tokens - entry->n_valid;
     uint32_t n = n_left < room ? (uint32_t)n_left : room;
-    planes s = page_planes(a, group, frame);
-    bool ok = copy_rows(a, &s, entry->n_valid, token, n);
-    uint32_t end = entry->n_valid + (ok ? n : 0);
-    uint32_t written = pg->n_stored > entry->n_valid + n ? pg->n_stored : entry->n_valid + n;
-    zero_rows(&s, end, written);
-    pg->n_stored = (uint16_t)end;
+    bool ok = write_rows(a, group, pg, entry->n_valid, token, n);
     uint64_t sum = 0;
-    if (end == p->geometry.page_tokens)
-        sum = kvpi_checksum_raw(frame, kvpi_page_bytes(p, pg), kvpi_page_seed(p, pg));
+    if (ok && n == room)
+        sum = kvpi_checksum_raw(kvpi_frame_addr(p, pg->frame), kvpi_page_bytes(p, pg),
+                                kvpi_page_seed(p, pg, p->geometry.page_tokens));
 
     pthread_mutex_lock(&p->lock);
     close_entry(a, group, entry, ok ? n : 0, sum);
-    kvpi_unhold(p, 1, false);
-    kvpi_reclaim_ahead(p);
     pthread_mutex_unlock(&p->lock);
     *n_done = n;
     return ok ? KVP_OK : fail_not_finite(a);

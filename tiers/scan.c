@@ -149,17 +149,6 @@ static void share_ring(kvp_scan *s, uint32_t ring)
     }
 }
 
-static kvp_status take_workspace(kvp_scan *s)
-{
-    kvp_status status;
-    while ((status = kvpi_frame_take(s->p, &s->workspace_frame)) == KVP_E_AGAIN) {
-        status = kvpi_wait(s->p, KVP_FOREVER);
-        if (status && status != KVP_E_NOSPACE)
-            return status;
-    }
-    return status;
-}
-
 static void set_up(kvp_scan *s, kvp_seq *seq, const kvp_scan_args *args)
 {
     s->seq = seq;
@@ -184,12 +173,12 @@ static kvp_status reserve(kvp_scan *s, bool with_workspace)
     uint32_t extra = with_workspace;
     uint32_t wanted = ring_wanted(s->p, s->n_parts);
     s->workspace_frame = UINT32_MAX;
-    kvp_status status =
-        kvpi_hold(s->p, KVPI_MIN_FRAMES - 1 + extra, wanted + extra, false, KVP_FOREVER, &s->held);
+    kvpi_claim claim = {.n_min = KVPI_MIN_FRAMES - 1 + extra, .n_max = wanted + extra};
+    kvp_status status = kvpi_hold(s->p, &claim, KVP_FOREVER, &s->held);
     if (status)
         return status;
     if (with_workspace)
-        status = take_workspace(s);
+        status = kvpi_frame_wait(s->p, &s->workspace_frame);
     if (status)
         kvpi_unhold(s->p, s->held, false);
     else
@@ -218,8 +207,6 @@ kvp_status kvp_scan_open(kvp_seq *seq, const kvp_scan_args *args, kvp_scan **sca
     pthread_mutex_unlock(&p->lock);
     if (status)
         return status;
-    if (s->workspace_frame != UINT32_MAX)
-        memset(kvpi_frame_addr(p, s->workspace_frame), 0, p->geometry.slot_bytes);
     *scan = s;
     return KVP_OK;
 }

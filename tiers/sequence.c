@@ -60,19 +60,24 @@ kvp_status kvp_seq_reserve(kvp_seq *seq, uint64_t n_tokens)
     return status;
 }
 
+static uint64_t lane_end(const kvpi_lane *lane)
+{
+    const kvpi_entry *last = &lane->entries[lane->n_entries - 1];
+    return lane->n_entries ? last->first_position + last->n_valid : 0;
+}
+
 void kvpi_lane_cut(kvp_pager *p, kvp_seq *seq, uint32_t lane_no, uint64_t n)
 {
     kvpi_lane *lane = &seq->lanes[lane_no];
     while (lane->n_entries && lane->entries[lane->n_entries - 1].first_position >= n) {
         uint32_t page = lane->entries[--lane->n_entries].page;
+        lane->n_tokens = lane_end(lane); /* in order whenever freeing drops the lock */
         kvpi_page_free(p, page);
     }
-    if (lane->n_tokens > n)
-        lane->n_tokens = n;
-    if (lane->n_entries) {
+    if (lane->n_tokens > n) {
         kvpi_entry *last = &lane->entries[lane->n_entries - 1];
-        if (last->first_position + last->n_valid > n)
-            last->n_valid = (uint32_t)(n - last->first_position);
+        last->n_valid = (uint32_t)(n - last->first_position);
+        lane->n_tokens = n;
     }
 }
 

@@ -38,7 +38,8 @@ static void sync_policies(kvp_pager *p, uint32_t page)
 {
     kvpi_page *pg = kvpi_page_at(&p->pages, page);
     bool in_ram = kvpi_page_is(pg, KVPI_PAGE_RESIDENT) && !pg->pins;
-    bool in_zram = pg->copy[KVPI_ZRAM].is_valid && !kvpi_page_is(pg, KVPI_PAGE_MOVING);
+    bool in_zram =
+        pg->copy[KVPI_ZRAM].is_valid && !kvpi_page_is(pg, KVPI_PAGE_MOVING | KVPI_PAGE_LOADING);
     kvp_placement_page info = describe(p, page);
     if (in_ram && !pg->in_ram_policy)
         p->ram_policy->ops->insert(p->ram_policy, &info);
@@ -150,8 +151,9 @@ void kvpi_page_free(kvp_pager *p, uint32_t page)
 {
     kvpi_page *pg = kvpi_page_at(&p->pages, page);
     while (kvpi_page_is(pg, KVPI_PAGE_LOADING | KVPI_PAGE_WRITING | KVPI_PAGE_MOVING))
-        if (kvpi_wait(p, KVP_FOREVER)) /* cannot fail while something is moving */
-            break;
+        if (kvpi_wait(p, KVP_FOREVER))
+            return; /* UNTESTED: the disk engine is broken; what it may still write to is not reused
+                     */
     assert(pg->pins == 0);
     uint32_t frame = pg->frame;
     kvpi_set_flags(p, page, 0, KVPI_PAGE_RESIDENT);
@@ -164,7 +166,7 @@ void kvpi_page_free(kvp_pager *p, uint32_t page)
     pthread_cond_broadcast(&p->progress);
 }
 
-uint64_t kvpi_page_seed(const kvp_pager *p, const kvpi_page *page)
+uint64_t kvpi_page_seed(const kvp_pager *p, const kvpi_page *page, uint32_t n_valid)
 {
     uint32_t layer;
     const kvpi_layer *l = kvpi_geometry_layer_of(&p->geometry, page->lane, &layer);
@@ -176,7 +178,7 @@ uint64_t kvpi_page_seed(const kvp_pager *p, const kvpi_page *page)
         .layer = layer,
         .group = page->lane - l->lane_base,
         .format = (uint32_t)l->dtype,
-        .n_valid = page->n_stored,
+        .n_valid = n_valid,
     };
     return kvpi_identity_seed(&id);
 }

@@ -127,7 +127,7 @@ static kvp_status verify_and_decode(kvp_pager *p, kvpi_transfer *t)
     const kvpi_copy *copy = &t->pg->copy[t->lower];
     void *frame = kvpi_frame_addr(p, t->pg->frame);
     size_t n = kvpi_page_bytes(p, t->pg);
-    uint64_t seed = kvpi_page_seed(p, t->pg);
+    uint64_t seed = kvpi_page_seed(p, t->pg, t->pg->n_stored);
     if (copy->codec != KVPI_CODEC_RAW) {
         const void *stored = t->unit->staging;
         kvp_status status = verify_stored(copy, stored, seed);
@@ -153,7 +153,7 @@ static void finish_promote(kvp_pager *p, kvpi_transfer *t)
 static void sum_page(kvp_pager *p, kvpi_transfer *t)
 {
     t->raw_sum = kvpi_checksum_raw(kvpi_frame_addr(p, t->pg->frame), kvpi_page_bytes(p, t->pg),
-                                   kvpi_page_seed(p, t->pg));
+                                   kvpi_page_seed(p, t->pg, t->pg->n_stored));
 }
 
 static void finish_demote_zram(kvp_pager *p, kvpi_transfer *t)
@@ -163,8 +163,8 @@ static void finish_demote_zram(kvp_pager *p, kvpi_transfer *t)
         sum_page(p, t);
     kvpi_codec_encode(t->unit->codec, page_dtype(p, t->pg), kvpi_frame_addr(p, t->pg->frame),
                       kvpi_page_bytes(p, t->pg), stored, &t->stored_bytes, &t->codec);
-    t->stored_sum =
-        kvpi_checksum_stored(stored, t->stored_bytes, t->codec, kvpi_page_seed(p, t->pg));
+    t->stored_sum = kvpi_checksum_stored(stored, t->stored_bytes, t->codec,
+                                         kvpi_page_seed(p, t->pg, t->pg->n_stored));
     pthread_mutex_lock(&p->zram_lock);
     t->status = kvpi_tier_slot_alloc(p->lower[KVPI_ZRAM], t->stored_bytes, &t->slot);
     pthread_mutex_unlock(&p->zram_lock);
@@ -179,7 +179,7 @@ static void finish_fetch_blob(kvp_pager *p, kvpi_transfer *t)
     char *staging = t->unit->staging;
     t->status = zram_copy(p, t, KVP_IO_READ, staging, blob->bytes);
     if (!t->status)
-        t->status = verify_stored(blob, staging, kvpi_page_seed(p, t->pg));
+        t->status = verify_stored(blob, staging, kvpi_page_seed(p, t->pg, t->pg->n_stored));
     memset(staging + blob->bytes, 0, round_up(blob->bytes) - blob->bytes);
 }
 
@@ -283,6 +283,19 @@ static void count_write(kvp_pager *p, const kvpi_transfer *t)
     }
 }
 
+/* A slot that could not be written is not used again; the page gets another one, if there is any.
+ */
+static void replace_slot(kvp_pager *p, kvpi_transfer *t)
+{
+    kvp_slot slot;
+    if (!p->promised && !kvpi_promise(p, 1))
+        return;
+    if (kvpi_tier_slot_alloc(p->lower[KVPI_DISK], p->geometry.slot_bytes, &slot))
+        return;
+    p->promised--;
+    t->pg->copy[KVPI_DISK].slot = slot;
+}
+
 static void land_demote_disk(kvp_pager *p, kvpi_transfer *t)
 {
     if (t->needs_sum) {
@@ -293,6 +306,8 @@ static void land_demote_disk(kvp_pager *p, kvpi_transfer *t)
         return;
     }
     count_write(p, t);
+    if (t->status)
+        replace_slot(p, t);
     kvpi_set_copy(p, t->page, KVPI_DISK,
                   &(kvpi_copy){.slot = t->pg->copy[KVPI_DISK].slot,
                                .bytes = (uint32_t)kvpi_page_bytes(p, t->pg),
@@ -386,7 +401,7 @@ static kvp_status reap(kvp_pager *p, uint64_t deadline_ns)
     return io ? KVP_OK : fail_timeout();
 }
 
-static kvp_status sleep_for_progress(kvp_pager *p, uint64_t deadline_ns)
+kvp_status kvpi_sleep(kvp_pager *p, uint64_t deadline_ns)
 {
     if (deadline_ns == KVP_FOREVER) {
         pthread_cond_wait(&p->progress, &p->lock);
@@ -412,7 +427,7 @@ kvp_status kvpi_wait(kvp_pager *p, uint64_t deadline_ns)
     if (p->n_in_flight && !p->has_reaper)
         return reap(p, deadline_ns);
     if (p->has_reaper || p->n_finishing)
-        return sleep_for_progress(p, deadline_ns);
+        return kvpi_sleep(p, deadline_ns);
     return KVP_E_NOSPACE;
 }
 
@@ -428,7 +443,6 @@ void kvpi_poll(kvp_pager *p)
 
 void kvpi_drain(kvp_pager *p)
 {
-    while (p->n_transfers)
-        if (kvpi_wait(p, KVP_FOREVER) == KVP_E_NOSPACE)
-            break;
+    while (p->n_transfers && !kvpi_wait(p, KVP_FOREVER))
+        ;
 }

@@ -32,6 +32,7 @@ typedef struct span {
     uint32_t layer;
     const kvpi_layer *l;
     uint32_t begin, n; /* per lane: all lanes of a layer have the same entries */
+    kvp_page_view *views;
 } span;
 
 static uint32_t span_page(const span *s, size_t i)
@@ -88,23 +89,71 @@ static kvp_status pin_pages(const span *s, uint64_t deadline_ns, size_t *n_pinne
     return status;
 }
 
-static kvp_status pin_span(const span *s, uint64_t deadline_ns)
+/* Without a disk, a resident page that has no copy below is in the ledger as stuck, and stays so
+ * while it is pinned: a pin does not take a frame for it once more. */
+static bool is_stuck(const span *s, size_t i)
+{
+    const kvpi_page *pg = kvpi_page_at(&s->p->pages, span_page(s, i));
+    return !s->p->lower[KVPI_DISK] && kvpi_page_is_dirty(pg) &&
+           !kvpi_page_is(pg, KVPI_PAGE_WRITING);
+}
+
+static uint32_t frames_taken(const span *s)
+{
+    uint32_t n = 0;
+    for (size_t i = 0; i < span_pages(s); i++)
+        n += !is_stuck(s, i);
+    return n;
+}
+
+/* Keep the stuck pages stuck while others are waited for; the view's handles remember which. */
+static void keep_stuck(const span *s)
+{
+    for (size_t i = 0; i < span_pages(s); i++) {
+        s->views[i].handle = is_stuck(s, i) ? span_page(s, i) : KVP_PAGE_NONE;
+        if (s->views[i].handle != KVP_PAGE_NONE)
+            kvpi_pin(s->p, s->views[i].handle);
+    }
+}
+
+static void release_stuck(const span *s)
+{
+    for (size_t i = 0; i < span_pages(s); i++)
+        if (s->views[i].handle != KVP_PAGE_NONE)
+            kvpi_unpin(s->p, s->views[i].handle);
+}
+
+/* Reserve what the pin takes; what that is may change while it is waited for. */
+static kvp_status hold_span(const span *s, uint64_t deadline_ns, uint32_t *held)
+{
+    for (;;) {
+        uint32_t n = frames_taken(s);
+        kvpi_claim claim = {.n_min = n, .n_max = n, .is_user = true};
+        kvp_status status = kvpi_hold(s->p, &claim, deadline_ns, held);
+        if (status || frames_taken(s) == n)
+            return status;
+        kvpi_unhold(s->p, *held, true);
+    }
+}
+
+static kvp_status pin_span(const span *s, uint64_t deadline_ns, uint32_t *held)
 {
     size_t n = span_pages(s), n_pinned = 0;
     if (n > s->p->n_frames)
         return kvp_fail(KVP_E_NOSPACE,
                         "pin: %zu pages, but the RAM budget holds %u; pin fewer, or scan", n,
                         s->p->n_frames);
-    uint32_t granted;
-    kvp_status status = kvpi_hold(s->p, (uint32_t)n, (uint32_t)n, true, deadline_ns, &granted);
+    kvp_status status = hold_span(s, deadline_ns, held);
     if (status)
         return status;
+    keep_stuck(s);
     status = pin_pages(s, deadline_ns, &n_pinned);
+    release_stuck(s);
     if (!status)
         return KVP_OK;
     while (n_pinned-- > 0)
         kvpi_unpin(s->p, span_page(s, n_pinned));
-    kvpi_unhold(s->p, granted, true);
+    kvpi_unhold(s->p, *held, true);
     return status;
 }
 
@@ -125,8 +174,10 @@ kvp_status kvp_seq_pin(kvp_seq *seq, uint32_t layer, uint64_t first, uint64_t n_
         return kvp_fail(KVP_E_INVALID, "pin: view->pages has room for %zu pages, %zu are needed",
                         view->max_pages, n);
     }
+    s.views = view->pages;
     pthread_mutex_lock(&s.p->lock);
-    status = pin_span(&s, deadline_ns);
+    uint32_t held;
+    status = pin_span(&s, deadline_ns, &held);
     for (size_t i = 0; i < n && !status; i++)
         kvpi_fill_view(s.p, seq, layer, (uint32_t)(i / s.n), s.begin + (uint32_t)(i % s.n),
                        &view->pages[i]);
@@ -136,6 +187,7 @@ kvp_status kvp_seq_pin(kvp_seq *seq, uint32_t layer, uint64_t first, uint64_t n_
     if (status)
         return status;
     view->seq = seq;
+    view->held = held;
     view->n_pages = n;
     view->n_groups = s.l->n_groups;
     return KVP_OK;
@@ -150,7 +202,7 @@ void kvp_view_unpin(kvp_view *view)
     for (size_t i = 0; i < view->n_pages; i++)
         kvpi_unpin(p, view->pages[i].handle);
     view->seq->n_pins -= (uint32_t)view->n_pages;
-    kvpi_unhold(p, (uint32_t)view->n_pages, true);
+    kvpi_unhold(p, view->held, true);
     pthread_mutex_unlock(&p->lock);
     view->seq = NULL;
     view->n_pages = 0;

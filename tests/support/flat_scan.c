@@ -220,7 +220,7 @@ kvp_status kvp_scan_open(kvp_seq *seq, const kvp_scan_args *args, kvp_scan **out
     if (scan->workspace_bytes < 4096)
         scan->workspace_bytes = 4096;
     scan->workspace = must_alloc(scan->workspace_bytes);
-    memset(scan->workspace, 0, scan->workspace_bytes);
+    memset(scan->workspace, 0xff, scan->workspace_bytes); /* NaN: nobody may count on zeros */
     scan->slots = must_alloc(seq->n_slots * sizeof *scan->slots);
     scan->starts = must_alloc((seq->n_slots + 1) * sizeof *scan->starts);
     cut_into_segments(scan);

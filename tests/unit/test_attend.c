@@ -31,8 +31,7 @@ static double uniform(void) /* [-1, 1), splitmix64 */
     return (double)((z ^ z >> 31) >> 11) * 0x1p-52 - 1;
 }
 
-/* ---- a case -----------------------------------------------------------------------------------
- */
+/* ---- a case ---------------------------------------------------------------------------------- */
 
 /* What to attend; members that are 0 take the values of make_problem(). */
 typedef struct shape {
@@ -140,8 +139,7 @@ static void free_problem(problem *p)
     free(p->want_mass);
 }
 
-/* ---- the oracle -------------------------------------------------------------------------------
- */
+/* ---- the oracle ------------------------------------------------------------------------------ */
 
 /* The rule of attention.h, token by token: causal, and by whole pages inside the window. */
 static bool sees(const shape *s, uint64_t position, size_t token)
@@ -195,8 +193,7 @@ static void solve(problem *p)
     free(score);
 }
 
-/* ---- running and comparing --------------------------------------------------------------------
- */
+/* ---- running and comparing ------------------------------------------------------------------- */
 
 static const char *const isas[] = {"scalar", "avx2"};
 
@@ -247,8 +244,7 @@ static void check(shape s)
     free_problem(&p);
 }
 
-/* ---- shapes, lengths, dtypes ------------------------------------------------------------------
- */
+/* ---- shapes, lengths, dtypes ----------------------------------------------------------------- */
 
 static const kvp_dtype dtypes[] = {KVP_F32, KVP_F16, KVP_BF16};
 static const uint32_t widths[] = {64, 80, 96, 128, 256, 40, 1, 7};
@@ -344,8 +340,7 @@ static void test_gqa_mqa_and_uneven_lanes_match_float64(void **state)
                           .n_queries = n});
 }
 
-/* ---- positions, windows -----------------------------------------------------------------------
- */
+/* ---- positions, windows ---------------------------------------------------------------------- */
 
 static void test_no_tokens_give_zeros(void **state)
 {
@@ -449,8 +444,7 @@ static void test_small_workspace_takes_several_passes(void **state)
                       .n_queries = shapes[i][3]});
 }
 
-/* ---- exactness --------------------------------------------------------------------------------
- */
+/* ---- exactness ------------------------------------------------------------------------------- */
 
 static const shape exact_shapes[] = {
     {.kv_heads = 4,
@@ -588,8 +582,7 @@ static void test_page_mass_rows_sum_to_one(void **state)
     }
 }
 
-/* ---- numbers ----------------------------------------------------------------------------------
- */
+/* ---- numbers --------------------------------------------------------------------------------- */
 
 /* Flat attention over values of mean 1: what stagnates when outputs accumulate in f16. */
 static void test_f16_at_65536_flat_tokens_is_within_1e_4(void **state)
@@ -671,8 +664,7 @@ static void test_equal_logits_give_the_mean(void **state)
     }
 }
 
-/* ---- errors -----------------------------------------------------------------------------------
- */
+/* ---- errors ---------------------------------------------------------------------------------- */
 
 static void assert_refused(problem *p, kvp_status status, const char *word)
 {

@@ -52,8 +52,7 @@ extern "C" {
 /* "0.1.0", of the library that is running. */
 KVP_API const char *kvp_version(void);
 
-/* ---- configuration ------------------------------------------------------------------------------
- */
+/* ---- configuration --------------------------------------------------------------------------- */
 
 /* The KV of one layer, for models whose layers differ. */
 typedef struct kvp_layer_kind {
@@ -109,8 +108,7 @@ typedef struct kvp_config {
 /* Everything in RAM, no other tier, all CPUs. */
 KVP_API kvp_config kvp_config_default(void);
 
-/* ---- pager --------------------------------------------------------------------------------------
- */
+/* ---- pager ----------------------------------------------------------------------------------- */
 
 typedef struct kvp_pager kvp_pager;
 typedef struct kvp_seq kvp_seq;
@@ -127,8 +125,7 @@ KVP_API void kvp_pager_close(kvp_pager *pager);
  * violated. May run at any time. */
 KVP_API KVP_NODISCARD kvp_status kvp_pager_check(kvp_pager *pager);
 
-/* ---- sequences ----------------------------------------------------------------------------------
- */
+/* ---- sequences ------------------------------------------------------------------------------- */
 
 #define KVP_ALL_LAYERS UINT32_MAX
 
@@ -200,8 +197,7 @@ typedef struct kvp_page_info {
 KVP_API KVP_NODISCARD kvp_status kvp_seq_pages(kvp_seq *seq, kvp_page_info *infos, size_t max,
                                                size_t *n_pages);
 
-/* ---- pinning: pages for the caller's own kernels ------------------------------------------------
- */
+/* ---- pinning: pages for the caller's own kernels --------------------------------------------- */
 
 /* Set pages and max_pages; the rest is filled in. */
 typedef struct kvp_view {
@@ -216,9 +212,9 @@ typedef struct kvp_view {
 /* Make the pages of `layer` that hold a position in [first, first + n_tokens) resident and hold
  * them. deadline_ns: on kvp_env.now_ns()'s clock; 0: do not wait, KVP_FOREVER: as long as it takes.
  * Errors : KVP_E_AGAIN (deadline 0) and KVP_E_TIMEOUT: not all are there yet, the faults go on,
- * call again; KVP_E_NOSPACE the budget cannot hold them beside what else is pinned; KVP_E_INVALID
- *          max_pages too small (view->n_pages says what is needed); KVP_E_RANGE no such tokens;
- *          KVP_E_CORRUPT, KVP_E_LOST, KVP_E_IO. On failure nothing is pinned.
+ *          call again; KVP_E_NOSPACE the budget cannot hold them beside what else is pinned;
+ *          KVP_E_INVALID max_pages too small (view->n_pages says what is needed); KVP_E_RANGE no
+ *          such tokens; KVP_E_CORRUPT, KVP_E_LOST, KVP_E_IO. On failure nothing is pinned.
  * Threads: a pinned sequence may be pinned again, scanned and attended; it may not be truncated,
  *          evicted from or destroyed, and its open page must not be pinned during append. */
 KVP_API KVP_NODISCARD kvp_status kvp_seq_pin(kvp_seq *seq, uint32_t layer, uint64_t first,
@@ -227,8 +223,7 @@ KVP_API KVP_NODISCARD kvp_status kvp_seq_pin(kvp_seq *seq, uint32_t layer, uint6
 /* NULL, and a view that pins nothing, do nothing. */
 KVP_API void kvp_view_unpin(kvp_view *view);
 
-/* ---- statistics ---------------------------------------------------------------------------------
- */
+/* ---- statistics ------------------------------------------------------------------------------ */
 
 /* Counters since open, and what is there now. Set `size` before the call. */
 typedef struct kvp_stats {

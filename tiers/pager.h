@@ -2,8 +2,8 @@
  *
  *   pager.c     open, close, budgets            frames.c    the frame ledger: reservations
  *   state.c     a page's state changes           check.c     every invariant
- *   fault.c     make a page resident, pin it    transfer.c  bytes on the way, resumed by
- * completions reclaim.c   victims, demotion, watermarks   rows.c      append: rows into open pages
+ *   fault.c     make a page resident, pin it    transfer.c  bytes on the way, by completions
+ *   reclaim.c   victims, demotion, watermarks   rows.c      append: rows into open pages
  *   sequence.c  create, truncate, evict         view.c      pins for callers
  *   scan.c      the ring                        parallel.c  whose threads compute
  *   stats.c     counters
@@ -19,7 +19,7 @@
  *      always finds a frame to take, at the latest when what is in flight has landed.
  *  G3  pinned or loading pages <= held + faults that nobody waits for any more.
  *  G4  In the RAM policy: exactly the resident pages that are not pinned. In the zram policy:
- * exactly the pages with a zram copy that is not MOVING. */
+ *      exactly the pages with a zram copy that is not MOVING. */
 #ifndef KVPI_TIERS_PAGER_H
 #define KVPI_TIERS_PAGER_H
 

@@ -14,8 +14,7 @@
 
 #define MERGES_LIMIT_BYTES ((size_t)256 << 20)
 
-/* ---- vocabulary and merges ----------------------------------------------------------------------
- */
+/* ---- vocabulary and merges ------------------------------------------------------------------- */
 
 /* What a spelling stands for: bytes, or (not in the alphabet, so no merge makes it) itself.
  * `bytes` has room for n. */
@@ -120,8 +119,7 @@ bool merge_text_parse(const char *line, size_t n, merge_text *m)
     return !memchr(m->right, ' ', m->n_right);
 }
 
-/* ---- merges.txt ---------------------------------------------------------------------------------
- */
+/* ---- merges.txt ------------------------------------------------------------------------------ */
 
 /* The next line that holds a merge; false at the end. *at moves behind it. */
 static bool next_line(const char *text, size_t n, size_t *at, const char **line, size_t *length)
@@ -191,8 +189,7 @@ static kvp_status load_vocab_and_merges(const char *dir, struct tokenizer *t)
     return status;
 }
 
-/* ---- added tokens -------------------------------------------------------------------------------
- */
+/* ---- added tokens ---------------------------------------------------------------------------- */
 
 /* The id of the vocabulary entry that is spelled like this, -1 if there is none. */
 static kvp_status find_spelling(const vocab *v, const char *spelling, size_t n, int64_t *id)

@@ -32,7 +32,8 @@ static kvp_status run_once(comparison *k, bool no_cache, run_result *result)
     kvp_status status = context_init(&context, s->model, s->pager, &s->rule);
     context.no_cache = no_cache;
     k->phase = no_cache ? "recomputed" : "with the cache";
-    const run_watcher watcher = {.opaque = k, .step = watch_step};
+    const run_watcher watcher = {
+        .opaque = k, .step = watch_step, .follow = no_cache ? &k->cached : NULL};
     if (!status)
         status = run_generate(s, &context, &watcher, result);
     if (!status && result->stop == STOP_INTERRUPTED)
@@ -48,30 +49,32 @@ static double total_seconds(const run_result *r)
     return r->seconds.prefill + r->seconds.decode;
 }
 
-static kvp_status print_result(const comparison *k, bool equal, size_t difference)
+static kvp_status print_result(const comparison *k, const run_differences *d)
 {
     double with = total_seconds(&k->cached), without = total_seconds(&k->recomputed);
     double speedup = without / with;
+    bool equal = d->n_others == 0;
     if (report_is_wanted(k->session.options))
         report_print(&k->report, stderr);
     if (k->session.options->json) {
         json_t *object =
-            json_pack("{s:b, s:o, s:o, s:I, s:{s:f, s:f}}", "equal", equal, "first_difference",
-                      equal ? json_null() : json_integer((json_int_t)difference), "speedup",
-                      json_finite(speedup), "compared_tokens", (json_int_t)k->cached.n_new,
-                      "seconds_recomputed", "prefill", k->recomputed.seconds.prefill, "decode",
-                      k->recomputed.seconds.decode);
+            json_pack("{s:b, s:o, s:I, s:o, s:I, s:{s:f, s:f}}", "equal", equal, "first_difference",
+                      equal ? json_null() : json_integer((json_int_t)d->first), "ties",
+                      (json_int_t)d->n_ties, "speedup", json_finite(speedup), "compared_tokens",
+                      (json_int_t)k->cached.n_new, "seconds_recomputed", "prefill",
+                      k->recomputed.seconds.prefill, "decode", k->recomputed.seconds.decode);
         if (object)
             report_add_json(&k->report, object);
         return output_json(object);
     }
-    char where[96] = "";
+    char where[96] = "", ties[48] = "";
     if (!equal)
-        snprintf(where, sizeof where, " (first at new token %zu%s)", difference,
-                 run_is_tie(&k->cached, &k->recomputed, difference) ? ", a tie" : "");
-    return output_line("%s%s: %zu tokens, with the cache %.3f s, recomputed %.3f s: speed-up %.2f",
-                       equal ? "equal" : "different", where, k->cached.n_new, with, without,
-                       speedup);
+        snprintf(where, sizeof where, " (first at new token %zu)", d->first);
+    if (d->n_ties)
+        snprintf(ties, sizeof ties, " (%zu of them ties)", d->n_ties);
+    return output_line(
+        "%s%s: %zu tokens%s, with the cache %.3f s, recomputed %.3f s: speed-up %.2f",
+        equal ? "equal" : "different", where, k->cached.n_new, ties, with, without, speedup);
 }
 
 static int compare(comparison *k)
@@ -84,12 +87,11 @@ static int compare(comparison *k)
         return report_failure(status);
     k->report.prefill_tokens = k->session.n_tokens;
     k->report.decode_tokens = k->cached.n_decoded;
-    size_t i = run_first_difference(&k->cached, &k->recomputed);
-    bool equal = i == k->cached.n_new && i == k->recomputed.n_new;
-    status = print_result(k, equal, i);
+    run_differences d = run_compare(&k->cached, &k->recomputed);
+    status = print_result(k, &d);
     if (status)
         return report_failure(status);
-    return equal || run_is_tie(&k->cached, &k->recomputed, i) ? EXIT_DONE : EXIT_FAILED;
+    return d.n_others ? EXIT_FAILED : EXIT_DONE;
 }
 
 static int run(int argc, char **argv)
@@ -100,6 +102,10 @@ static int run(int argc, char **argv)
     if (!options_parse(&cmd_compare, argc, argv, &o, NULL, &code))
         return code;
     code = session_open(&k.session, &o, SESSION_INPUT);
+    if (!code) {
+        const window_feed feed = run_feed(&k.session);
+        code = session_open_pager(&k.session, &feed);
+    }
     if (!code) {
         progress_init(&k.progress);
         code = compare(&k);
@@ -114,12 +120,14 @@ const command cmd_compare = {
     .name = "compare",
     .summary = "generate with the cache and without, compare tokens and time",
     .synopsis = "-m DIR (-p TEXT | -f FILE | --ids FILE) [options]",
-    .details = "Generates twice: with paged keys and values, and computing those of the whole "
-               "window anew for every\ntoken. Exit 1 if the tokens differ where the two highest "
-               "logits are at least 0.001 apart.\n\n"
-               "--json prints: equal, first_difference (index or null), speedup (total time "
-               "without / with),\ncompared_tokens, seconds_recomputed, and seconds and stats of "
-               "the run with the cache.",
+    .details =
+        "Generates with paged keys and values, then computes those of the whole window anew for "
+        "every token of\nthat text and compares what would have been chosen. A different token "
+        "where the two highest logits are\nless than 0.001 apart is a tie, which rounding may "
+        "decide; any other difference is exit status 1.\n\n"
+        "--json prints: equal (but for ties), first_difference (index or null), ties, speedup "
+        "(total time\nwithout / with), compared_tokens, seconds_recomputed, and seconds and stats "
+        "of the run with the cache.",
     .groups = OPTIONS_MODEL | OPTIONS_INPUT | OPTIONS_BUDGET | OPTIONS_KEEP | OPTIONS_BEYOND |
               OPTIONS_GENERATION | OPTIONS_OUTPUT,
     .run = run,

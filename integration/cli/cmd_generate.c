@@ -89,8 +89,9 @@ static kvp_status generate(generation *g)
     g->context.no_cache = g->own.no_cache;
     const run_watcher watcher = {.opaque = g, .token = take_token, .step = watch_step};
     status = run_generate(s, &g->context, &watcher, &g->result);
-    if (!status)
-        status = text_output_finish(&g->text);
+    /* Whatever is said next does not belong to the text. */
+    kvp_status finished = status && !g->text.n ? KVP_OK : text_output_finish(&g->text);
+    status = status ? status : finished;
     if (!status)
         status = report_take(s, &g->result.seconds, &g->report);
     g->report.prefill_tokens = s->n_tokens;
@@ -208,6 +209,10 @@ static int run(int argc, char **argv)
     if (!options_parse(&cmd_generate, argc, argv, &o, &g.own, &code))
         return code;
     code = session_open(&g.session, &o, SESSION_TOKENIZER | SESSION_INPUT);
+    if (!code) {
+        const window_feed feed = run_feed(&g.session);
+        code = session_open_pager(&g.session, &feed);
+    }
     if (!code) {
         g.text = (text_output){.tokenizer = g.session.tokenizer, .print = !o.json};
         progress_init(&g.progress);

@@ -1,5 +1,7 @@
 /* cmd_logits.c - kvpager logits: the logits of every token of a text, as a .npy file. */
+#define _GNU_SOURCE
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,6 +25,8 @@ typedef struct logits_run {
     progress progress;
     report report;
     const char *path;
+    char *target;    /* what `path` leads to; NULL: `path` is no regular file, written as it is */
+    char *temporary; /* beside it, and renamed to it when it is whole */
     FILE *file;
     size_t row_bytes;
 } logits_run;
@@ -51,12 +55,57 @@ static kvp_status write_header(const logits_run *l, size_t n_rows, size_t n_colu
     return fwrite(header, sizeof header, 1, l->file) == 1 ? KVP_OK : write_failed(l);
 }
 
-/* On failure, a file that is not whole is removed; what is no regular file (a pipe) stays. */
-static void discard(logits_run *l)
+static kvp_status create_failed(const logits_run *l)
+{
+    return kvp_fail(KVP_E_IO, "%s: cannot create: %s", l->path, strerror(errno));
+}
+
+/* A temporary file with the permissions that the target has or would get. */
+static int create_temporary(logits_run *l, const struct stat *existing)
+{
+    if (existing && access(l->target, W_OK) != 0)
+        return -1;
+    int fd = mkostemp(l->temporary, O_CLOEXEC);
+    mode_t mask = umask(0);
+    umask(mask);
+    if (fd >= 0 && fchmod(fd, existing ? existing->st_mode & 0777 : 0666 & ~mask) != 0) {
+        unlink(l->temporary);
+        close(fd);
+        return -1;
+    }
+    return fd;
+}
+
+static kvp_status open_output(logits_run *l)
 {
     struct stat st;
-    if (l->file && fstat(fileno(l->file), &st) == 0 && S_ISREG(st.st_mode))
-        unlink(l->path);
+    bool exists = stat(l->path, &st) == 0;
+    if (exists && !S_ISREG(st.st_mode)) {
+        l->file = fopen(l->path, "wbe");
+        return l->file ? KVP_OK : create_failed(l);
+    }
+    l->target = exists ? realpath(l->path, NULL) : strdup(l->path);
+    if (!l->target || asprintf(&l->temporary, "%s.XXXXXX", l->target) < 0) {
+        l->temporary = NULL;
+        return create_failed(l);
+    }
+    int fd = create_temporary(l, exists ? &st : NULL);
+    l->file = fd >= 0 ? fdopen(fd, "wb") : NULL;
+    return l->file ? KVP_OK : create_failed(l);
+}
+
+/* Put the whole file in its place, or remove what there is of it. */
+static kvp_status close_output(logits_run *l, kvp_status status)
+{
+    if (l->file && fclose(l->file) != 0 && !status)
+        status = write_failed(l);
+    if (l->file && l->target && !status && rename(l->temporary, l->target) != 0)
+        status = write_failed(l);
+    if (l->file && l->target && status)
+        unlink(l->temporary);
+    free(l->temporary);
+    free(l->target);
+    return status;
 }
 
 /* ---- the run ---- */
@@ -84,9 +133,7 @@ static kvp_status compute(logits_run *l)
 {
     session *s = &l->session;
     double begin = now_seconds();
-    kvp_status status = session_check_fits(s);
-    if (!status)
-        status = write_header(l, s->n_tokens, s->info->n_vocab);
+    kvp_status status = write_header(l, s->n_tokens, s->info->n_vocab);
     if (!status)
         status = context_init(&l->context, s->model, s->pager, &s->rule);
     l->context.progress = watch_forward;
@@ -119,18 +166,23 @@ static kvp_status print_result(const logits_run *l)
 static int compute_and_report(logits_run *l)
 {
     l->row_bytes = l->session.info->n_vocab * sizeof(float);
-    l->file = fopen(l->path, "wbe");
-    if (!l->file)
-        return report_failure(
-            kvp_fail(KVP_E_IO, "%s: cannot create: %s", l->path, strerror(errno)));
-    kvp_status status = compute(l);
+    kvp_status status = open_output(l);
+    if (!status)
+        status = compute(l);
     progress_fini(&l->progress);
-    if (status)
-        discard(l);
-    fclose(l->file);
+    status = close_output(l, status);
     if (!status)
         status = print_result(l);
     return status ? report_failure(status) : EXIT_DONE;
+}
+
+/* As context_rows() does it. */
+static window_feed all_rows(const session *s)
+{
+    uint64_t step = context_max_rows(s->model), first = step;
+    first = first < s->n_tokens ? first : s->n_tokens;
+    first = first < s->rule.n_ctx ? first : s->rule.n_ctx;
+    return (window_feed){.first = first, .step = step, .end = s->n_tokens};
 }
 
 static int run(int argc, char **argv)
@@ -143,8 +195,14 @@ static int run(int argc, char **argv)
         return code;
     if (!own.path)
         return usage_error("logits: no output: give a file with -o OUT.npy");
+    if (strcmp(own.path, "-") == 0)
+        return usage_error("logits: -o - is not possible: name a file (/dev/stdout is one)");
     l.path = own.path;
     code = session_open(&l.session, &o, 0);
+    if (!code) {
+        const window_feed feed = all_rows(&l.session);
+        code = session_open_pager(&l.session, &feed);
+    }
     if (!code) {
         progress_init(&l.progress);
         code = compute_and_report(&l);
@@ -156,7 +214,7 @@ static int run(int argc, char **argv)
 
 static const option_row rows[] = {
     {"output", 'o', &value_text, offsetof(logits_options, path), "OUT.npy",
-     "NumPy file to write (required); an existing one is replaced", 0},
+     "NumPy file to write (required); an existing one is replaced when all is done", 0},
 };
 
 const command cmd_logits = {

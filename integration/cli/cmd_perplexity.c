@@ -70,6 +70,9 @@ static kvp_status compute(perplexity_run *p)
     while (!status && score_next_window(&p->at, s->n_tokens, p->window, p->stride))
         status = score_one_window(p);
     run_seconds seconds = {.prefill = now_seconds() - begin};
+    /* What is scored so far is a result, too. */
+    if (status && interrupted())
+        status = KVP_OK;
     if (!status)
         status = report_take(s, &seconds, &p->report);
     p->report.prefill_tokens = s->n_tokens;
@@ -83,19 +86,19 @@ static kvp_status print_result(const perplexity_run *p)
     if (report_is_wanted(s->options))
         report_print(&p->report, stderr);
     if (s->options->json) {
-        json_t *object =
-            json_pack("{s:o, s:f, s:I, s:I, s:I}", "perplexity", json_finite(perplexity), "nll_sum",
-                      p->nll_sum, "scored_tokens", (json_int_t)p->n_scored, "window",
-                      (json_int_t)p->window, "stride", (json_int_t)p->stride);
+        json_t *object = json_pack("{s:o, s:f, s:I, s:I, s:I, s:b}", "perplexity",
+                                   json_finite(perplexity), "nll_sum", p->nll_sum, "scored_tokens",
+                                   (json_int_t)p->n_scored, "window", (json_int_t)p->window,
+                                   "stride", (json_int_t)p->stride, "partial", interrupted());
         if (object)
             report_add_json(&p->report, object);
         return output_json(object);
     }
     if (!p->n_scored)
         return output_line("perplexity undefined: no token is scored");
-    return output_line("perplexity %.4f (%" PRIu64 " tokens scored, windows of %" PRIu64
-                       ", stride %" PRIu64 ")",
-                       perplexity, p->n_scored, p->window, p->stride);
+    return output_line(
+        "%sperplexity %.4f (%" PRIu64 " tokens scored, windows of %" PRIu64 ", stride %" PRIu64 ")",
+        interrupted() ? "partial: " : "", perplexity, p->n_scored, p->window, p->stride);
 }
 
 static int resolve_windows(perplexity_run *p, const perplexity_options *own)
@@ -114,6 +117,15 @@ static int resolve_windows(perplexity_run *p, const perplexity_options *own)
     return EXIT_DONE;
 }
 
+/* The last token of a window predicts nothing. */
+static window_feed widest_window(const perplexity_run *p)
+{
+    uint64_t n = p->window < p->session.n_tokens ? p->window : p->session.n_tokens;
+    uint64_t end = n ? n - 1 : 0, step = context_max_rows(p->session.model);
+    uint64_t overlap = p->window - p->stride, first = overlap > step ? overlap : step;
+    return (window_feed){.first = first < end ? first : end, .step = step, .end = end};
+}
+
 static int run(int argc, char **argv)
 {
     options o;
@@ -126,12 +138,16 @@ static int run(int argc, char **argv)
     if (!code)
         code = resolve_windows(&p, &own);
     if (!code) {
+        const window_feed feed = widest_window(&p);
+        code = session_open_pager(&p.session, &feed);
+    }
+    if (!code) {
         progress_init(&p.progress);
         kvp_status status = compute(&p);
         progress_fini(&p.progress);
         if (!status)
             status = print_result(&p);
-        code = status ? report_failure(status) : EXIT_DONE;
+        code = status || interrupted() ? report_failure(status) : EXIT_DONE;
     }
     context_fini(&p.context);
     session_close(&p.session);
@@ -155,7 +171,7 @@ const command cmd_perplexity = {
                "of its own; a window\nscores the tokens that none before it scored. Token 0 is not "
                "scored.\n\n"
                "--json prints: perplexity = exp(nll_sum / scored_tokens), nll_sum, scored_tokens, "
-               "window, stride,\nseconds and stats.",
+               "window, stride,\npartial (interrupted before the end), seconds and stats.",
     .groups = OPTIONS_MODEL | OPTIONS_INPUT | OPTIONS_BUDGET | OPTIONS_KEEP | OPTIONS_OUTPUT,
     .own = rows,
     .n_own = sizeof rows / sizeof *rows,

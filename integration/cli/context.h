@@ -33,7 +33,7 @@ KVP_NODISCARD kvp_status context_extend(context *c, const int32_t *text, uint64_
                                         float *logits, size_t n_rows);
 
 /* Tokens whose logits may be asked for at once: bounds the memory that they take. */
-size_t context_max_rows(const context *c);
+size_t context_max_rows(const model *m);
 /* Logits of every token of text[first .. end), in order, given to `take` in chunks of at most
  * context_max_rows(). `take` returns KVP_OK to go on. */
 typedef kvp_status (*take_rows)(void *opaque, uint64_t first, size_t n, const float *logits);

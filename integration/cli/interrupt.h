@@ -1,5 +1,9 @@
-/* interrupt.h - SIGINT, SIGTERM and SIGHUP ask for a clean end: what there is gets printed, and the
- * swap file is removed. A second signal of the kind kills at once. */
+/* interrupt.h - what signals do.
+ *
+ * SIGINT, SIGTERM, SIGHUP and SIGQUIT end the command: at once while it loads; once there is
+ * something to clean up they ask for it: what there is gets printed, and the swap file is removed.
+ * Then a second one kills at once. SIGTSTP stops as always. Who is killed or stopped gives the
+ * terminal back before. */
 #ifndef KVPAGER_CLI_INTERRUPT_H
 #define KVPAGER_CLI_INTERRUPT_H
 
@@ -7,8 +11,15 @@
 
 /* Install the handlers, and ignore SIGPIPE: a reader that went away is a write error. */
 void interrupt_init(void);
+/* From now on a first signal only makes interrupted() true. */
+void interrupt_defer(void);
 bool interrupted(void);
 /* 128 + the signal: 130 for SIGINT. */
 int interrupt_exit_code(void);
+
+/* What gives the terminal (on stderr) back, up to 63 bytes; "" for nothing. */
+void interrupt_set_farewell(const char *sequence);
+/* Was it said, by a stop that is over, since this was asked last? */
+bool interrupt_was_stopped(void);
 
 #endif

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "integration/cli/commands.h"
+#include "integration/cli/interrupt.h"
 #include "integration/cli/message.h"
 #include "integration/cli/output.h"
 
@@ -67,6 +68,7 @@ static int dispatch(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
+    interrupt_init();
     int code = dispatch(argc, argv);
     kvp_status flushed = output_bytes("", 0);
     return flushed && code == EXIT_DONE ? report_failure(flushed) : code;

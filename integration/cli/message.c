@@ -3,6 +3,7 @@
 
 #include <stdarg.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "integration/cli/interrupt.h"
 
@@ -22,6 +23,42 @@ void complain(const char *format, ...)
     va_end(args);
 }
 
+/* Names of configuration members, and the options that set them. */
+static const struct {
+    const char *member, *option;
+} names[] = {
+    {"zram_bytes", "--zram"}, {"ram_bytes", "--ram"},           {"disk_bytes", "--disk"},
+    {"disk_path", "--swap"},  {"page_tokens", "--page-tokens"},
+};
+
+static size_t match(const char *text, const char **option)
+{
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        size_t n = strlen(names[i].member);
+        if (strncmp(text, names[i].member, n) == 0) {
+            *option = names[i].option;
+            return n;
+        }
+    }
+    return 0;
+}
+
+void complain_of_library(const char *message)
+{
+    char text[1024];
+    size_t n = 0;
+    while (*message && n + 32 < sizeof text) {
+        const char *option;
+        size_t n_member = match(message, &option);
+        if (n_member)
+            n += (size_t)snprintf(text + n, sizeof text - n, "%s", option);
+        else
+            text[n++] = *message;
+        message += n_member ? n_member : 1;
+    }
+    complain("%.*s", (int)n, text);
+}
+
 int usage_error(const char *format, ...)
 {
     va_list args;
@@ -38,6 +75,6 @@ int report_failure(kvp_status status)
         return interrupt_exit_code();
     }
     const char *message = kvp_error();
-    complain("%s", *message ? message : kvp_status_str(status));
+    complain_of_library(*message ? message : kvp_status_str(status));
     return EXIT_FAILED;
 }

@@ -13,6 +13,8 @@ enum {
 
 /* One line on stderr: "kvpager: ", the text, a newline. */
 void complain(const char *format, ...) KVP_PRINTF(1, 2);
+/* The same for a message of the library, with its members' names replaced by options'. */
+void complain_of_library(const char *message);
 /* The same for a mistake on the command line; returns EXIT_USAGE. */
 int usage_error(const char *format, ...) KVP_PRINTF(1, 2);
 /* Say why the last kvp_ call failed, or that we were interrupted; returns the exit code. */

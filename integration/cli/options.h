@@ -15,6 +15,7 @@
 typedef struct size_option {
     bool given;
     uint64_t bytes;
+    const char *text; /* as it was given */
 } size_option;
 
 typedef struct keep_option {

@@ -1,6 +1,7 @@
 /* run.c - the token loop of generate and compare. */
 #include "integration/cli/run.h"
 
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -94,7 +95,9 @@ static kvp_status take_token(run *r)
         return status;
     result->tokens[result->n_new] = id;
     result->margins[result->n_new] = margin;
-    r->text[r->session->n_tokens + result->n_new] = id;
+    const run_result *follow = r->watcher->follow;
+    assert(!follow || result->n_new < follow->n_new);
+    r->text[r->session->n_tokens + result->n_new] = follow ? follow->tokens[result->n_new] : id;
     result->n_new++;
     return r->watcher->token ? r->watcher->token(r->watcher->opaque, id) : KVP_OK;
 }
@@ -112,7 +115,7 @@ static bool is_end(const run *r)
     const run_result *result = r->result;
     int32_t eos = r->session->info->eos_id;
     return eos >= 0 && !r->session->options->ignore_eos && result->n_new &&
-           result->tokens[result->n_new - 1] == eos;
+           r->text[r->session->n_tokens + result->n_new - 1] == eos;
 }
 
 /* Invariant: r->logits are those of the text's last token. */
@@ -179,17 +182,23 @@ static void run_fini(run *r)
     free(r->logits);
 }
 
+window_feed run_feed(const session *s)
+{
+    uint64_t n = s->n_tokens, fed_back = s->options->n_new ? s->options->n_new - 1 : 0;
+    uint64_t end = fed_back < UINT64_MAX - n ? n + fed_back : UINT64_MAX;
+    if (s->rule.roll == 0 && end > s->rule.n_ctx)
+        end = s->rule.n_ctx;
+    return (window_feed){.first = n, .step = 1, .end = end};
+}
+
 kvp_status run_generate(const session *s, context *c, const run_watcher *watcher,
                         run_result *result)
 {
     *result = (run_result){0};
-    kvp_status status = session_check_fits(s);
-    if (status)
-        return status;
     run r = {.session = s, .watcher = watcher, .context = c, .result = result};
     c->progress = watch_forward;
     c->progress_opaque = &r;
-    status = run_init(&r);
+    kvp_status status = run_init(&r);
     if (!status) {
         status = prefill_and_decode(&r);
         result->logits_xxh3 = XXH3_64bits_digest(r.hash);
@@ -201,18 +210,26 @@ kvp_status run_generate(const session *s, context *c, const run_watcher *watcher
     return status;
 }
 
-size_t run_first_difference(const run_result *a, const run_result *b)
+static bool is_tie(const run_result *a, const run_result *b, size_t i)
 {
-    size_t i = 0;
-    while (i < a->n_new && i < b->n_new && a->tokens[i] == b->tokens[i])
-        i++;
-    return i;
+    return a->margins[i] < TIE_MARGIN || b->margins[i] < TIE_MARGIN;
 }
 
-bool run_is_tie(const run_result *a, const run_result *b, size_t i)
+run_differences run_compare(const run_result *a, const run_result *b)
 {
-    return i < a->n_new && i < b->n_new &&
-           (a->margins[i] < TIE_MARGIN || b->margins[i] < TIE_MARGIN);
+    run_differences d = {0};
+    size_t n = a->n_new < b->n_new ? a->n_new : b->n_new;
+    for (size_t i = 0; i < n; i++) {
+        if (a->tokens[i] == b->tokens[i])
+            continue;
+        if (is_tie(a, b, i))
+            d.n_ties++;
+        else if (d.n_others++ == 0)
+            d.first = i;
+    }
+    if (a->n_new != b->n_new && d.n_others++ == 0)
+        d.first = n;
+    return d;
 }
 
 void run_result_fini(run_result *result)

@@ -17,6 +17,8 @@ typedef struct run_watcher {
     /* Now and then during prefill (n_new 0) and after every token. The sequence may be looked at
      * only when `quiet`: between calls of the model. */
     void (*step)(void *opaque, const context *c, size_t n_new, double fraction, bool quiet);
+    /* Feed back the tokens of this run, which is as long, instead of those that are chosen. */
+    const struct run_result *follow;
 } run_watcher;
 
 typedef struct run_seconds {
@@ -24,7 +26,7 @@ typedef struct run_seconds {
 } run_seconds;
 
 typedef struct run_result {
-    int32_t *tokens; /* [n_new], malloc'd */
+    int32_t *tokens; /* [n_new] that were chosen; malloc'd */
     float *margins;  /* [n_new]: highest logit less the second; malloc'd */
     size_t n_new;
     stop_reason stop;
@@ -35,16 +37,24 @@ typedef struct run_result {
     size_t n_decoded;      /* of the new tokens, those that were fed back: the decode steps */
 } run_result;
 
+/* What a run feeds the model, if no end-of-text token ends it. */
+window_feed run_feed(const session *s);
+
 /* Generate from the session's input on `c`, a fresh context, which keeps its sequence. An
  * interrupted run is a success that stopped early. run_result_fini() in any case. */
 KVP_NODISCARD kvp_status run_generate(const session *s, context *c, const run_watcher *watcher,
                                       run_result *result);
 void run_result_fini(run_result *result);
 
-/* The first index at which the runs differ; n_new of both if they do not. */
-size_t run_first_difference(const run_result *a, const run_result *b);
-/* Is `i` a choice between two tokens that are as good as equal, which rounding may decide? */
-bool run_is_tie(const run_result *a, const run_result *b, size_t i);
+/* Where two runs chose differently: in ties, between tokens that are as good as equal, rounding may
+ * decide; elsewhere it may not. */
+typedef struct run_differences {
+    size_t n_ties, n_others;
+    size_t first; /* of the others */
+} run_differences;
+
+/* Tokens that only one of them has count as one difference. */
+run_differences run_compare(const run_result *a, const run_result *b);
 
 /* Seconds on a monotonic clock. */
 double now_seconds(void);

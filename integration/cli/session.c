@@ -3,7 +3,9 @@
 
 #include <inttypes.h>
 #include <stdlib.h>
+#include <string.h>
 
+#include "integration/cli/budget.h"
 #include "integration/cli/input.h"
 #include "integration/cli/interrupt.h"
 #include "integration/cli/message.h"
@@ -12,7 +14,7 @@ static void log_message(void *opaque, kvp_log_level level, const char *message)
 {
     (void)opaque;
     if (level == KVP_LOG_WARNING)
-        complain("%s", message);
+        complain_of_library(message);
 }
 
 /* --ram alone: no zram, and disk as needed. Without --ram nothing needs another tier. */
@@ -50,7 +52,7 @@ uint32_t session_page_tokens(const session *s)
     return geometry.page_tokens ? geometry.page_tokens : library_default;
 }
 
-kvp_status session_check_fits(const session *s)
+static kvp_status check_fits(const session *s)
 {
     if (s->rule.roll || s->n_tokens <= s->rule.n_ctx)
         return KVP_OK;
@@ -112,20 +114,41 @@ static int open_input(session *s, unsigned needs)
     return EXIT_DONE;
 }
 
+/* The library looks at it when there is a disk to open; a mistake should not wait until then. */
+static kvp_status check_engine(void)
+{
+    static const char *const names[] = {"uring-fixed", "uring", "threads"};
+    const char *engine = getenv("KVP_DISK_ENGINE");
+    if (!engine || !*engine)
+        return KVP_OK;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (strcmp(engine, names[i]) == 0)
+            return KVP_OK;
+    return kvp_fail(KVP_E_UNSUPPORTED,
+                    "KVP_DISK_ENGINE: no disk engine is called '%s'; there are uring-fixed, uring "
+                    "and threads",
+                    engine);
+}
+
 int session_open(session *s, const options *o, unsigned needs)
 {
     *s = (session){.options = o};
-    if (!kvp_isa())
+    if (!kvp_isa() || check_engine())
         return report_failure(KVP_E_UNSUPPORTED);
     int code = open_input(s, needs);
     if (!code)
         code = resolve_rule(s);
     if (code)
         return code;
-    /* From here on there may be a file to remove. */
-    interrupt_init();
-    kvp_config cfg = session_pager_config(s, false);
-    kvp_status status = kvp_pager_open(&cfg, &s->pager);
+    kvp_status status = check_fits(s);
+    return status ? report_failure(status) : EXIT_DONE;
+}
+
+int session_open_pager(session *s, const window_feed *feed)
+{
+    interrupt_defer(); /* from here on there may be a file to remove */
+    uint64_t pages = window_peak_pages(&s->rule, feed, session_page_tokens(s));
+    kvp_status status = budget_open(s, pages, &s->pager);
     return status ? report_failure(status) : EXIT_DONE;
 }
 

@@ -24,14 +24,15 @@ enum session_needs {
     SESSION_INPUT = 2,     /* at least one token */
 };
 
-/* Open everything; on failure say why and return the exit code. session_close() in either case. */
+/* Open all but the pager; on failure say why and return the exit code. session_close() in either
+ * case. */
 int session_open(session *s, const options *o, unsigned needs);
+/* Open the pager, within the budget options, for a run that feeds the model like this. */
+int session_open_pager(session *s, const window_feed *feed);
 void session_close(session *s);
 
 /* Of a pager for the session's model: within the budget options, or with everything in RAM. */
 kvp_config session_pager_config(const session *s, bool all_in_ram);
-/* KVP_E_RANGE if the input is longer than the context and --beyond stop. */
-KVP_NODISCARD kvp_status session_check_fits(const session *s);
 /* Tokens per page of such a pager. */
 uint32_t session_page_tokens(const session *s);
 

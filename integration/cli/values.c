@@ -76,7 +76,7 @@ static bool parse_size(const char *text, void *value)
     if (!factor || __builtin_mul_overflow(whole, factor, &bytes) || bytes > UINT64_MAX / 2)
         return false;
     bytes += (uint64_t)llround(fraction * (double)factor);
-    *(size_option *)value = (size_option){.given = true, .bytes = bytes};
+    *(size_option *)value = (size_option){.given = true, .bytes = bytes, .text = text};
     return true;
 }
 

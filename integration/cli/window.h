@@ -25,4 +25,13 @@ uint64_t window_start(const window_rule *rule, uint64_t i);
  * attended again. False if there are none. */
 bool window_unreachable(const window_rule *rule, uint64_t position, uint64_t *begin, uint64_t *end);
 
+/* How a text is fed to the model: `first` tokens at once, then `step` at a time up to `end`. After
+ * every call, pages that are out of reach are freed. */
+typedef struct window_feed {
+    uint64_t first, step, end; /* step >= 1; first 1 .. end, or end is 0 */
+} window_feed;
+
+/* The most pages of page_tokens that a lane holds at a time. */
+uint64_t window_peak_pages(const window_rule *rule, const window_feed *feed, uint32_t page_tokens);
+
 #endif

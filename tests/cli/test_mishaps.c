@@ -63,6 +63,7 @@ static void test_signals_end_cleanly_and_leave_no_file(void **state)
     check_signal(SIGINT, 130);
     check_signal(SIGTERM, 143);
     check_signal(SIGHUP, 129);
+    check_signal(SIGQUIT, 131);
 }
 
 /* Its creation tells that the run has begun. */
@@ -102,6 +103,40 @@ static void test_interrupted_json_has_what_there_is(void **state)
     assert_true(json_is_array(member(o.json, "tokens")));
     assert_int_equal(int_member(o.json, "prompt_tokens"), 900);
     assert_false(exists(swap));
+    outcome_free(&o);
+}
+
+/* The other end of a pipe opens when the command has come to reading it. */
+static void test_signal_while_it_loads_ends_with_a_message(void **state)
+{
+    (void)state;
+    const char *fifo = scratch("fifo");
+    assert_int_equal(mkfifo(fifo, 0600), 0);
+    process p = start("", NULL, "generate -m %s -f %s", demo_model(), fifo);
+    int fd = open(fifo, O_WRONLY | O_CLOEXEC);
+    assert_true(fd >= 0);
+    kill(p.pid, SIGINT);
+    outcome o = finish(&p);
+    close(fd);
+    expect_failure(&o, 130, "interrupted");
+    outcome_free(&o);
+}
+
+static void test_interrupted_perplexity_is_marked_as_partial(void **state)
+{
+    (void)state;
+    int watch = inotify_init1(IN_CLOEXEC);
+    assert_true(watch >= 0 && inotify_add_watch(watch, scratch(""), IN_CREATE) >= 0);
+    process p = start("", NULL, "perplexity -m %s --ids %s --stride 1 --ram 1M --swap %s --json",
+                      demo_model(), ids_file("rolling.token_ids", 0, 1200), scratch("ppl.swap"));
+    wait_for_file(watch, "ppl.swap");
+    close(watch);
+    kill(p.pid, SIGINT);
+    outcome o = finish(&p);
+    expect_failure(&o, 130, "interrupted");
+    o.json = json_loadb(o.out, o.n_out, 0, NULL);
+    assert_true(json_is_true(member(o.json, "partial")));
+    assert_true(int_member(o.json, "scored_tokens") < 1199);
     outcome_free(&o);
 }
 
@@ -184,17 +219,57 @@ static void test_swap_file_is_private_in_use_and_reused_after_a_crash(void **sta
     outcome_free(&o);
 }
 
+/* How well pages compress shows only while they do, so with --zram the run must begin. */
 static void test_full_disk_tier_is_a_clear_end(void **state)
 {
     (void)state;
-    outcome o =
-        run("", "generate -m %s --ids %s -n 4 --ram 1M --disk 128K", demo_model(), long_prompt());
-    expect_failure(&o, 1, NULL);
-    assert_true(strstr(o.err, "room") || strstr(o.err, "full"));
+    outcome o = run("", "generate -m %s --ids %s -n 4 --ram 1M --zram 64K --disk 128K",
+                    demo_model(), long_prompt());
+    expect_failure(&o, 1, "all tiers are full");
+    assert_non_null(strstr(o.err, "raise --ram, --zram or --disk"));
     outcome_free(&o);
-    o = run("", "generate -m %s --ids %s -n 4 --ram 1M --disk 0", demo_model(), long_prompt());
-    expect_failure(&o, 1, NULL);
+}
+
+/* `budget` ends with the option whose size is looked for. */
+static void check_exact_budget(const char *command, const char *budget)
+{
+    const char *format = "%s -m %s %s%llu";
+    outcome o = run("", format, command, demo_model(), budget, 1ull);
+    expect_failure(&o, 1, "needs at least ");
+    unsigned long long bytes = strtoull(strstr(o.err, "needs at least ") + 15, NULL, 10);
     outcome_free(&o);
+    o = run_expecting(0, "", format, command, demo_model(), budget, bytes);
+    outcome_free(&o);
+    o = run("", format, command, demo_model(), budget, bytes - 1);
+    expect_failure(&o, 1, "needs at least ");
+    assert_string_equal(o.out, "");
+    assert_int_equal(strtoull(strstr(o.err, "needs at least ") + 15, NULL, 10), bytes);
+    outcome_free(&o);
+}
+
+static void test_too_small_budget_names_the_bytes_that_work(void **state)
+{
+    (void)state;
+    char command[512];
+    snprintf(command, sizeof command, "generate --ids %s -n 5 --ignore-eos", long_prompt());
+    check_exact_budget(command, "--ram ");
+    check_exact_budget(command, "--zram 64K --ram ");
+    check_exact_budget(command, "--ram 1M --disk ");
+    check_exact_budget(command, "--disk 0 --ram ");
+    check_exact_budget(command, "--page-tokens 16 --keep window:300,sinks:20 --ram 1M --disk ");
+    snprintf(command, sizeof command, "generate --ids %s -n 20 --ignore-eos",
+             ids_file("rolling.token_ids", 0, 1020));
+    check_exact_budget(command, "--ram 1M --disk ");
+    snprintf(command, sizeof command, "generate --ids %s -n 80 --ignore-eos",
+             ids_file("rolling.token_ids", 0, 40));
+    check_exact_budget(command, "--page-tokens 8 --keep window:20,sinks:4 --disk 0 --ram ");
+    snprintf(command, sizeof command, "logits -o /dev/null --ids %s",
+             ids_file("rolling.token_ids", 0, 600));
+    check_exact_budget(command, "--ram 1M --disk ");
+    check_exact_budget(command, "--page-tokens 16 --keep window:40 --ram 1M --disk ");
+    snprintf(command, sizeof command, "perplexity --window 256 --ids %s",
+             ids_file("rolling.token_ids", 0, 300));
+    check_exact_budget(command, "--disk 0 --ram ");
 }
 
 /* The file system says no, as a full disk would. */
@@ -330,11 +405,14 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_signals_end_cleanly_and_leave_no_file),
         cmocka_unit_test(test_interrupted_json_has_what_there_is),
+        cmocka_unit_test(test_signal_while_it_loads_ends_with_a_message),
+        cmocka_unit_test(test_interrupted_perplexity_is_marked_as_partial),
         cmocka_unit_test(test_reader_that_goes_away_ends_cleanly),
         cmocka_unit_test(test_foreign_file_is_refused_and_untouched),
         cmocka_unit_test(test_places_that_cannot_hold_a_swap_file_are_named),
         cmocka_unit_test(test_swap_file_is_private_in_use_and_reused_after_a_crash),
         cmocka_unit_test(test_full_disk_tier_is_a_clear_end),
+        cmocka_unit_test(test_too_small_budget_names_the_bytes_that_work),
         cmocka_unit_test(test_file_that_cannot_grow_is_a_clear_end),
         cmocka_unit_test(test_flipped_bits_name_the_page_and_give_no_wrong_token),
         cmocka_unit_test(test_without_io_uring_threads_do_the_work),

@@ -1,8 +1,10 @@
 /* test_results.c - what the commands compute, against Hugging Face's results and each other's. */
+#include <dirent.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "support.h"
@@ -291,6 +293,8 @@ static void test_compare_finds_cached_and_recomputed_equal(void **state)
         demo_model(), ids_file("rolling.token_ids", 0, 1018));
     assert_true(json_is_true(member(o.json, "equal")));
     assert_true(json_is_null(member(o.json, "first_difference")));
+    assert_int_equal(int_member(o.json, "ties"), 0);
+    assert_int_equal(int_member(o.json, "compared_tokens"), 16);
     assert_true(real_member(o.json, "speedup") > 1);
     check_stats(o.json);
     outcome_free(&o);
@@ -374,16 +378,53 @@ static void test_logits_do_not_depend_on_where_pages_lie(void **state)
     outcome_free(&b);
 }
 
-static void test_failed_logits_leave_no_file(void **state)
+static size_t count_scratch_files(const char *prefix)
+{
+    size_t n = 0;
+    DIR *dir = opendir(scratch(""));
+    assert_non_null(dir);
+    for (struct dirent *e; (e = readdir(dir));)
+        n += strncmp(e->d_name, prefix, strlen(prefix)) == 0;
+    closedir(dir);
+    return n;
+}
+
+static void test_failed_logits_leave_no_file_and_spare_the_old_one(void **state)
 {
     (void)state;
-    outcome o = run("", "logits -m %s --ids %s -o %s --ram 1M --disk 64K", demo_model(),
-                    ids_file("rolling.token_ids", 0, 1000), scratch("partial.npy"));
-    expect_failure(&o, 1, NULL);
-    assert_int_not_equal(access(scratch("partial.npy"), 0), 0);
+    const char *format = "logits -m %s --ids %s -o %s --ram 1M --zram 64K --disk 128K";
+    const char *ids = ids_file("rolling.token_ids", 0, 1000), *path = scratch("partial.npy");
+    outcome o = run("", format, demo_model(), ids, path);
+    expect_failure(&o, 1, "full");
+    assert_int_equal(count_scratch_files("partial.npy"), 0);
+    outcome_free(&o);
+    write_file(path, "precious", 8);
+    o = run("", format, demo_model(), ids, path);
+    expect_failure(&o, 1, "full");
+    size_t n;
+    char *bytes = read_file(path, &n);
+    assert_string_equal(bytes, "precious");
+    assert_int_equal(count_scratch_files("partial.npy"), 1);
+    free(bytes);
     outcome_free(&o);
     o = run("", "logits -m %s -p hello -o %s", demo_model(), scratch("no/such/folder.npy"));
     expect_failure(&o, 1, "folder.npy");
+    outcome_free(&o);
+}
+
+static void test_logits_replace_a_file_and_keep_its_permissions(void **state)
+{
+    (void)state;
+    const char *path = scratch("again.npy");
+    struct stat st;
+    size_t n_rows, n_columns;
+    write_file(path, "old", 3);
+    assert_int_equal(chmod(path, 0640), 0);
+    outcome o = run_expecting(0, "", "logits -m %s -p hello -o %s", demo_model(), path);
+    free(read_npy(path, &n_rows, &n_columns));
+    assert_int_equal(stat(path, &st), 0);
+    assert_int_equal(st.st_mode & 07777, 0640);
+    assert_int_equal(count_scratch_files("again.npy"), 1);
     outcome_free(&o);
 }
 
@@ -502,7 +543,8 @@ int main(void)
         cmocka_unit_test(test_logits_equal_the_reference),
         cmocka_unit_test(test_logits_past_the_context_follow_the_rolling_rule),
         cmocka_unit_test(test_logits_do_not_depend_on_where_pages_lie),
-        cmocka_unit_test(test_failed_logits_leave_no_file),
+        cmocka_unit_test(test_failed_logits_leave_no_file_and_spare_the_old_one),
+        cmocka_unit_test(test_logits_replace_a_file_and_keep_its_permissions),
         cmocka_unit_test(test_perplexity_of_one_window_equals_the_reference),
         cmocka_unit_test(test_strided_perplexity_is_the_sum_over_windows),
         cmocka_unit_test(test_perplexity_of_nothing_is_null),

@@ -12,6 +12,7 @@
 #include "support.h"
 
 #define ROWS 24
+#define COLUMNS 100
 #define PANEL_GONE "\033[r" /* the whole screen scrolls again */
 
 static char terminal_path[64];
@@ -25,8 +26,9 @@ static void use_terminal(void)
 }
 
 /* Everything written to the terminal until the process has gone; malloc'd. `signal_at`: send SIGINT
- * when the screen has got that text (NULL: never). */
-static char *watch(process *p, int terminal, const char *signal_at)
+ * when the screen has got that text (NULL: never); with `number`, that signal before, which must
+ * have made the panel go. */
+static char *watch(process *p, int terminal, const char *signal_at, int number)
 {
     size_t n = 0, capacity = 1 << 20;
     char *screen = calloc(1, capacity);
@@ -37,31 +39,44 @@ static char *watch(process *p, int terminal, const char *signal_at)
         if (got <= 0)
             return screen; /* EIO: nobody has the other end any more */
         n += (size_t)got;
-        if (signal_at && strstr(screen, signal_at)) {
+        if (signal_at && number && strstr(screen, signal_at)) {
+            kill(p->pid, number);
+            kill(p->pid, SIGCONT);
+            number = 0;
+            signal_at = PANEL_GONE;
+        } else if (signal_at && strstr(screen, signal_at)) {
             kill(p->pid, SIGINT);
             signal_at = NULL;
         }
     }
 }
 
-static char *run_on_terminal(int code, const char *signal_at, const char *setting,
-                             const char *arguments)
+/* Signals as for watch(); the prompt has n_prompt tokens. */
+static struct winsize screen_size = {.ws_row = ROWS, .ws_col = COLUMNS};
+
+static char *run_watched(int code, const char *signal_at, int number, size_t n_prompt,
+                         const char *setting, const char *arguments)
 {
     int terminal = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);
-    const struct winsize size = {.ws_row = ROWS, .ws_col = 100};
     assert_true(terminal >= 0);
     assert_int_equal(grantpt(terminal) | unlockpt(terminal), 0);
-    assert_int_equal(ioctl(terminal, TIOCSWINSZ, &size), 0);
+    assert_int_equal(ioctl(terminal, TIOCSWINSZ, &screen_size), 0);
     assert_int_equal(ptsname_r(terminal, terminal_path, sizeof terminal_path), 0);
     process p = start(setting, use_terminal, "generate -m %s --ids %s --ignore-eos %s",
-                      demo_model(), ids_file("rolling.token_ids", 0, 900), arguments);
-    char *screen = watch(&p, terminal, signal_at);
+                      demo_model(), ids_file("rolling.token_ids", 0, n_prompt), arguments);
+    char *screen = watch(&p, terminal, signal_at, number);
     outcome o = finish(&p);
     if (o.code != code)
         fail_msg("exit code %d, not %d: %s", o.code, code, screen);
     outcome_free(&o);
     close(terminal);
     return screen;
+}
+
+static char *run_on_terminal(int code, const char *signal_at, const char *setting,
+                             const char *arguments)
+{
+    return run_watched(code, signal_at, 0, 900, setting, arguments);
 }
 
 static void expect_on(const char *screen, const char *text)
@@ -90,12 +105,48 @@ static void test_terminal_shows_progress_map_text_and_table(void **state)
     free(screen);
 }
 
+static void test_small_terminal_shows_the_newest_pages_of_some_lanes(void **state)
+{
+    (void)state;
+    screen_size = (struct winsize){.ws_row = 10, .ws_col = 18};
+    char *screen = run_on_terminal(0, NULL, "TERM=xterm", "-n 30 --ram 1M --map");
+    screen_size = (struct winsize){.ws_row = ROWS, .ws_col = COLUMNS};
+    const char *row = strstr(screen, "\033[7;1H\033[2K     0.0  <");
+    assert_non_null(row);
+    assert_int_equal(strspn(strchr(row, '<') + 1, "RD"), 6); /* of 15 or 16 */
+    expect_on(screen, "\033[10;1H\033[2K     ...  3 more lanes");
+    free(screen);
+}
+
 static void test_interrupt_gives_the_terminal_back(void **state)
 {
     (void)state;
     char *screen = run_on_terminal(130, " new tokens", "TERM=xterm", "-n 1000000 --ram 1M");
     expect_on(screen, PANEL_GONE);
     expect_on(screen, "kvpager: interrupted");
+    free(screen);
+}
+
+static void test_stop_gives_the_terminal_back_and_the_run_goes_on(void **state)
+{
+    (void)state;
+    char *screen =
+        run_watched(130, " new tokens", SIGTSTP, 900, "TERM=xterm", "-n 1000000 --ram 1M --map");
+    const char *gone = strstr(screen, PANEL_GONE);
+    assert_non_null(gone);
+    expect_on(gone + 1, PANEL_GONE); /* at the end, again */
+    expect_on(gone + 1, "kvpager: interrupted");
+    free(screen);
+}
+
+static void test_message_does_not_stick_to_the_text(void **state)
+{
+    (void)state;
+    char *screen = run_watched(1, NULL, 0, 40, "TERM=dumb",
+                               "-n 900 --page-tokens 16 --ram 200K --zram 300K --disk 100K");
+    const char *message = strstr(screen, "kvpager: the KV does not fit");
+    assert_true(message && message > screen + 2);
+    assert_memory_equal(message - 2, "\r\n", 2);
     free(screen);
 }
 
@@ -113,7 +164,10 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_terminal_shows_progress_map_text_and_table),
+        cmocka_unit_test(test_small_terminal_shows_the_newest_pages_of_some_lanes),
         cmocka_unit_test(test_interrupt_gives_the_terminal_back),
+        cmocka_unit_test(test_stop_gives_the_terminal_back_and_the_run_goes_on),
+        cmocka_unit_test(test_message_does_not_stick_to_the_text),
         cmocka_unit_test(test_dumb_terminal_gets_no_escape_sequences),
     };
     return cmocka_run_group_tests(tests, support_init, support_fini) != 0;

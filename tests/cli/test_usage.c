@@ -75,6 +75,7 @@ static void test_mistakes_exit_2_with_a_hint(void **state)
     check_failure(2, "needs a value", "generate -m x -p y --ram");
     check_failure(2, "--ram: '12Q'", "generate -m x -p y --ram 12Q");
     check_failure(2, "-o OUT.npy", "logits -m x -p y");
+    check_failure(2, "-o -", "logits -m x -p y -o -");
     check_failure(2, "unexpected argument", "tokenize -m x -p y z");
 }
 
@@ -195,6 +196,9 @@ static void test_forced_isa_that_is_unknown_exits_1(void **state)
     expect_failure(&o, 1, "vax");
     outcome_free(&o);
     o = run("KVP_DISK_ENGINE=floppy", "generate -m %s -p hello -n 1 --ram 2M", demo_model());
+    expect_failure(&o, 1, "floppy");
+    outcome_free(&o);
+    o = run("KVP_DISK_ENGINE=floppy", "generate -m %s -p hello -n 1", demo_model());
     expect_failure(&o, 1, "floppy");
     outcome_free(&o);
 }

@@ -14,8 +14,7 @@
  */
 #define FEW_QUERIES 8u
 
-/* ---- what a query sees ------------------------------------------------------------------------
- */
+/* ---- what a query sees ----------------------------------------------------------------------- */
 
 uint64_t kvpi_plan_position(const kvpi_plan *plan, size_t query)
 {
@@ -57,8 +56,7 @@ static uint32_t visible_keys(const kvpi_plan *plan, const kvp_page_view *page, u
     return before < page->n_valid ? (uint32_t)before + 1 : page->n_valid;
 }
 
-/* ---- page mass --------------------------------------------------------------------------------
- */
+/* ---- page mass ------------------------------------------------------------------------------- */
 
 /* page_mass holds log sum exp(s) of the page while pages are visited, -inf for none. */
 
@@ -96,8 +94,7 @@ static void normalise_mass_of_query(void *arg, size_t query)
         normalise_mass(page_mass_row(plan, query, head), plan->n_pages);
 }
 
-/* ---- a page under some rows -------------------------------------------------------------------
- */
+/* ---- a page under some rows ------------------------------------------------------------------ */
 
 /* The query and the query head of a row of the set. */
 static void locate(const kvpi_plan *plan, const kvpi_row_set *set, size_t row, size_t *query,
@@ -198,8 +195,7 @@ void kvpi_attend_plane(const kvpi_plan *plan, kvpi_kernel kernel, const kvp_page
     }
 }
 
-/* ---- the call ---------------------------------------------------------------------------------
- */
+/* ---- the call -------------------------------------------------------------------------------- */
 
 static kvp_status check_positions(const kvpi_plan *plan)
 {

@@ -85,8 +85,7 @@ static kvpi_state state_in(const few *f, float *slot, size_t first_row)
     };
 }
 
-/* ---- computing an item ------------------------------------------------------------------------
- */
+/* ---- computing an item ----------------------------------------------------------------------- */
 
 static size_t rows_per_head(const few *f)
 {
@@ -125,8 +124,7 @@ static kvp_status attend_item(few *f, uint32_t part, const kvp_scan_item *item)
     return KVP_OK;
 }
 
-/* ---- merging ----------------------------------------------------------------------------------
- */
+/* ---- merging --------------------------------------------------------------------------------- */
 
 static void scale_into(float *out, const float *o, size_t n, float old_factor, float factor)
 {
@@ -173,8 +171,7 @@ static void merge_item(few *f, const kvp_scan_item *item)
     }
 }
 
-/* ---- parts ------------------------------------------------------------------------------------
- */
+/* ---- parts ----------------------------------------------------------------------------------- */
 
 /* The right to claim one item: wait for a free slot. False: no items are left, or a part failed. */
 static bool take_ticket(few *f)

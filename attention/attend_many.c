@@ -47,8 +47,7 @@ static size_t planes_of(const many *p, size_t n_heads)
     return n_heads > p->rows.first_plane ? min(n_heads - p->rows.first_plane, p->rows.n_planes) : 0;
 }
 
-/* ---- a page -----------------------------------------------------------------------------------
- */
+/* ---- a page ---------------------------------------------------------------------------------- */
 
 static size_t blocks_per_plane(const many *p)
 {
@@ -88,8 +87,7 @@ static void attend_page(many *p)
     kvp_parallel_for(p->plan->pager, p->n_planes * blocks_per_plane(p), attend_block, p);
 }
 
-/* ---- a lane -----------------------------------------------------------------------------------
- */
+/* ---- a lane ---------------------------------------------------------------------------------- */
 
 static void begin_lane(many *p)
 {
@@ -136,8 +134,7 @@ static kvp_status attend_items(many *p)
     }
 }
 
-/* ---- passes -----------------------------------------------------------------------------------
- */
+/* ---- passes ---------------------------------------------------------------------------------- */
 
 /* The box that starts at *at with as many rows of (m, l) as `capacity`: all planes, else all query
  * heads of some, then as many queries. */

@@ -30,8 +30,7 @@ typedef struct buffers {
     alignas(32) float shrink[KVPI_MANY_ROWS];
 } buffers;
 
-/* ---- packing ----------------------------------------------------------------------------------
- */
+/* ---- packing --------------------------------------------------------------------------------- */
 
 /* Rows [0, n) of `width` elements, `n_cols` of them from c on, as float32; padded with zeros to
  * PANEL_ROWS columns and n_padded rows. */
@@ -113,8 +112,7 @@ KVPI_AVX2 static void pack_queries(buffers *b, const kvpi_row *rows, size_t n_ro
     }
 }
 
-/* ---- scores -----------------------------------------------------------------------------------
- */
+/* ---- scores ---------------------------------------------------------------------------------- */
 
 /* st[j .. j + 6)[panel] (+)= kv . qt over columns [d, end): summed apart, then added. One chain of
  * sums over a whole head loses up to a digit where scores are large: the demo model's reach 3,228,
@@ -165,8 +163,7 @@ KVPI_AVX2_INLINE void score(buffers *b, const kvpi_keys *keys, const kvpi_row *r
     }
 }
 
-/* ---- softmax ----------------------------------------------------------------------------------
- */
+/* ---- softmax --------------------------------------------------------------------------------- */
 
 /* State of up to 8 rows, a lane each. */
 typedef struct lanes {
@@ -228,8 +225,7 @@ KVPI_AVX2 static void softmax(buffers *b, kvpi_row *rows, size_t n_rows, size_t 
     }
 }
 
-/* ---- output -----------------------------------------------------------------------------------
- */
+/* ---- output ---------------------------------------------------------------------------------- */
 
 /* o = o * shrink + sum for 8 columns, of which n exist. */
 KVPI_AVX2_INLINE void update8(float *o, size_t n, float shrink, __m256 sum)

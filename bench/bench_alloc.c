@@ -32,8 +32,7 @@ static const bench_spec spec = {
     .options = {{"--pairs", "N", "pairs per thread and sample", "1000000"}},
 };
 
-/* ---- allocators: direct calls, so that the compiler may do with each what a user would get ----
- */
+/* ---- allocators: direct calls, so that the compiler may do with each what a user would get --- */
 
 static kvpi_slot_pool *pool;
 static void *(*glibc_malloc)(size_t);

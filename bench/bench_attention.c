@@ -69,8 +69,7 @@ static float *random_floats(size_t n)
     return x;
 }
 
-/* ---- a set of layers, paged and contiguous ----------------------------------------------------
- */
+/* ---- a set of layers, paged and contiguous --------------------------------------------------- */
 
 typedef struct layers {
     shape s;
@@ -168,8 +167,7 @@ static double attend_paged(layers *x)
     return (double)(bench_now_ns() - begin);
 }
 
-/* ---- the same kernels over contiguous memory --------------------------------------------------
- */
+/* ---- the same kernels over contiguous memory ------------------------------------------------- */
 
 #define SEGMENT_TOKENS ((size_t)64 * KVP_SEGMENT_PAGES)
 
@@ -273,8 +271,7 @@ static void check_equal(bench *b, layers *x)
     free(want);
 }
 
-/* ---- the machine's limits ---------------------------------------------------------------------
- */
+/* ---- the machine's limits -------------------------------------------------------------------- */
 
 typedef float vec __attribute__((vector_size(32), aligned(32)));
 
@@ -340,8 +337,7 @@ static double multiply_add_plain(layers *x, size_t n_threads)
     return (double)(bench_now_ns() - begin);
 }
 
-/* ---- cases ------------------------------------------------------------------------------------
- */
+/* ---- cases ----------------------------------------------------------------------------------- */
 
 static bench_case *new_case(bench *b, const layers *x, const char *kind, uint32_t n_threads,
                             const char *variant, const char *unit)

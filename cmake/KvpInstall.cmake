@@ -19,5 +19,11 @@ install(FILES ${PROJECT_BINARY_DIR}/kvpagerConfig.cmake
 # Relative, so that an installed tree may be moved.
 file(RELATIVE_PATH pc_to_prefix ${CMAKE_INSTALL_FULL_LIBDIR}/pkgconfig ${CMAKE_INSTALL_PREFIX})
 list(JOIN KVP_MODULES " " pc_requires)
+if(BUILD_SHARED_LIBS)
+    set(pc_private "Libs.private: -lm -pthread\nRequires.private: ${pc_requires}")
+else() # no libkvpager.so: whoever links, links statically, and should not need to say so
+    set(pc_libs " -lm -pthread")
+    set(pc_private "Requires: ${pc_requires}")
+endif()
 configure_file(cmake/kvpager.pc.in kvpager.pc @ONLY)
 install(FILES ${PROJECT_BINARY_DIR}/kvpager.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)

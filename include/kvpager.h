@@ -52,8 +52,7 @@ extern "C" {
 /* "0.1.0", of the library that is running. */
 KVP_API const char *kvp_version(void);
 
-/* ---- configuration ------------------------------------------------------------------------------
- */
+/* ---- configuration --------------------------------------------------------------------------- */
 
 /* The KV of one layer, for models whose layers differ. */
 typedef struct kvp_layer_kind {
@@ -109,14 +108,14 @@ typedef struct kvp_config {
 /* Everything in RAM, no other tier, all CPUs. */
 KVP_API kvp_config kvp_config_default(void);
 
-/* ---- pager --------------------------------------------------------------------------------------
- */
+/* ---- pager ----------------------------------------------------------------------------------- */
 
 typedef struct kvp_pager kvp_pager;
 typedef struct kvp_seq kvp_seq;
 
 /* Errors: KVP_E_INVALID, KVP_E_BUDGET ("needs at least N bytes": exactly N works), KVP_E_NOMEM,
- *         KVP_E_IO, KVP_E_BUSY (the swap file is in use), KVP_E_UNSUPPORTED (the forced engine). */
+ *         KVP_E_IO, KVP_E_NOSPACE (for the swap file), KVP_E_BUSY (the swap file is in use),
+ *         KVP_E_UNSUPPORTED (the forced engine). */
 KVP_API KVP_NODISCARD kvp_status kvp_pager_open(const kvp_config *cfg, kvp_pager **pager);
 /* Frees everything, sequences included; removes the swap file. NULL does nothing.
  * No other call may be running, nothing may be pinned. */
@@ -126,8 +125,7 @@ KVP_API void kvp_pager_close(kvp_pager *pager);
  * violated. May run at any time. */
 KVP_API KVP_NODISCARD kvp_status kvp_pager_check(kvp_pager *pager);
 
-/* ---- sequences ----------------------------------------------------------------------------------
- */
+/* ---- sequences ------------------------------------------------------------------------------- */
 
 #define KVP_ALL_LAYERS UINT32_MAX
 
@@ -147,28 +145,31 @@ typedef struct kvp_rows {
  * Shapes : k [n_tokens][n_kv_heads][k_width], v [n_tokens][n_kv_heads][v_width], float32, dense.
  * Errors : KVP_E_NOSPACE no tier has room; KVP_E_RANGE a value is not finite in the layer's dtype
  *          (e.g. above 65504 in f16); KVP_E_IO, KVP_E_CORRUPT, KVP_E_LOST bringing the open page
- *          back. On failure no lane is longer than before.
+ *          back; KVP_E_BUSY the open page is pinned. On failure no lane is longer than before.
  * Threads: may block on I/O. */
 KVP_API KVP_NODISCARD kvp_status kvp_seq_append(kvp_seq *seq, uint32_t layer, const float *k,
                                                 const float *v, size_t n_tokens);
 KVP_API KVP_NODISCARD kvp_status kvp_seq_append_rows(kvp_seq *seq, uint32_t layer,
                                                      const kvp_rows *rows, size_t n_tokens);
 
-/* Make room for the metadata of `n_tokens` tokens in all: later appends up to there allocate no
- * bookkeeping memory. Errors: KVP_E_NOMEM. */
+/* Make room for the metadata of `n_tokens` tokens in all, so that later appends up to there find
+ * their bookkeeping memory (as long as no other sequence takes it). Errors: KVP_E_NOMEM. */
 KVP_API KVP_NODISCARD kvp_status kvp_seq_reserve(kvp_seq *seq, uint64_t n_tokens);
 
-/* Forget the tokens at positions >= n_tokens in every lane. No I/O. */
+/* Forget the tokens at positions >= n_tokens in every lane. No I/O. Errors: KVP_E_BUSY pages are
+ * pinned; KVP_E_RANGE the tokens before n_tokens were evicted (0 always works). */
 KVP_API KVP_NODISCARD kvp_status kvp_seq_truncate(kvp_seq *seq, uint64_t n_tokens);
 
 /* Retention: free the pages of `layer` (or KVP_ALL_LAYERS) whose positions all lie in [begin, end).
- * The lane's last page always stays. Remaining tokens keep their positions. No I/O. */
+ * The lane's last page always stays. Remaining tokens keep their positions. No I/O.
+ * Errors: KVP_E_BUSY pages are pinned; KVP_E_INVALID no such layer. */
 KVP_API KVP_NODISCARD kvp_status kvp_seq_evict(kvp_seq *seq, uint32_t layer, uint64_t begin,
                                                uint64_t end);
 
-/* The next position: tokens appended to the shortest lane, evicted ones included. */
+/* The next position: tokens appended to the shortest lane, evicted ones included. `seq` is not
+ * NULL. */
 KVP_API uint64_t kvp_seq_length(const kvp_seq *seq);
-/* The same for one layer. */
+/* The same for one layer; 0 if there is no such layer. */
 KVP_API uint64_t kvp_seq_layer_length(const kvp_seq *seq, uint32_t layer);
 /* Pages per lane of a layer that are there (not evicted). */
 KVP_API uint32_t kvp_seq_page_count(const kvp_seq *seq, uint32_t layer);
@@ -196,8 +197,7 @@ typedef struct kvp_page_info {
 KVP_API KVP_NODISCARD kvp_status kvp_seq_pages(kvp_seq *seq, kvp_page_info *infos, size_t max,
                                                size_t *n_pages);
 
-/* ---- pinning: pages for the caller's own kernels ------------------------------------------------
- */
+/* ---- pinning: pages for the caller's own kernels --------------------------------------------- */
 
 /* Set pages and max_pages; the rest is filled in. */
 typedef struct kvp_view {
@@ -212,9 +212,9 @@ typedef struct kvp_view {
 /* Make the pages of `layer` that hold a position in [first, first + n_tokens) resident and hold
  * them. deadline_ns: on kvp_env.now_ns()'s clock; 0: do not wait, KVP_FOREVER: as long as it takes.
  * Errors : KVP_E_AGAIN (deadline 0) and KVP_E_TIMEOUT: not all are there yet, the faults go on,
- * call again; KVP_E_NOSPACE the budget cannot hold them beside what else is pinned; KVP_E_INVALID
- *          max_pages too small (view->n_pages says what is needed); KVP_E_RANGE no such tokens;
- *          KVP_E_CORRUPT, KVP_E_LOST, KVP_E_IO. On failure nothing is pinned.
+ *          call again; KVP_E_NOSPACE the budget cannot hold them beside what else is pinned;
+ *          KVP_E_INVALID max_pages too small (view->n_pages says what is needed); KVP_E_RANGE no
+ *          such tokens; KVP_E_CORRUPT, KVP_E_LOST, KVP_E_IO. On failure nothing is pinned.
  * Threads: a pinned sequence may be pinned again, scanned and attended; it may not be truncated,
  *          evicted from or destroyed, and its open page must not be pinned during append. */
 KVP_API KVP_NODISCARD kvp_status kvp_seq_pin(kvp_seq *seq, uint32_t layer, uint64_t first,
@@ -223,8 +223,7 @@ KVP_API KVP_NODISCARD kvp_status kvp_seq_pin(kvp_seq *seq, uint32_t layer, uint6
 /* NULL, and a view that pins nothing, do nothing. */
 KVP_API void kvp_view_unpin(kvp_view *view);
 
-/* ---- statistics ---------------------------------------------------------------------------------
- */
+/* ---- statistics ------------------------------------------------------------------------------ */
 
 /* Counters since open, and what is there now. Set `size` before the call. */
 typedef struct kvp_stats {

@@ -6,6 +6,7 @@
 #include "tiers/pager.h"
 
 #include <assert.h>
+#include <stdio.h>
 #include <string.h>
 
 #define VICTIMS_TRIED 8u  /* a clean page among the next few leaves before a dirty one */
@@ -29,6 +30,8 @@ bool kvpi_promise(kvp_pager *p, uint32_t n_wanted)
             return true;
         }
     }
+    snprintf(p->disk_full, sizeof p->disk_full, "%s",
+             kvp_error()); /* why: the budget, or the disk */
     return false;
 }
 
@@ -58,13 +61,13 @@ static kvp_status fail_full(kvp_pager *p)
         return kvp_fail(KVP_E_IO, "pages cannot be written to the swap file: %s",
                         p->write_errno ? strerror(p->write_errno) : "short write");
     }
-    return kvp_fail(
-        KVP_E_NOSPACE,
-        "the KV does not fit: all tiers are full (ram %u pages of %zu bytes%s%s); raise "
-        "ram_bytes%s",
-        p->n_frames, p->geometry.slot_bytes, p->lower[KVPI_ZRAM] ? ", zram" : "",
-        p->lower[KVPI_DISK] ? ", disk" : "",
-        p->lower[KVPI_DISK] ? ", zram_bytes or disk_bytes" : " or add zram or disk");
+    const char *disk = p->lower[KVPI_DISK] ? p->disk_full : "there is no disk tier";
+    return kvp_fail(KVP_E_NOSPACE,
+                    "the KV does not fit: ram_bytes holds %u pages of %zu bytes%s; %s; raise "
+                    "ram_bytes%s",
+                    p->n_frames, p->geometry.slot_bytes,
+                    p->lower[KVPI_ZRAM] ? ", zram_bytes is used up" : "", disk,
+                    p->lower[KVPI_DISK] ? ", or give the disk more room" : " or disk_bytes");
 }
 
 static kvp_status fail_claim(kvp_pager *p, const kvpi_claim *c)

@@ -214,20 +214,12 @@ static kvp_status open_policies(kvp_pager *p)
 
 static void resolve_config(kvp_pager *p, const kvp_config *cfg)
 {
-    p->cfg = *cfg;
+    p->cfg = *cfg; /* its strings are used while opening only */
     p->env = cfg->env ? *cfg->env : *kvp_env_default();
     p->user_mem = cfg->mem ? *cfg->mem : kvpi_mem_default;
     p->mem = (kvp_mem){.alloc = counted_alloc, .free = counted_free, .opaque = p};
     if (!p->cfg.placement)
         p->cfg.placement = &kvp_placement_sticky;
-    if (p->cfg.pool)
-        p->cfg.n_threads = kvp_pool_threads(p->cfg.pool);
-    if (!p->cfg.n_threads) {
-        long n = sysconf(_SC_NPROCESSORS_ONLN);
-        p->cfg.n_threads = n > 0 ? (uint32_t)n : 1;
-    }
-    if (p->cfg.n_threads > KVP_SCAN_MAX_PARTS)
-        p->cfg.n_threads = KVP_SCAN_MAX_PARTS;
 }
 
 static kvp_status check_config(const kvp_config *cfg)
@@ -255,6 +247,24 @@ static void init_locks(kvp_pager *p)
     pthread_condattr_destroy(&attr);
 }
 
+/* Threads to compute on; from here on cfg.n_threads says how many. */
+static kvp_status open_pool(kvp_pager *p)
+{
+    if (!p->cfg.pool && !p->cfg.parallel_for) {
+        kvp_status status = kvp_pool_open(p->cfg.n_threads, &p->mem, &p->env, &p->own_pool);
+        if (status)
+            return status;
+        p->cfg.pool = p->own_pool;
+    }
+    if (!p->cfg.parallel_for)
+        p->cfg.n_threads = kvp_pool_threads(p->cfg.pool);
+    else if (!p->cfg.n_threads)
+        p->cfg.n_threads = kvpi_cpu_count();
+    if (p->cfg.n_threads > KVP_SCAN_MAX_PARTS)
+        p->cfg.n_threads = KVP_SCAN_MAX_PARTS;
+    return KVP_OK;
+}
+
 static kvp_status open_parts(kvp_pager *p, const kvp_config *cfg)
 {
     kvp_status status = kvpi_geometry_init(&p->geometry, &cfg->geometry, &p->mem);
@@ -274,10 +284,8 @@ static kvp_status open_parts(kvp_pager *p, const kvp_config *cfg)
         status = open_policies(p);
     if (!status)
         status = kvpi_scans_open(p);
-    if (!status && !p->cfg.parallel_for && !p->cfg.pool) {
-        status = kvp_pool_open(p->cfg.n_threads, &p->mem, &p->env, &p->own_pool);
-        p->cfg.pool = p->own_pool;
-    }
+    if (!status)
+        status = open_pool(p);
     return status;
 }
 

@@ -2,8 +2,8 @@
  *
  *   pager.c     open, close, budgets            frames.c    the frame ledger: reservations
  *   state.c     a page's state changes           check.c     every invariant
- *   fault.c     make a page resident, pin it    transfer.c  bytes on the way, resumed by
- * completions reclaim.c   victims, demotion, watermarks   rows.c      append: rows into open pages
+ *   fault.c     make a page resident, pin it    transfer.c  bytes on the way, by completions
+ *   reclaim.c   victims, demotion, watermarks   rows.c      append: rows into open pages
  *   sequence.c  create, truncate, evict         view.c      pins for callers
  *   scan.c      the ring                        parallel.c  whose threads compute
  *   stats.c     counters
@@ -19,7 +19,7 @@
  *      always finds a frame to take, at the latest when what is in flight has landed.
  *  G3  pinned or loading pages <= held + faults that nobody waits for any more.
  *  G4  In the RAM policy: exactly the resident pages that are not pinned. In the zram policy:
- * exactly the pages with a zram copy that is not MOVING. */
+ *      exactly the pages with a zram copy that is not MOVING. */
 #ifndef KVPI_TIERS_PAGER_H
 #define KVPI_TIERS_PAGER_H
 
@@ -117,6 +117,7 @@ struct kvp_pager {
 
     uint32_t write_errors;       /* in a row */
     int write_errno, read_errno; /* of the last failed transfers */
+    char disk_full[256];         /* why the disk gave no more slots */
     kvp_stats stats;             /* counters only; the rest is filled in on request */
     uint64_t fixed_bytes;        /* charged to RAM beside frames: metadata of frames */
     uint64_t staging_bytes;
@@ -229,6 +230,11 @@ void kvpi_reclaim_ahead(kvp_pager *p);
 
 /* Forget the lane's tokens from n on; with the lock held. */
 void kvpi_lane_cut(kvp_pager *p, kvp_seq *seq, uint32_t lane, uint64_t n);
+
+/* ---- pool.c ---- */
+
+/* CPUs that this process may use. */
+uint32_t kvpi_cpu_count(void);
 
 /* ---- view.c ---- */
 

@@ -13,6 +13,7 @@
 #include "kvpager/pool.h"
 
 #include "alloc/mem.h"
+#include "tiers/pager.h"
 
 #include <pthread.h>
 #include <sched.h>
@@ -21,6 +22,7 @@
 
 /* About 20 us: longer than what lies between two steps of a layer, shorter than a time slice. */
 #define SPINS 1000
+#define MAX_THREADS 1024u
 
 typedef struct worker {
     kvp_pool *pool;
@@ -155,7 +157,7 @@ void kvp_pool_run(kvp_pool *p, size_t n, void (*task)(void *arg, size_t i), void
 
 /* ---- life ---- */
 
-static uint32_t count_cpus(void)
+uint32_t kvpi_cpu_count(void)
 {
     cpu_set_t set;
     if (sched_getaffinity(0, sizeof set, &set))
@@ -175,8 +177,11 @@ uint32_t kvp_pool_threads(const kvp_pool *p)
 
 kvp_status kvp_pool_open(uint32_t n_threads, const kvp_mem *mem, const kvp_env *env, kvp_pool **out)
 {
-    uint32_t n = (n_threads ? n_threads : count_cpus()) - 1;
+    uint32_t n = (n_threads ? n_threads : kvpi_cpu_count()) - 1;
     mem = mem ? mem : &kvpi_mem_default;
+    if (n_threads > MAX_THREADS)
+        return kvp_fail(KVP_E_INVALID, "%u threads, at most %u are possible", n_threads,
+                        MAX_THREADS);
     kvp_pool *p;
     kvp_status status = kvpi_alloc(mem, struct_bytes(n), "threads", &p);
     if (status)

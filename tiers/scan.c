@@ -295,6 +295,7 @@ static void adopt_ahead(kvp_scan *s, part *pt)
 
 kvp_status kvp_scan_claim(kvp_scan *s, uint32_t part_no, kvp_scan_item *item)
 {
+    assert(part_no < s->n_parts);
     part *pt = &s->parts[part_no];
     *item = (kvp_scan_item){0};
     pthread_mutex_lock(&s->p->lock);

@@ -41,9 +41,12 @@ void kvp_seq_destroy(kvp_seq *seq)
 
 kvp_status kvp_seq_reserve(kvp_seq *seq, uint64_t n_tokens)
 {
+    if (!seq)
+        return kvp_fail(KVP_E_INVALID, "kvp_seq_reserve: seq is NULL");
     kvp_pager *p = seq->pager;
-    uint64_t n_pages = n_tokens / p->geometry.page_tokens + 1;
-    if (n_pages * p->geometry.n_lanes > UINT32_MAX / 2)
+    uint64_t n_pages = n_tokens / p->geometry.page_tokens;
+    n_pages += n_tokens % p->geometry.page_tokens > 0;
+    if (n_pages > UINT32_MAX / 2 / p->geometry.n_lanes)
         return kvp_fail(KVP_E_NOMEM, "kvp_seq_reserve: %llu tokens are too many",
                         (unsigned long long)n_tokens);
     uint64_t n_new = 0;
@@ -162,6 +165,8 @@ kvp_status kvp_seq_evict(kvp_seq *seq, uint32_t layer, uint64_t begin, uint64_t 
 
 uint64_t kvp_seq_layer_length(const kvp_seq *seq, uint32_t layer)
 {
+    if (layer >= seq->pager->geometry.n_layers)
+        return 0;
     const kvpi_layer *l = &seq->pager->geometry.layers[layer];
     uint64_t n = UINT64_MAX;
     for (uint32_t g = 0; g < l->n_groups; g++) {
@@ -181,6 +186,8 @@ uint64_t kvp_seq_length(const kvp_seq *seq)
 
 uint32_t kvp_seq_page_count(const kvp_seq *seq, uint32_t layer)
 {
+    if (layer >= seq->pager->geometry.n_layers)
+        return 0;
     return seq->lanes[seq->pager->geometry.layers[layer].lane_base].n_entries;
 }
 
@@ -192,7 +199,7 @@ kvp_pager *kvp_seq_pager(const kvp_seq *seq)
 kvp_status kvp_seq_layer_info(const kvp_seq *seq, uint32_t layer, kvp_layer_info *info)
 {
     const kvpi_geometry *g = &seq->pager->geometry;
-    if (layer >= g->n_layers)
+    if (!info || layer >= g->n_layers)
         return kvp_fail(KVP_E_INVALID, "layer %u, but there are %u", layer, g->n_layers);
     const kvpi_layer *l = &g->layers[layer];
     *info = (kvp_layer_info){.kind = {.n_kv_heads = l->n_kv_heads,

@@ -25,7 +25,8 @@ typedef struct kvp_attend_args {
      * or a position < sinks (whole pages, StreamingLLM's shape: arXiv 2309.17453). */
     uint64_t window, sinks;
     /* Optional: [n_queries][n_heads][n_pages] attention mass of each page, n_pages as given by
-     * kvp_seq_page_count(); a row sums to 1 (a page that was not visited has 0). */
+     * kvp_seq_page_count(); a row sums to 1 (a page that was not visited has 0), or is all zeros
+     * for a query that sees no key. */
     float *page_mass;
 } kvp_attend_args;
 

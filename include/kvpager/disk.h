@@ -7,9 +7,9 @@
  *   submit  takes the request or fails; once taken, the request belongs to the engine until reaped.
  *           Any thread may submit.
  *   reap    hands back finished requests with status, native_error and done_bytes filled in. A
- * short transfer is KVP_E_IO with done_bytes < len_bytes. One thread at a time reaps. It waits
- *           until something finished or the deadline passed; with nothing in flight it returns at
- *           once with none.
+ *           short transfer is KVP_E_IO with done_bytes < len_bytes. One thread at a time reaps. It
+ *           waits until something finished or the deadline passed; with nothing in flight it
+ *           returns at once with none.
  *   close   nothing is in flight. */
 #ifndef KVPAGER_DISK_H
 #define KVPAGER_DISK_H

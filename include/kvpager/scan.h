@@ -15,8 +15,8 @@
  *
  * Memory: the ring and the workspace are frames of the pager's RAM budget. kvp_scan_open() reserves
  * them all at once or waits while holding nothing, so concurrent scans cannot deadlock. A thread
- * that has a scan open must close it before it opens another, appends or pins: with a small budget it
- * would wait for itself. */
+ * that has a scan open must close it before it opens another, appends or pins: with a small budget
+ * it would wait for itself. */
 #ifndef KVPAGER_SCAN_H
 #define KVPAGER_SCAN_H
 
@@ -63,8 +63,8 @@ KVP_API uint32_t kvp_scan_parts(const kvp_scan *scan);
 /* Items in all, and visited pages per lane. */
 KVP_API uint64_t kvp_scan_items(const kvp_scan *scan);
 KVP_API uint32_t kvp_scan_pages(const kvp_scan *scan, uint32_t group);
-/* Scratch memory, uninitialised, aligned to 64; `bytes` may be less than was asked for, and is at least
- * 4096. NULL and 0 if none was asked for. */
+/* Scratch memory, uninitialised, aligned to 64; `bytes` may be less than was asked for, and is at
+ * least 4096. NULL and 0 if none was asked for. */
 KVP_API void *kvp_scan_workspace(kvp_scan *scan, size_t *bytes);
 
 /* Take the next item for `part`. item->n_pages is 0 when there are none left. */

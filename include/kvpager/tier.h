@@ -9,8 +9,9 @@
  *   submit      a synchronous backend completes inside submit and hands the request back from reap,
  *               so that there is one code path above. The request belongs to the tier until reaped.
  *   reap        at most one thread at a time; waits until something finished or the deadline
- * passed. read        returns exactly the bytes last written to the slot. Backends need not
- * checksum: the pager verifies everything that it reads. */
+ *               passed.
+ *   read        returns exactly the bytes last written to the slot. Backends need not checksum: the
+ *               pager verifies everything that it reads. */
 #ifndef KVPAGER_TIER_H
 #define KVPAGER_TIER_H
 

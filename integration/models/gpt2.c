@@ -48,8 +48,7 @@ typedef struct pass {
     const model_forward_args *args;
 } pass;
 
-/* ---- workspace ----------------------------------------------------------------------------------
- */
+/* ---- workspace ------------------------------------------------------------------------------- */
 
 static size_t min_size(size_t a, size_t b)
 {
@@ -116,8 +115,7 @@ static uint64_t workspace_bytes(const model *base)
     return m->work.bytes + matmul_scratch_bytes(m->mm);
 }
 
-/* ---- forward ------------------------------------------------------------------------------------
- */
+/* ---- forward --------------------------------------------------------------------------------- */
 
 static void embed(const pass *p)
 {
@@ -251,8 +249,7 @@ static kvp_status forward(model *base, kvp_seq *seq, const model_forward_args *a
     return write_logits(&p);
 }
 
-/* ---- life ---------------------------------------------------------------------------------------
- */
+/* ---- life ------------------------------------------------------------------------------------ */
 
 static void gpt2_close(model *base)
 {

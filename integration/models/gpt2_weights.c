@@ -37,8 +37,7 @@ typedef struct loader {
 
 typedef kvp_status (*visitor)(loader *l, const weight *w);
 
-/* ---- the walk -----------------------------------------------------------------------------------
- */
+/* ---- the walk -------------------------------------------------------------------------------- */
 
 /* "<prefix><name>.<suffix>" */
 static void set_name(weight *w, const char *prefix, const char *name, const char *suffix)
@@ -136,8 +135,7 @@ static kvp_status walk(loader *l, visitor visit, gpt2_weights *w)
     return status;
 }
 
-/* ---- first pass: is it there? -------------------------------------------------------------------
- */
+/* ---- first pass: is it there? ---------------------------------------------------------------- */
 
 static void print_shape(char *text, size_t n, uint32_t rank, const uint64_t *shape)
 {
@@ -218,8 +216,7 @@ static kvp_status check_file(loader *l, gpt2_weights *w)
     return status;
 }
 
-/* ---- second and third pass: where, and what -----------------------------------------------------
- */
+/* ---- second and third pass: where, and what -------------------------------------------------- */
 
 static size_t count(const weight *w)
 {

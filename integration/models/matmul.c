@@ -101,8 +101,7 @@ static size_t n_panels(const matrix *w)
     return (w->n_out + panel_width(w) - 1) / panel_width(w);
 }
 
-/* ---- matrices -----------------------------------------------------------------------------------
- */
+/* ---- matrices -------------------------------------------------------------------------------- */
 
 size_t matrix_bytes(const matrix *w)
 {
@@ -163,8 +162,7 @@ void matrix_row(const matrix *w, size_t i, float *row)
         memcpy(row, (const float *)w->data + i * w->n_in, w->n_in * sizeof *row);
 }
 
-/* ---- life ---------------------------------------------------------------------------------------
- */
+/* ---- life ------------------------------------------------------------------------------------ */
 
 static kvp_status check(dnnl_status_t status, const char *what)
 {
@@ -250,8 +248,7 @@ size_t matmul_scratch_bytes(const matmul *mm)
     return mm->n_lanes * mm->lane_bytes + mm->x_elements * sizeof *mm->x;
 }
 
-/* ---- bf16 primitives ----------------------------------------------------------------------------
- */
+/* ---- bf16 primitives ------------------------------------------------------------------------- */
 
 typedef struct descriptions {
     dnnl_memory_desc_t x, w, y, scratch;
@@ -360,8 +357,7 @@ static kvp_status add_product(matmul *mm, size_t n_in, size_t width, unsigned lo
     return status;
 }
 
-/* ---- reserve ------------------------------------------------------------------------------------
- */
+/* ---- reserve --------------------------------------------------------------------------------- */
 
 /* The largest power of two that m has room for, up to a limit. */
 static unsigned piece_of(size_t m)
@@ -439,8 +435,7 @@ kvp_status matmul_reserve(matmul *mm, const matrix *w, size_t m)
     return status ? status : reserve_scratch(mm, w, m);
 }
 
-/* ---- panels: the tasks --------------------------------------------------------------------------
- */
+/* ---- panels: the tasks ----------------------------------------------------------------------- */
 
 /* y[m][width], rows n_out apart, = x * these weights: [width][n_in], or [n_in][width]. */
 static dnnl_status_t sgemm(const job *j, const float *weights, bool out_major, size_t width,

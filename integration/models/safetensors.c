@@ -43,8 +43,7 @@ static const dtype_size dtype_sizes[] = {{"BOOL", 1},    {"U8", 1},  {"I8", 1}, 
                                          {"BF16", 2},    {"I32", 4}, {"U32", 4}, {"F32", 4},
                                          {"F64", 8},     {"I64", 8}, {"U64", 8}, {"C64", 8}};
 
-/* ---- one tensor ---------------------------------------------------------------------------------
- */
+/* ---- one tensor ------------------------------------------------------------------------------ */
 
 static kvp_status corrupt(const safetensors *st, const char *tensor, const char *what)
 {
@@ -133,8 +132,7 @@ static kvp_status read_tensor(const safetensors *st, const char *name, const jso
     return status;
 }
 
-/* ---- all of them --------------------------------------------------------------------------------
- */
+/* ---- all of them ----------------------------------------------------------------------------- */
 
 static int by_offset(const void *a, const void *b)
 {
@@ -210,8 +208,7 @@ static kvp_status read_header(safetensors *st)
     return status ? status : read_tensors(st);
 }
 
-/* ---- life ---------------------------------------------------------------------------------------
- */
+/* ---- life ------------------------------------------------------------------------------------ */
 
 static kvp_status map_file(safetensors *st, int fd)
 {
@@ -272,8 +269,7 @@ void safetensors_close(safetensors *st)
     free(st);
 }
 
-/* ---- access -------------------------------------------------------------------------------------
- */
+/* ---- access ---------------------------------------------------------------------------------- */
 
 const char *safetensors_path(const safetensors *st)
 {

@@ -48,8 +48,7 @@ const added_token *added_tokens_find(const added_tokens *a, const char *text, si
     return NULL;
 }
 
-/* ---- what surrounds a match ---------------------------------------------------------------------
- */
+/* ---- what surrounds a match ------------------------------------------------------------------ */
 
 /* Length of the last character of n bytes; 0 if n is 0. */
 static size_t last_char(const char *text, size_t n)
@@ -100,8 +99,7 @@ static bool stands_alone(const splitter *s, const char *text, size_t n, size_t b
            !(after && splitter_is_word_char(s, text + end, after));
 }
 
-/* ---- matching -----------------------------------------------------------------------------------
- */
+/* ---- matching -------------------------------------------------------------------------------- */
 
 /* The longest token at the beginning of text, or NULL. */
 static const added_token *match_at(const added_tokens *a, bool normalized, const char *text,

@@ -37,8 +37,7 @@ kvp_status id_list_push(id_list *list, int32_t id)
     return KVP_OK;
 }
 
-/* ---- the table of merges ------------------------------------------------------------------------
- */
+/* ---- the table of merges --------------------------------------------------------------------- */
 
 kvp_status bpe_init(bpe *b, size_t n_merges)
 {
@@ -95,8 +94,7 @@ static uint32_t rank_of(const bpe *b, int32_t left, int32_t right)
     return find_slot(b, pair_of(left, right))->rank;
 }
 
-/* ---- the heap of candidates ---------------------------------------------------------------------
- */
+/* ---- the heap of candidates ------------------------------------------------------------------ */
 
 static void heap_push(uint64_t *heap, size_t *n, uint64_t entry)
 {
@@ -121,8 +119,7 @@ static uint64_t heap_pop(uint64_t *heap, size_t *n)
     return top;
 }
 
-/* ---- one word -----------------------------------------------------------------------------------
- */
+/* ---- one word -------------------------------------------------------------------------------- */
 
 static kvp_status reserve(bpe_scratch *scratch, size_t n)
 {

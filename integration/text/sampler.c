@@ -26,8 +26,7 @@ struct sampler {
     double *mass;          /* [n_vocab] unnormalised probability of each candidate */
 };
 
-/* ---- random numbers -----------------------------------------------------------------------------
- */
+/* ---- random numbers -------------------------------------------------------------------------- */
 
 #define PCG_MULTIPLIER 6364136223846793005u
 #define PCG_INCREMENT ((54u << 1) | 1u) /* the stream of the reference program */
@@ -56,8 +55,7 @@ static double uniform(uint64_t *state)
     return (double)((high << 32 | low) >> 11) * 0x1p-53;
 }
 
-/* ---- life ---------------------------------------------------------------------------------------
- */
+/* ---- life ------------------------------------------------------------------------------------ */
 
 kvp_status sampler_create(const sampler_options *o, uint32_t n_vocab, sampler **out)
 {
@@ -94,8 +92,7 @@ void sampler_destroy(sampler *s)
     free(s);
 }
 
-/* ---- candidates ---------------------------------------------------------------------------------
- */
+/* ---- candidates ------------------------------------------------------------------------------ */
 
 static bool is_before(candidate a, candidate b)
 {

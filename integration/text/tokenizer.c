@@ -53,8 +53,7 @@ const char *tokenizer_token_bytes(const tokenizer *t, int32_t id, size_t *n)
     return bytes ? bytes : "";
 }
 
-/* ---- encoding -----------------------------------------------------------------------------------
- */
+/* ---- encoding -------------------------------------------------------------------------------- */
 
 /* One call of tokenizer_encode(). */
 typedef struct encoding {

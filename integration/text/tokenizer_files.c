@@ -15,8 +15,7 @@
 #define MERGES_LIMIT_BYTES ((size_t)256 << 20)
 #define MAX_UNMERGED 128u /* tokens that are neither a byte nor made by a merge: special ones */
 
-/* ---- vocabulary and merges ----------------------------------------------------------------------
- */
+/* ---- vocabulary and merges ------------------------------------------------------------------- */
 
 /* What a spelling stands for: bytes, or (not in the alphabet, so no merge makes it) itself.
  * `bytes` has room for n. */
@@ -121,8 +120,7 @@ bool merge_text_parse(const char *line, size_t n, merge_text *m)
     return !memchr(m->right, ' ', m->n_right);
 }
 
-/* ---- merges.txt ---------------------------------------------------------------------------------
- */
+/* ---- merges.txt ------------------------------------------------------------------------------ */
 
 /* The next line that holds a merge; false at the end. *at moves behind it. */
 static bool next_line(const char *text, size_t n, size_t *at, const char **line, size_t *length)
@@ -205,8 +203,7 @@ static kvp_status load_vocab_and_merges(const char *dir, struct tokenizer *t)
     return status;
 }
 
-/* ---- added tokens -------------------------------------------------------------------------------
- */
+/* ---- added tokens ---------------------------------------------------------------------------- */
 
 /* The id of the vocabulary entry that is spelled like this, -1 if there is none. */
 static kvp_status find_spelling(const vocab *v, const char *spelling, size_t n, int64_t *id)

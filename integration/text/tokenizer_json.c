@@ -21,8 +21,7 @@ static bool is_empty_text(const json_t *json)
     return json_is_unset(json) || json_is_text(json, "");
 }
 
-/* ---- model --------------------------------------------------------------------------------------
- */
+/* ---- model ----------------------------------------------------------------------------------- */
 
 static kvp_status check_model(const json_t *model, const char *where)
 {
@@ -88,8 +87,7 @@ static kvp_status load_model(struct tokenizer *t, const json_t *model, const cha
     return status;
 }
 
-/* ---- what comes before and after ----------------------------------------------------------------
- */
+/* ---- what comes before and after ------------------------------------------------------------- */
 
 static kvp_status load_pre_tokenizer(struct tokenizer *t, const json_t *part, const char *where)
 {

@@ -4,9 +4,11 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <math.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -168,6 +170,7 @@ static process start_words(const char *setting, void (*prepare)(void), const cha
     p.pid = fork();
     assert_true(p.pid >= 0);
     if (p.pid == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL); /* an endless run does not outlive a test that failed */
         int err = open(p.err_path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
         dup2(pipe_fds[1], STDOUT_FILENO);
         dup2(err, STDERR_FILENO);

@@ -70,11 +70,9 @@ check find_package "$work/consumer/example"
 
 pc=$(find "$prefix" -name kvpager.pc)
 libdir=$(dirname "$(dirname "$pc")")
-flags=--cflags
-[ "$kind" = shared ] || flags="--cflags --static"
-# shellcheck disable=SC2046,SC2086  # flags are words
+# shellcheck disable=SC2046  # flags are words
 quietly "building by pkg-config" "$cc" -std=c17 -Wall -Wextra -Werror "$work/example.c" \
-    -o "$work/example" $(PKG_CONFIG_PATH=${pc%/*} pkg-config $flags --libs kvpager) \
+    -o "$work/example" $(PKG_CONFIG_PATH=${pc%/*} pkg-config --cflags --libs kvpager) \
     -Wl,-rpath,"$libdir"
 check pkg-config "$work/example"
 

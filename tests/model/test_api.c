@@ -315,6 +315,49 @@ static void test_evicted_tokens_are_gone_and_the_others_keep_their_positions(voi
     kvp_pager_close(f.pager);
 }
 
+/* ---- attention ---- */
+
+static void test_nan_in_a_query_is_seen_in_its_output_only(void **state)
+{
+    (void)state;
+    kvp_config cfg = small_config(1 << 20);
+    fixture f = open_fixture(&cfg, 100);
+    static const size_t n_queries[] = {2, 20}; /* decode and prefill kernels */
+    for (size_t i = 0; i < 2; i++) {
+        static float q[20 * 64], out[20 * 64];
+        memset(q, 0, sizeof q);
+        q[64] = NAN; /* query 1, head 0 */
+        must(kvp_attend(
+            f.seq, 0,
+            &(kvp_attend_args){
+                .q = q, .out = out, .n_queries = n_queries[i], .n_heads = 2, .scale = 1}));
+        for (size_t d = 0; d < n_queries[i] * 64; d++)
+            assert_int_equal(isnan(out[d]) != 0, d >= 64 && d < 96);
+    }
+    kvp_pager_close(f.pager);
+}
+
+static void test_what_is_not_there_is_refused(void **state)
+{
+    (void)state;
+    kvp_config cfg = small_config(1 << 20);
+    fixture f = open_fixture(&cfg, 10);
+    float row[64] = {0};
+    assert_int_equal(kvp_seq_layer_length(f.seq, 7), 0);
+    assert_int_equal(kvp_seq_page_count(f.seq, 7), 0);
+    assert_fails(kvp_seq_append(f.seq, 7, row, row, 1), KVP_E_INVALID, "layer 7");
+    assert_fails(kvp_seq_append(f.seq, 0, NULL, row, 1), KVP_E_INVALID, "NULL");
+    assert_fails(kvp_seq_reserve(f.seq, UINT64_MAX), KVP_E_NOMEM, "too many");
+    assert_fails(kvp_seq_reserve(NULL, 1), KVP_E_INVALID, "NULL");
+    assert_fails(kvp_seq_evict(f.seq, 7, 0, 1), KVP_E_INVALID, "layer 7");
+    kvp_stats s = {.size = 3};
+    assert_fails(kvp_pager_stats(f.pager, &s), KVP_E_INVALID, "sizeof");
+    kvp_seq_destroy(NULL);
+    kvp_pager_close(NULL);
+    kvp_view_unpin(NULL);
+    kvp_pager_close(f.pager);
+}
+
 /* ---- corruption ---- */
 
 /* First token of a page of layer 0 that only the disk has, other than the first page. */
@@ -378,6 +421,8 @@ int main(void)
         cmocka_unit_test(test_pins_stay_while_everything_else_moves),
         cmocka_unit_test(test_pins_that_cannot_be_met_say_why),
         cmocka_unit_test(test_evicted_tokens_are_gone_and_the_others_keep_their_positions),
+        cmocka_unit_test(test_nan_in_a_query_is_seen_in_its_output_only),
+        cmocka_unit_test(test_what_is_not_there_is_refused),
         cmocka_unit_test(test_corrupt_page_is_named_lost_for_ever_and_alone),
     };
     return cmocka_run_group_tests(tests, NULL, NULL) != 0;

@@ -111,8 +111,7 @@ static double nll(const float *logits, size_t n, int32_t next)
     return highest + log(total) - (double)logits[next];
 }
 
-/* ---- logits -------------------------------------------------------------------------------------
- */
+/* ---- logits ---------------------------------------------------------------------------------- */
 
 /* Largest difference at the golden positions among [first, n_tokens). */
 static double difference_to_golden(fixture *f, size_t first, size_t *n_checked)
@@ -235,8 +234,7 @@ static void test_same_calls_give_same_bits(void **state)
     free(first);
 }
 
-/* ---- greedy tokens ------------------------------------------------------------------------------
- */
+/* ---- greedy tokens --------------------------------------------------------------------------- */
 
 /* One more token: past the context, the last `window` tokens start again at position 0. */
 static void feed(fixture *f, const int32_t *history, size_t n, size_t window, size_t *n_restarts)
@@ -295,8 +293,7 @@ static void test_greedy_tokens_past_context_equal_golden(void **state)
     free(text);
 }
 
-/* ---- bf16 weights -------------------------------------------------------------------------------
- */
+/* ---- bf16 weights ---------------------------------------------------------------------------- */
 
 /* bf16 keeps 8 bits: predictions shift a little, and must not shift more. */
 static void test_bf16_weights_predict_nearly_the_same(void **state)
@@ -314,8 +311,7 @@ static void test_bf16_weights_predict_nearly_the_same(void **state)
     free(golden);
 }
 
-/* ---- limits -------------------------------------------------------------------------------------
- */
+/* ---- limits ---------------------------------------------------------------------------------- */
 
 static void test_positions_beyond_context_are_refused(void **state)
 {

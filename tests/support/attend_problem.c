@@ -28,8 +28,7 @@ void problem_seed(uint64_t seed)
     rng_state = seed;
 }
 
-/* ---- a case -----------------------------------------------------------------------------------
- */
+/* ---- a case --------------------------------------------------------------------------- */
 
 void *must_calloc(size_t n, size_t size)
 {
@@ -113,8 +112,7 @@ void problem_free(problem *p)
     free(p->want_mass);
 }
 
-/* ---- the oracle -------------------------------------------------------------------------------
- */
+/* ---- the oracle ----------------------------------------------------------------------- */
 
 /* The rule of attention.h, token by token: causal, and by whole pages inside the window. */
 static bool sees(const shape *s, uint64_t position, size_t token)
@@ -168,8 +166,7 @@ void problem_solve(problem *p)
     free(score);
 }
 
-/* ---- running and comparing --------------------------------------------------------------------
- */
+/* ---- running and comparing ------------------------------------------------------------ */
 
 bool problem_use_isa(size_t i)
 {

@@ -54,8 +54,7 @@ static void *must_alloc(size_t n)
     return p;
 }
 
-/* ---- the sequence -----------------------------------------------------------------------------
- */
+/* ---- the sequence ---------------------------------------------------------------------------- */
 
 static uint32_t heads_in(const kvp_seq *seq, uint32_t group)
 {
@@ -182,8 +181,7 @@ kvp_status kvp_seq_evict(kvp_seq *seq, uint32_t layer, uint64_t begin, uint64_t 
     return KVP_OK;
 }
 
-/* ---- the scan ---------------------------------------------------------------------------------
- */
+/* ---- the scan -------------------------------------------------------------------------------- */
 
 static bool is_visited(const kvp_seq *seq, const kvp_scan_args *args, uint32_t slot)
 {
@@ -343,8 +341,7 @@ kvp_status kvp_scan_next(kvp_scan *scan, uint32_t part, kvp_page_view *view)
     return KVP_OK;
 }
 
-/* ---- threads ----------------------------------------------------------------------------------
- */
+/* ---- threads --------------------------------------------------------------------------------- */
 
 typedef struct tasks {
     void (*task)(void *arg, size_t i);

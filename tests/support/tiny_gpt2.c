@@ -42,8 +42,7 @@ float tiny_gpt2_value(const char *name, size_t i)
     return strstr(name, "ln_") && strstr(name, "weight") ? 1.0f + value / 2 : value;
 }
 
-/* ---- writing ------------------------------------------------------------------------------------
- */
+/* ---- writing --------------------------------------------------------------------------------- */
 
 typedef struct writer {
     const tiny_gpt2 *t;
@@ -186,8 +185,7 @@ void tiny_gpt2_write(const char *dir, const tiny_gpt2 *t)
     free(w.data);
 }
 
-/* ---- computing ----------------------------------------------------------------------------------
- */
+/* ---- computing ------------------------------------------------------------------------------- */
 
 static double weight_at(uint32_t layer, const char *name, size_t i)
 {

@@ -18,8 +18,7 @@
 #include "tests/support/kv_source.h"
 #include "tests/support/round.h"
 
-/* ---- shapes, lengths, dtypes ------------------------------------------------------------------
- */
+/* ---- shapes, lengths, dtypes ---------------------------------------------------------- */
 
 static const kvp_dtype dtypes[] = {KVP_F32, KVP_F16, KVP_BF16};
 static const uint32_t widths[] = {64, 80, 96, 128, 256, 40, 1, 7};
@@ -115,8 +114,7 @@ static void test_gqa_mqa_and_uneven_lanes_match_float64(void **state)
                                   .n_queries = n});
 }
 
-/* ---- positions, windows -----------------------------------------------------------------------
- */
+/* ---- positions, windows --------------------------------------------------------------- */
 
 static void test_no_tokens_give_zeros(void **state)
 {
@@ -220,8 +218,7 @@ static void test_small_workspace_takes_several_passes(void **state)
                               .n_queries = shapes[i][3]});
 }
 
-/* ---- exactness --------------------------------------------------------------------------------
- */
+/* ---- exactness ------------------------------------------------------------------------ */
 
 static const shape exact_shapes[] = {
     {.kv_heads = 4,
@@ -359,8 +356,7 @@ static void test_page_mass_rows_sum_to_one(void **state)
     }
 }
 
-/* ---- numbers ----------------------------------------------------------------------------------
- */
+/* ---- numbers -------------------------------------------------------------------------- */
 
 /* Flat attention over values of mean 1: what stagnates when outputs accumulate in f16. */
 static void test_f16_at_65536_flat_tokens_is_within_1e_4(void **state)
@@ -442,8 +438,7 @@ static void test_equal_logits_give_the_mean(void **state)
     }
 }
 
-/* ---- errors -----------------------------------------------------------------------------------
- */
+/* ---- errors --------------------------------------------------------------------------- */
 
 static void assert_refused(problem *p, kvp_status status, const char *word)
 {

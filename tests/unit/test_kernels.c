@@ -31,8 +31,7 @@ static float uniform(void) /* [-1, 1), xorshift64* */
     return (float)((rng_state * UINT64_C(0x2545f4914f6cdd1d)) >> 40) * 0x1p-23f - 1;
 }
 
-/* ---- memory that ends at a page which must not be touched --------------------------------------
- */
+/* ---- memory that ends at a page which must not be touched ------------------------------------ */
 
 static char *guarded_alloc(size_t n)
 {
@@ -59,8 +58,7 @@ static char *random_elements(size_t n, kvp_dtype dtype)
     return p;
 }
 
-/* ---- a block with rows ------------------------------------------------------------------------
- */
+/* ---- a block with rows ----------------------------------------------------------------------- */
 
 typedef struct block {
     kvpi_keys keys;
@@ -145,8 +143,7 @@ static void assert_same(const block *b, const results *got, const results *want,
     }
 }
 
-/* ---- tests ------------------------------------------------------------------------------------
- */
+/* ---- tests ----------------------------------------------------------------------------------- */
 
 static void for_each_block(void (*check)(const block *b, const kvpi_kernels *kernels),
                            const kvpi_kernels *kernels)

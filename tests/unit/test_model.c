@@ -70,8 +70,7 @@ static void check(const char *dir, const tiny_gpt2 *t, bool by_width, bool by_la
         assert_true(fabs((double)got[i] - wanted[i]) <= 2e-5);
 }
 
-/* ---- what is computed ---------------------------------------------------------------------------
- */
+/* ---- what is computed ------------------------------------------------------------------------ */
 
 static void test_forward_equals_float64(void **state)
 {
@@ -158,8 +157,7 @@ static void test_fingerprint_tells_recipes_apart(void **state)
     assert_true(first != run(*state, &t, MODEL_WEIGHTS_F32, logits));
 }
 
-/* ---- what is refused ----------------------------------------------------------------------------
- */
+/* ---- what is refused ------------------------------------------------------------------------- */
 
 static void refused(const char *dir, kvp_status wanted, const char *message)
 {

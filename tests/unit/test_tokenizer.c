@@ -32,8 +32,7 @@ static json_t *load(const char *path)
     return json;
 }
 
-/* ---- encoding -----------------------------------------------------------------------------------
- */
+/* ---- encoding -------------------------------------------------------------------------------- */
 
 static void check_case(const tokenizer *t, const json_t *item)
 {
@@ -200,8 +199,7 @@ static void test_lookups_answer_for_known_and_unknown(void **state)
     tokenizer_close(t);
 }
 
-/* ---- streaming ----------------------------------------------------------------------------------
- */
+/* ---- streaming ------------------------------------------------------------------------------- */
 
 /* Push bytes in two pieces cut at every place; the output is always the same. */
 static void check_stream(const char *in, size_t n, const char *wanted)
@@ -249,8 +247,7 @@ static void test_stream_replaces_what_cannot_become_valid(void **state)
     check_stream("ok\xF0\x9F\x99", 5, "ok" BAD); /* ends in the middle */
 }
 
-/* ---- files --------------------------------------------------------------------------------------
- */
+/* ---- files ----------------------------------------------------------------------------------- */
 
 static void expect_open(const char *dir, kvp_status wanted, const char *message)
 {

@@ -225,8 +225,8 @@ static void test_full_disk_tier_is_a_clear_end(void **state)
     (void)state;
     outcome o = run("", "generate -m %s --ids %s -n 4 --ram 1M --zram 64K --disk 128K",
                     demo_model(), long_prompt());
-    expect_failure(&o, 1, "all tiers are full");
-    assert_non_null(strstr(o.err, "raise --ram, --zram or --disk"));
+    expect_failure(&o, 1, "the KV does not fit: --ram holds");
+    assert_non_null(strstr(o.err, "the disk budget of 131072 bytes is used up"));
     outcome_free(&o);
 }
 

@@ -395,12 +395,12 @@ static void test_failed_logits_leave_no_file_and_spare_the_old_one(void **state)
     const char *format = "logits -m %s --ids %s -o %s --ram 1M --zram 64K --disk 128K";
     const char *ids = ids_file("rolling.token_ids", 0, 1000), *path = scratch("partial.npy");
     outcome o = run("", format, demo_model(), ids, path);
-    expect_failure(&o, 1, "full");
+    expect_failure(&o, 1, "the KV does not fit");
     assert_int_equal(count_scratch_files("partial.npy"), 0);
     outcome_free(&o);
     write_file(path, "precious", 8);
     o = run("", format, demo_model(), ids, path);
-    expect_failure(&o, 1, "full");
+    expect_failure(&o, 1, "the KV does not fit");
     size_t n;
     char *bytes = read_file(path, &n);
     assert_string_equal(bytes, "precious");

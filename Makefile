@@ -29,14 +29,16 @@ $(BUILD)/.configured: CMakePresets.json
 	@grep '^-- kvpager' $(BUILD)/configure.log
 	@touch $@
 
-demo: deps-build build
+demo: deps-build $(BUILD)/.configured
+	@cmake --build $(BUILD) -j $(JOBS) --target kvpager_command >$(BUILD)/build.log || \
+	    { cat $(BUILD)/build.log; exit 1; }
 	@sh integration/demo.sh $(BUILD)/integration/kvpager
 
 test: deps-test build
-	@ctest --test-dir $(BUILD) -j $(JOBS) --output-on-failure
+	@ctest --test-dir $(BUILD) -j $(JOBS) --output-on-failure --no-tests=error
 
 test-full: deps-test build
-	@KVP_TEST_FULL=1 ctest --test-dir $(BUILD) -j $(JOBS) --output-on-failure
+	@KVP_TEST_FULL=1 ctest --test-dir $(BUILD) -j $(JOBS) --output-on-failure --no-tests=error
 
 bench: deps-test build
 	@KVP_COMMIT=$$(git describe --always --dirty 2>/dev/null); export KVP_COMMIT; \

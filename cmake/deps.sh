@@ -112,3 +112,4 @@ fi || {
     say "apt-get failed; see above"
     exit 1
 }
+rm -f build/*/.configured # what is there now was not there when they were configured

@@ -20,6 +20,7 @@
 #include <sys/file.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "alloc/mem.h"
@@ -29,6 +30,8 @@
 #define VERSION 1u
 #define GROW_BYTES ((uint64_t)16 << 20)
 #define MAX_TRIES 16 /* races lost against other processes, before giving up */
+
+#define LOCK_TRIES 20 /* 50 ms apart */
 
 /* The first bytes of the file; the rest of its block is zero. */
 typedef struct superblock {
@@ -159,9 +162,26 @@ static kvp_status check_kind(const kvpi_swap_file *f, const struct stat *st)
     return KVP_OK;
 }
 
+/* The lock of a process that was killed lives until the kernel has taken its ring apart, a little after
+ * the process: so it is asked for more than once. */
+static bool try_lock(int fd)
+{
+    const struct timespec pause = {.tv_nsec = 50000000};
+    for (int i = 0; i < LOCK_TRIES; i++) {
+        if (!flock(fd, LOCK_EX | LOCK_NB))
+            return true;
+        if (errno != EWOULDBLOCK && errno != EINTR)
+            return false;
+        if (i + 1 < LOCK_TRIES)
+            clock_nanosleep(CLOCK_MONOTONIC, 0, &pause, NULL);
+    }
+    errno = EWOULDBLOCK;
+    return false;
+}
+
 static kvp_status lock_file(const kvpi_swap_file *f)
 {
-    if (!flock(f->fd, LOCK_EX | LOCK_NB))
+    if (try_lock(f->fd))
         return KVP_OK;
     if (errno == EWOULDBLOCK)
         return kvp_fail(KVP_E_BUSY, "swap file %s is in use by another pager; name another path",

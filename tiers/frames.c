@@ -63,8 +63,7 @@ static kvp_status fail_full(kvp_pager *p)
     }
     const char *disk = p->lower[KVPI_DISK] ? p->disk_full : "there is no disk tier";
     return kvp_fail(KVP_E_NOSPACE,
-                    "the KV does not fit, all tiers are full: ram_bytes holds %u pages of %zu "
-                    "bytes%s; %s; raise "
+                    "the KV does not fit: ram_bytes holds %u pages of %zu bytes%s; %s; raise "
                     "ram_bytes%s",
                     p->n_frames, p->geometry.slot_bytes,
                     p->lower[KVPI_ZRAM] ? ", zram_bytes is used up" : "", disk,

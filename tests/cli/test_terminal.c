@@ -1,6 +1,7 @@
 /* test_terminal.c - what a person at a terminal sees: progress, text, map and table. */
 #define _GNU_SOURCE
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,15 +26,32 @@ static void use_terminal(void)
     close(fd);
 }
 
+/* Let a process that has stopped go on. False: it has not stopped yet. */
+static bool continue_if_stopped(const process *p)
+{
+    int status;
+    if (waitpid(p->pid, &status, WUNTRACED | WNOHANG) != p->pid)
+        return false;
+    assert_true(WIFSTOPPED(status));
+    kill(p->pid, SIGCONT);
+    return true;
+}
+
 /* Everything written to the terminal until the process has gone; malloc'd. `signal_at`: send SIGINT
  * when the screen has got that text (NULL: never); with `number`, that signal before, which must
- * have made the panel go. */
+ * have made the panel go and the process stop. */
 static char *watch(process *p, int terminal, const char *signal_at, int number)
 {
     size_t n = 0, capacity = 1 << 20;
+    bool awaits_stop = false;
     char *screen = calloc(1, capacity);
     assert_non_null(screen);
     for (;;) {
+        struct pollfd output = {.fd = terminal, .events = POLLIN};
+        if (awaits_stop) /* its last words are read meanwhile: they may not block it */
+            awaits_stop = !continue_if_stopped(p);
+        if (poll(&output, 1, awaits_stop ? 10 : -1) == 0)
+            continue;
         assert_true(n + 1 < capacity);
         ssize_t got = read(terminal, screen + n, capacity - n - 1);
         if (got <= 0)
@@ -41,10 +59,10 @@ static char *watch(process *p, int terminal, const char *signal_at, int number)
         n += (size_t)got;
         if (signal_at && number && strstr(screen, signal_at)) {
             kill(p->pid, number);
-            kill(p->pid, SIGCONT);
+            awaits_stop = true;
             number = 0;
             signal_at = PANEL_GONE;
-        } else if (signal_at && strstr(screen, signal_at)) {
+        } else if (signal_at && !awaits_stop && strstr(screen, signal_at)) {
             kill(p->pid, SIGINT);
             signal_at = NULL;
         }

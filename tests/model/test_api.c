@@ -200,6 +200,27 @@ static void test_strided_rows_equal_dense_ones(void **state)
     kvp_pager_close(f.pager);
 }
 
+static void test_rows_behind_the_tokens_are_zero_again_after_truncate_and_append(void **state)
+{
+    (void)state;
+    kvp_config cfg = small_config(1 << 20);
+    fixture f = open_fixture(&cfg, 30);
+    must(kvp_seq_truncate(f.seq, 10));
+    append(&f, 0, 5);
+    kvp_page_view pages[1];
+    kvp_view view = {.pages = pages, .max_pages = 1};
+    must(kvp_seq_pin(f.seq, 0, 0, 15, KVP_FOREVER, &view));
+    assert_int_equal(pages[0].n_valid, 15);
+    assert_true(pattern_page_ok(&pages[0], f.salts));
+    for (uint32_t h = 0; h < 2; h++) {
+        const uint16_t *k = kvp_page_k(&pages[0], h), *v = kvp_page_v(&pages[0], h);
+        for (size_t i = 15 * 32; i < 32 * 32; i++)
+            assert_int_equal(k[i] | v[i], 0);
+    }
+    kvp_view_unpin(&view);
+    kvp_pager_close(f.pager);
+}
+
 static void test_pinned_open_page_blocks_append_and_truncate(void **state)
 {
     (void)state;
@@ -416,6 +437,7 @@ int main(void)
         cmocka_unit_test(test_ram_alone_takes_what_it_holds_and_no_more),
         cmocka_unit_test(test_values_that_do_not_fit_the_dtype_are_refused),
         cmocka_unit_test(test_strided_rows_equal_dense_ones),
+        cmocka_unit_test(test_rows_behind_the_tokens_are_zero_again_after_truncate_and_append),
         cmocka_unit_test(test_pinned_open_page_blocks_append_and_truncate),
         cmocka_unit_test(test_pin_without_waiting_says_again_and_then_succeeds),
         cmocka_unit_test(test_pins_stay_while_everything_else_moves),

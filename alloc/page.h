@@ -1,6 +1,6 @@
 /* page.h - page descriptors: what is known of a page, wherever its bytes are.
  *
- * Invariants (kvpi_page_assert checks them; the pager's lock protects every field)
+ * Invariants (kvpi_page_check looks at them; the pager's lock protects every field)
  *  P1  A page that is RESIDENT or LOADING has a frame, any other has none; never both.
  *  P2  A page is pinned only while it is RESIDENT or LOADING, or after a fault that failed.
  *  P3  A valid copy below carries the current bytes: it has the checksum `raw_sum` (SUMMED).

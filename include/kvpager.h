@@ -24,8 +24,8 @@
  * are already in memory (compressed), major when it takes I/O. Each layer's lanes grow
  * independently; the length of a sequence is that of its shortest lane.
  *
- * Threads: any thread may call; calls on one sequence must not overlap. No call waits while it
- * holds a lock, none prints, and the library installs no signal handlers. */
+ * Threads: any thread may call; calls on one sequence must not overlap. No call waits for
+ * I/O while it holds a lock, none prints, and the library installs no signal handlers. */
 #ifndef KVPAGER_H
 #define KVPAGER_H
 

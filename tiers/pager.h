@@ -219,8 +219,8 @@ void kvpi_drain(kvp_pager *p);
 
 /* ---- reclaim.c ---- */
 
-/* Start writing this resident dirty page down. KVP_OK: it is on its way (WRITING), or zram's victim is,
- * which makes room for it. KVP_E_AGAIN: wait; KVP_E_NOSPACE, KVP_E_IO: there is no place for it. */
+/* Start writing this resident dirty page down. KVP_OK: it is on its way (WRITING), or zram's victim
+ * is, which makes room for it. KVP_E_AGAIN: wait; KVP_E_NOSPACE, KVP_E_IO: no place for it. */
 KVP_NODISCARD kvp_status kvpi_demote(kvp_pager *p, uint32_t page);
 /* The first victim that can be written down now is. KVP_E_NOSPACE: there is none. */
 KVP_NODISCARD kvp_status kvpi_demote_one(kvp_pager *p);

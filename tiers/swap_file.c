@@ -162,8 +162,8 @@ static kvp_status check_kind(const kvpi_swap_file *f, const struct stat *st)
     return KVP_OK;
 }
 
-/* The lock of a process that was killed lives until the kernel has taken its ring apart, a little after
- * the process: so it is asked for more than once. */
+/* The lock of a process that was killed lives until the kernel has taken its ring apart, a little
+ * after the process: so it is asked for more than once. */
 static bool try_lock(int fd)
 {
     const struct timespec pause = {.tv_nsec = 50000000};

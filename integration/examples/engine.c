@@ -123,7 +123,7 @@ static void attend(kvp_seq *seq, uint32_t layer, const float *q, float *out)
 static float take_turn(kvp_seq *seq, size_t n)
 {
     static float k[MAX_TOKENS * N_KV_HEADS * HEAD_DIM], v[MAX_TOKENS * N_KV_HEADS * HEAD_DIM];
-    float q[N_HEADS * HEAD_DIM], mine[N_HEADS * HEAD_DIM], theirs[N_HEADS * HEAD_DIM];
+    float q[N_HEADS * HEAD_DIM], mine[N_HEADS * HEAD_DIM] = {0}, theirs[N_HEADS * HEAD_DIM];
     float difference = 0;
     for (uint32_t layer = 0; layer < N_LAYERS; layer++) {
         fill(k, n * N_KV_HEADS * HEAD_DIM);

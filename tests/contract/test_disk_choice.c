@@ -16,6 +16,7 @@
 #include <cmocka.h>
 
 #include "child.h"
+#include "faulty_mem.h"
 #include "disk_fixture.h"
 #include "kvpager/env.h"
 #include "kvpager/mem.h"
@@ -211,42 +212,21 @@ static void test_ring_that_breaks_fails_its_requests(void **state)
     assert_int_equal(child_run(lose_uring_enter, NULL), 0);
 }
 
-typedef struct scarce {
-    size_t left, live;
-} scarce;
-
-static void *scarce_alloc(void *opaque, size_t n, size_t align)
-{
-    scarce *s = opaque;
-    if (!s->left)
-        return NULL;
-    s->left--;
-    s->live++;
-    return aligned_alloc(align, (n + align - 1) / align * align);
-}
-
-static void scarce_free(void *opaque, void *p, size_t n)
-{
-    (void)n;
-    ((scarce *)opaque)->live -= p ? 1 : 0;
-    free(p);
-}
-
 static void test_failing_nth_allocation_leaks_nothing(void **state)
 {
     (void)state;
     for (size_t e = has_uring() ? 0 : 2; e < 3; e++) {
         size_t n_failures = 0;
-        for (size_t n = 0;; n++) {
-            scarce s = {.left = n};
-            kvp_mem mem = {.alloc = scarce_alloc, .free = scarce_free, .opaque = &s};
+        for (size_t n = 1;; n++) {
+            faulty_mem m;
+            faulty_mem_init(&m, n);
             kvp_disk_config cfg = disk_config(fx.fd, disk_engines[e]);
-            cfg.mem = &mem;
+            cfg.mem = &m.mem;
             kvp_disk *disk = NULL;
             kvp_status status = kvp_disk_open(&cfg, &disk);
             if (status == KVP_OK)
                 disk->ops->close(disk);
-            assert_int_equal(s.live, 0);
+            assert_int_equal(m.outstanding_bytes, 0);
             if (status != KVP_E_NOMEM)
                 break;
             n_failures++;

@@ -22,6 +22,7 @@
 
 #include "alloc/mem.h"
 #include "child.h"
+#include "faulty_mem.h"
 #include "tiers/swap_file.h"
 
 #define SLOT ((size_t)65536)
@@ -446,39 +447,19 @@ static void test_full_disk_is_no_space_naming_path_and_bytes(void **state)
 
 /* ---- injected failures ------------------------------------------------------------------------*/
 
-typedef struct scarce {
-    size_t left, live;
-} scarce;
-
-static void *scarce_alloc(void *opaque, size_t n, size_t align)
-{
-    scarce *s = opaque;
-    if (!s->left)
-        return NULL;
-    s->left--;
-    s->live++;
-    return aligned_alloc(align, (n + align - 1) / align * align);
-}
-
-static void scarce_free(void *opaque, void *p, size_t n)
-{
-    (void)n;
-    ((scarce *)opaque)->live -= p ? 1 : 0;
-    free(p);
-}
-
 static void test_failing_nth_allocation_leaves_no_file(void **state)
 {
     (void)state;
     size_t n_failures = 0;
-    for (size_t n = 0;; n++) {
-        scarce s = {.left = n};
-        kvp_mem mem = {.alloc = scarce_alloc, .free = scarce_free, .opaque = &s};
+    for (size_t n = 1;; n++) {
+        faulty_mem m;
+        faulty_mem_init(&m, n);
         kvpi_swap_file f;
-        kvp_status status = kvpi_swap_file_open(path, SLOT, 64 * MIB, &mem, kvp_env_default(), &f);
+        kvp_status status =
+            kvpi_swap_file_open(path, SLOT, 64 * MIB, &m.mem, kvp_env_default(), &f);
         if (status == KVP_OK)
             kvpi_swap_file_close(&f);
-        assert_int_equal(s.live, 0);
+        assert_int_equal(m.outstanding_bytes, 0);
         assert_int_equal(count_entries(), 0);
         if (status == KVP_OK)
             break;

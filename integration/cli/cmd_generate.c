@@ -36,7 +36,7 @@ static kvp_status take_token(void *opaque, int32_t id)
 {
     generation *g = opaque;
     /* The token that ends the text is no text. */
-    if (id == g->session.info->eos_id && !g->session.options->ignore_eos)
+    if (model_is_eos(g->session.info, id) && !g->session.options->ignore_eos)
         return KVP_OK;
     return text_output_token(&g->text, id);
 }

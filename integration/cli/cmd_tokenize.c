@@ -46,7 +46,7 @@ static kvp_status convert(const options *o, bool decode, const input *in)
     tokenizer *t = NULL;
     int32_t *ids = NULL;
     size_t n = 0;
-    kvp_status status = tokenizer_open(o->model_dir, &t);
+    kvp_status status = tokenizer_open(o->model_path, &t);
     if (!status)
         status = decode || o->ids_file ? input_parse_ids(in, tokenizer_n_vocab(t), &ids, &n)
                                        : input_encode(in, t, &ids, &n);

@@ -112,7 +112,7 @@ static const value_kind value_top_p = {"a number above 0, up to 1", parse_top_p}
 #define AT(member) offsetof(options, member)
 
 static const option_row shared_rows[] = {
-    {"model", 'm', &value_text, AT(model_dir), "DIR",
+    {"model", 'm', &value_text, AT(model_path), "DIR",
      "Hugging Face folder of a GPT-2: config.json, model.safetensors, and vocab.json with "
      "merges.txt or tokenizer.json (required)",
      OPTIONS_MODEL},
@@ -410,7 +410,7 @@ static bool set_value(const option_row *row, const char *text, options *shared, 
 /* What no single option can see. */
 static bool check(const command *cmd, const options *o)
 {
-    if ((cmd->groups & OPTIONS_MODEL) && !o->model_dir)
+    if ((cmd->groups & OPTIONS_MODEL) && !o->model_path)
         usage_error("no model: give its folder with -m DIR; see kvpager %s --help", cmd->name);
     else if ((cmd->groups & OPTIONS_INPUT) && !!o->prompt + !!o->file + !!o->ids_file != 1)
         usage_error("%s: give exactly one of -p TEXT, -f FILE and --ids FILE",

@@ -31,7 +31,7 @@ typedef struct beyond_option {
 /* Options that several commands take. */
 typedef struct options {
     /* model */
-    const char *model_dir;
+    const char *model_path;
     kvp_dtype kv_dtype;
     model_weights weights;
     uint32_t n_threads; /* 0: one per CPU */

@@ -113,9 +113,9 @@ static kvp_status decode_step(run *r)
 static bool is_end(const run *r)
 {
     const run_result *result = r->result;
-    int32_t eos = r->session->info->eos_id;
-    return eos >= 0 && !r->session->options->ignore_eos && result->n_new &&
-           r->text[r->session->n_tokens + result->n_new - 1] == eos;
+    const session *s = r->session;
+    return !s->options->ignore_eos && result->n_new &&
+           model_is_eos(s->info, r->text[s->n_tokens + result->n_new - 1]);
 }
 
 /* Invariant: r->logits are those of the text's last token. */

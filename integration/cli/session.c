@@ -87,12 +87,12 @@ static kvp_status open_model_and_tokens(session *s, const input *in, unsigned ne
     const options *o = s->options;
     kvp_status status;
     if ((!o->ids_file || (needs & SESSION_TOKENIZER)) &&
-        (status = tokenizer_open(o->model_dir, &s->tokenizer)))
+        (status = tokenizer_open(o->model_path, &s->tokenizer)))
         return status;
     if (!o->ids_file && (status = input_encode(in, s->tokenizer, &s->tokens, &s->n_tokens)))
         return status;
     model_options options = {.weights = o->weights, .n_threads = o->n_threads};
-    if ((status = model_open(o->model_dir, &options, &s->model)))
+    if ((status = model_open(o->model_path, &options, &s->model)))
         return status;
     s->info = model_get_info(s->model);
     if (o->ids_file)

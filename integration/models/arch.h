@@ -5,7 +5,7 @@
 #include "integration/models/config.h"
 #include "integration/models/model.h"
 #include "kvpager/pool.h"
-#include "integration/models/safetensors.h"
+#include "integration/files/safetensors.h"
 
 /* What a model is loaded from; borrowed during open. */
 typedef struct model_source {

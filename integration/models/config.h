@@ -5,7 +5,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "integration/text/json_file.h"
+#include "integration/files/json_file.h"
 #include "kvpager/status.h"
 
 typedef struct config_file {

@@ -270,7 +270,9 @@ static void fill_info(gpt2 *m)
                                 .d_model = c->d_model,
                                 .n_ctx = c->n_ctx,
                                 .n_vocab = c->n_vocab,
-                                .eos_id = c->eos_id,
+                                .n_ctx_trained = c->n_ctx,
+                                .eos_ids = {c->eos_id},
+                                .n_eos = c->eos_id >= 0,
                                 .weights_bytes = m->weights.block_bytes};
 }
 

@@ -8,7 +8,7 @@
 #include <string.h>
 
 #include "integration/models/fingerprint.h"
-#include "integration/text/folder.h"
+#include "integration/files/folder.h"
 
 #define CONFIG_LIMIT_BYTES ((size_t)16 << 20)
 #define SUPPORTED "gpt2"
@@ -120,6 +120,15 @@ void model_close(model *m)
 const model_info *model_get_info(const model *m)
 {
     return &m->info;
+}
+
+bool model_is_eos(const model_info *info, int32_t id)
+{
+    for (uint32_t i = 0; i < info->n_eos; i++) {
+        if (info->eos_ids[i] == id)
+            return true;
+    }
+    return false;
 }
 
 kvp_geometry model_geometry(const model *m, kvp_dtype dtype, uint32_t page_tokens)

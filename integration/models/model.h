@@ -1,9 +1,11 @@
 /* model.h - a transformer whose KV lives in a kvpager sequence.
  *
- * Reads Hugging Face folders (config.json, model.safetensors). The model owns weights and
+ * Reads Hugging Face folders (config.json, safetensors) and GGUF files. The model owns weights and
  * workspace; KV goes only through the public API of kvpager. */
 #ifndef KVPAGER_MODELS_MODEL_H
 #define KVPAGER_MODELS_MODEL_H
+
+#include <stdbool.h>
 
 #include "kvpager.h"
 
@@ -14,25 +16,40 @@ typedef enum model_weights { MODEL_WEIGHTS_F32 = 0, MODEL_WEIGHTS_BF16 = 1 } mod
 typedef struct model_options {
     model_weights weights; /* what matrices are kept as */
     uint32_t n_threads;    /* of the matrix products; 0: one per CPU */
+    uint64_t n_ctx;        /* positions wanted; 0: as many as the model was made for */
+    bool yarn;             /* more positions than that: stretch RoPE (YaRN, arXiv 2309.00071) */
 } model_options;
 
+#define MODEL_MAX_EOS 8u
+
 typedef struct model_info {
-    const char *architecture; /* "gpt2" */
+    const char *architecture; /* "gpt2", "llama", "qwen2", "opt" */
     uint32_t n_layers, n_heads, n_kv_heads, head_dim, d_model;
-    uint32_t n_ctx; /* positions that the model has */
+    uint32_t n_ctx;         /* positions that it has, as the options say */
+    uint32_t n_ctx_trained; /* that its config says (a RoPE scaling there included) */
+    bool has_rope;          /* positions are rotations: yarn and shift are possible */
     uint32_t n_vocab;
-    int32_t eos_id;         /* -1: none */
-    uint64_t fingerprint;   /* of weights and config */
+    int32_t eos_ids[MODEL_MAX_EOS]; /* tokens that end a text */
+    uint32_t n_eos;
+    uint64_t fingerprint;   /* of weights, config and the options that change K or V */
     uint64_t weights_bytes; /* held in memory */
 } model_info;
 
-/* Load the model in folder `dir`. Errors (kvp_error() names file, tensor or key and what to do):
- * KVP_E_IO, KVP_E_CORRUPT (truncated, overlapping or lying safetensors), KVP_E_INVALID (config
- * contradicts weights), KVP_E_UNSUPPORTED (config flags this forward does not have), KVP_E_NOMEM.
- */
-KVP_NODISCARD kvp_status model_open(const char *dir, const model_options *options, model **out);
+/* Load the model at `path`, a folder or a .gguf file. Errors (kvp_error() names file, tensor or key
+ * and what to do): KVP_E_IO, KVP_E_CORRUPT (a truncated or lying weights file), KVP_E_INVALID
+ * (config contradicts weights), KVP_E_UNSUPPORTED (another architecture: the message lists those
+ * that work; config flags this forward does not have), KVP_E_RANGE (n_ctx), KVP_E_NOMEM. */
+KVP_NODISCARD kvp_status model_open(const char *path, const model_options *options, model **out);
+/* The same model without its weights: only headers are read, matrices hold arbitrary numbers, and
+ * it has n_layers layers (at most its own). For measuring what the real one will cost;
+ * info.weights_bytes is what the real one would hold. */
+KVP_NODISCARD kvp_status model_open_hollow(const char *path, const model_options *options,
+                                           uint32_t n_layers, model **out);
 void model_close(model *m);
 const model_info *model_get_info(const model *m);
+/* Layers of the real model: info.n_layers, also for a hollow one with fewer. */
+uint32_t model_real_layers(const model *m);
+bool model_is_eos(const model_info *info, int32_t id);
 
 /* Geometry of this model's KV in `dtype` pages; page_tokens 0: the default. */
 kvp_geometry model_geometry(const model *m, kvp_dtype dtype, uint32_t page_tokens);
@@ -45,6 +62,10 @@ typedef struct model_forward_args {
     const int32_t *tokens;  /* [n_tokens], each below n_vocab */
     size_t n_tokens;        /* positions continue at kvp_seq_length(seq) */
     uint64_t window, sinks; /* kvp_attend_args; window 0: everything */
+    /* RoPE only, with a window: positions may go on without end; what was kept of the text counts
+     * as if it had no gap, so distances stay below window + sinks (StreamingLLM, arXiv 2309.17453;
+     * here the query is rotated for the sinks, keys are never rewritten). */
+    bool shift;
     /* Logits of the last n_logits tokens, float32 [n_logits][n_vocab]; 0: none. */
     float *logits;
     size_t n_logits;
@@ -60,6 +81,15 @@ typedef struct model_forward_args {
  *         kvp_seq_append() and kvp_attend() return. After a failure the lanes may differ in length:
  *         truncate the sequence to what it was. */
 KVP_NODISCARD kvp_status model_forward(model *m, kvp_seq *seq, const model_forward_args *args);
+
+typedef struct model_item {
+    kvp_seq *seq;
+    model_forward_args args; /* progress: of the first item only */
+} model_item;
+
+/* The same for several sequences at once: one pass over the weights. Sequences differ. Errors: as
+ * model_forward(), then any of the sequences may have lanes that differ in length. */
+KVP_NODISCARD kvp_status model_forward_batch(model *m, const model_item *items, size_t n_items);
 
 /* The model's threads: for kvp_config.pool, so that attention uses the same ones. */
 kvp_pool *model_pool(const model *m);

@@ -9,7 +9,7 @@
 #include <string.h>
 
 #include "integration/text/byte_level.h"
-#include "integration/text/folder.h"
+#include "integration/files/folder.h"
 #include "integration/text/utf8.h"
 
 #define MERGES_LIMIT_BYTES ((size_t)256 << 20)

@@ -6,7 +6,7 @@
 
 #include "integration/text/added_tokens.h"
 #include "integration/text/bpe.h"
-#include "integration/text/json_file.h"
+#include "integration/files/json_file.h"
 #include "integration/text/splitter.h"
 #include "integration/text/vocab.h"
 

@@ -262,7 +262,7 @@ static size_t check_greedy(fixture *f, const json_t *golden, const int32_t *prom
     assert_int_equal(n_new, n_margins);
     forward(f, history, n_prompt, f->logits, 1);
     for (size_t i = 0; i < n_new; i++) {
-        f->logits[f->info->eos_id] = -INFINITY; /* the goldens ignore it */
+        f->logits[f->info->eos_ids[0]] = -INFINITY; /* the goldens ignore it */
         if (margins[i] > CLEAR_MARGIN) {
             assert_int_equal(argmax(f->logits, f->info->n_vocab), new[i]);
             n_clear++;
@@ -373,7 +373,8 @@ static void test_info_and_workspace_are_real(void **state)
     assert_string_equal(f->info->architecture, "gpt2");
     assert_int_equal(f->info->n_layers, 6);
     assert_int_equal(f->info->head_dim, 64);
-    assert_int_equal(f->info->eos_id, 0);
+    assert_int_equal(f->info->n_eos, 1);
+    assert_int_equal(f->info->eos_ids[0], 0);
     assert_true(f->info->weights_bytes >= 7098112u * 4 && f->info->weights_bytes < 29u << 20);
     assert_int_equal(model_workspace_bytes(f->m), 0);
     forward(f, f->tokens, 400, NULL, 0);

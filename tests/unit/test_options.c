@@ -129,7 +129,7 @@ static void test_defaults_are_those_of_the_help(void **state)
     char own[64] = {0};
     int code;
     assert_true(parse(&cmd_generate, "-m dir -p text", &o, own, &code));
-    assert_string_equal(o.model_dir, "dir");
+    assert_string_equal(o.model_path, "dir");
     assert_string_equal(o.prompt, "text");
     assert_int_equal(o.kv_dtype, KVP_F16);
     assert_int_equal(o.weights, MODEL_WEIGHTS_F32);
@@ -151,7 +151,7 @@ static void test_every_option_reaches_its_value(void **state)
     assert_true(parse(&cmd_generate,
                       "--model=m --file f -n5 --ignore-eos --temp 0.5 --top-k 7 --top-p .9", &o,
                       own, &code));
-    assert_string_equal(o.model_dir, "m");
+    assert_string_equal(o.model_path, "m");
     assert_string_equal(o.file, "f");
     assert_int_equal(o.n_new, 5);
     assert_true(o.ignore_eos);
@@ -192,7 +192,7 @@ static void test_own_options_of_a_command_do_not_touch_shared_ones(void **state)
     assert_true(parse(&cmd_perplexity, "-m m -p t --window 8 --stride 4", &o, &own, &code));
     assert_int_equal(own.window, 8);
     assert_int_equal(own.stride, 4);
-    assert_string_equal(o.model_dir, "m");
+    assert_string_equal(o.model_path, "m");
 }
 
 static void test_mistakes_are_usage_errors(void **state)

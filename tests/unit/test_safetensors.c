@@ -1,5 +1,5 @@
 /* test_safetensors.c - weights files that are good, damaged, and lying. */
-#include "integration/models/safetensors.h"
+#include "integration/files/safetensors.h"
 #include "tests/support/temp_dir.h"
 
 #include <setjmp.h>

@@ -1,5 +1,5 @@
 /* folder.c - files of a model folder. */
-#include "integration/text/folder.h"
+#include "integration/files/folder.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -1,6 +1,6 @@
 /* safetensors.h - a weights file in Hugging Face's safetensors format, checked before use. */
-#ifndef KVPAGER_MODELS_SAFETENSORS_H
-#define KVPAGER_MODELS_SAFETENSORS_H
+#ifndef KVPAGER_FILES_SAFETENSORS_H
+#define KVPAGER_FILES_SAFETENSORS_H
 
 #include <stddef.h>
 #include <stdint.h>

@@ -7,7 +7,7 @@
  *  1. tensors[i].begin <= tensors[i].end, and tensors[i].end == tensors[i + 1].begin: no overlap,
  *     no hole; the last one ends where the file does.
  *  2. end - begin == n_elements * (bytes of the dtype), computed without overflow. */
-#include "integration/models/safetensors.h"
+#include "integration/files/safetensors.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -18,7 +18,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "integration/text/json_file.h"
+#include "integration/files/json_file.h"
 
 #define LENGTH_BYTES 8u
 #define HEADER_LIMIT_BYTES 100000000u /* of the reference implementation */

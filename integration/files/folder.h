@@ -1,6 +1,6 @@
 /* folder.h - files of a model folder: whole-file reads with messages that name the file. */
-#ifndef KVPAGER_TEXT_FOLDER_H
-#define KVPAGER_TEXT_FOLDER_H
+#ifndef KVPAGER_FILES_FOLDER_H
+#define KVPAGER_FILES_FOLDER_H
 
 #include <stdbool.h>
 #include <stddef.h>

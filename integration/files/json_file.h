@@ -1,8 +1,8 @@
 /* json_file.h - JSON files of a model folder, and typed access to their members.
  *
  * The one door to jansson: whoever reads JSON includes this header. */
-#ifndef KVPAGER_TEXT_JSON_FILE_H
-#define KVPAGER_TEXT_JSON_FILE_H
+#ifndef KVPAGER_FILES_JSON_FILE_H
+#define KVPAGER_FILES_JSON_FILE_H
 
 #include <jansson.h>
 #include <stdbool.h>

@@ -1,11 +1,11 @@
 /* json_file.c - JSON files of a model folder. */
-#include "integration/text/json_file.h"
+#include "integration/files/json_file.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "integration/text/folder.h"
+#include "integration/files/folder.h"
 
 #define JSON_FILE_LIMIT_BYTES ((size_t)256 << 20) /* the largest tokenizer.json have some 30 MB */
 

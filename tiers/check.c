@@ -73,7 +73,7 @@ kvp_status kvp_pager_check(kvp_pager *p)
     census c = {0};
     kvp_status status = KVP_OK;
     uint32_t n_pages = 0;
-    pthread_mutex_lock(&p->lock);
+    kvpi_lock(p);
     for (uint32_t i = 0; i < kvpi_page_table_end(&p->pages) && !status; i++)
         status = check_page(p, i, &c);
     if (!status)
@@ -82,6 +82,6 @@ kvp_status kvp_pager_check(kvp_pager *p)
         status = check_seq(p, seq, &n_pages);
     if (!status && n_pages > p->pages.n_used)
         status = FAIL("%u pages in tables, %u in use", n_pages, p->pages.n_used);
-    pthread_mutex_unlock(&p->lock);
+    kvpi_unlock(p);
     return status;
 }

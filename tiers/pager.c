@@ -320,9 +320,9 @@ void kvp_pager_close(kvp_pager *p)
 {
     if (!p)
         return;
-    pthread_mutex_lock(&p->lock);
+    kvpi_lock(p);
     kvpi_drain(p);
-    pthread_mutex_unlock(&p->lock);
+    kvpi_unlock(p);
     for (kvp_seq *seq = p->seqs, *next; seq; seq = next) {
         next = seq->next;
         kvpi_seq_delete(seq, &p->geometry, &p->mem);

@@ -102,7 +102,10 @@ struct kvp_pager {
     kvpi_unit units[KVPI_MAX_UNITS], *free_units;
     uint32_t n_units;
     uint32_t n_transfers; /* not free */
-    uint32_t n_in_flight; /* at the disk tier */
+    kvp_io *outbox_first, *outbox_last; /* for the disk tier, which does not have them yet */
+    uint32_t n_outbox;
+    uint32_t n_in_flight;  /* at the disk tier */
+    uint32_t n_submitting; /* of those: being handed over by a thread, without the lock */
     uint32_t n_finishing; /* being finished by a thread, without the lock */
     bool has_reaper;
 
@@ -202,13 +205,23 @@ KVP_NODISCARD kvp_status kvpi_fault_in(kvp_pager *p, uint32_t page, uint64_t dea
 /* A transfer for `page`, with a unit if asked for; NULL: none is free now. */
 kvpi_transfer *kvpi_transfer_get(kvp_pager *p, kvpi_transfer_kind kind, uint32_t page,
                                  bool with_unit);
-/* Hand a prepared transfer to the disk tier. On failure it has landed with that status. */
+/* Put a prepared transfer into the outbox. If the disk tier refuses it, it lands with the reason. */
 void kvpi_transfer_submit(kvp_pager *p, kvpi_transfer *t);
+/* Its I/O is over: a page that came in still needs the CPU, one that went out only bookkeeping. */
+void kvpi_transfer_completed(kvp_pager *p, kvpi_transfer *t);
 /* Queue a transfer whose next step needs only the CPU. */
 void kvpi_transfer_ready(kvp_pager *p, kvpi_transfer *t);
-/* Make progress: finish something that has landed, or reap, or sleep until someone else has. Drops
- * the lock meanwhile. KVP_E_NOSPACE: nothing is moving, waiting would be for ever; KVP_E_TIMEOUT.
- */
+/* Do the next step of one of those, without the lock; false: there is none. */
+bool kvpi_transfer_finish_one(kvp_pager *p);
+
+/* ---- progress.c ---- */
+
+void kvpi_lock(kvp_pager *p);
+/* Hand the outbox to the disk tier, and unlock. */
+void kvpi_unlock(kvp_pager *p);
+/* Make progress: submit, or finish something that has landed, or reap, or sleep until someone else
+ * has. Drops the lock meanwhile. KVP_E_NOSPACE: nothing is moving, waiting would be for ever;
+ * KVP_E_TIMEOUT. */
 KVP_NODISCARD kvp_status kvpi_wait(kvp_pager *p, uint64_t deadline_ns);
 /* Sleep until another thread has made progress, finished a transfer or given frames back. */
 KVP_NODISCARD kvp_status kvpi_sleep(kvp_pager *p, uint64_t deadline_ns);

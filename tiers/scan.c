@@ -192,7 +192,7 @@ kvp_status kvp_scan_open(kvp_seq *seq, const kvp_scan_args *args, kvp_scan **sca
     if (status)
         return status;
     kvp_pager *p = seq->pager;
-    pthread_mutex_lock(&p->lock);
+    kvpi_lock(p);
     while (!p->free_scans)
         pthread_cond_wait(&p->progress, &p->lock);
     kvp_scan *s = p->free_scans;
@@ -204,7 +204,7 @@ kvp_status kvp_scan_open(kvp_seq *seq, const kvp_scan_args *args, kvp_scan **sca
         p->free_scans = s;
         pthread_cond_broadcast(&p->progress);
     }
-    pthread_mutex_unlock(&p->lock);
+    kvpi_unlock(p);
     if (status)
         return status;
     *scan = s;
@@ -229,7 +229,7 @@ void kvp_scan_close(kvp_scan *s)
     if (!s)
         return;
     kvp_pager *p = s->p;
-    pthread_mutex_lock(&p->lock);
+    kvpi_lock(p);
     for (uint32_t i = 0; i < s->n_parts; i++) {
         drop_current(s, &s->parts[i]);
         drop_ahead(s, &s->parts[i]);
@@ -239,7 +239,7 @@ void kvp_scan_close(kvp_scan *s)
     s->next_free = p->free_scans;
     p->free_scans = s;
     kvpi_unhold(p, s->held, false);
-    pthread_mutex_unlock(&p->lock);
+    kvpi_unlock(p);
 }
 
 /* ---- what is to come ---- */
@@ -298,12 +298,12 @@ kvp_status kvp_scan_claim(kvp_scan *s, uint32_t part_no, kvp_scan_item *item)
     assert(part_no < s->n_parts);
     part *pt = &s->parts[part_no];
     *item = (kvp_scan_item){0};
-    pthread_mutex_lock(&s->p->lock);
+    kvpi_lock(s->p);
     drop_current(s, pt);
     if (!settle(s, &s->claim)) {
         drop_ahead(s, pt);
         pt->next = pt->end = s->claim;
-        pthread_mutex_unlock(&s->p->lock);
+        kvpi_unlock(s->p);
         return KVP_OK;
     }
     cursor after, following;
@@ -317,7 +317,7 @@ kvp_status kvp_scan_claim(kvp_scan *s, uint32_t part_no, kvp_scan_item *item)
     item->ends_group = !settle(s, &following) || following.group != item->group;
     s->claim = after;
     adopt_ahead(s, pt);
-    pthread_mutex_unlock(&s->p->lock);
+    kvpi_unlock(s->p);
     return KVP_OK;
 }
 
@@ -375,10 +375,10 @@ kvp_status kvp_scan_next(kvp_scan *s, uint32_t part_no, kvp_page_view *view)
 {
     part *pt = &s->parts[part_no];
     kvp_pager *p = s->p;
-    pthread_mutex_lock(&p->lock);
+    kvpi_lock(p);
     drop_current(s, pt);
     if (!settle(s, &pt->next) || !is_before(pt->next, pt->end)) {
-        pthread_mutex_unlock(&p->lock);
+        kvpi_unlock(p);
         return kvp_fail(KVP_E_RANGE, "scan: the item has no more pages");
     }
     uint32_t page = page_at(s, pt->next);
@@ -397,7 +397,7 @@ kvp_status kvp_scan_next(kvp_scan *s, uint32_t part_no, kvp_page_view *view)
         pt->next.entry++;
         view->next = next_address(s, pt);
     }
-    pthread_mutex_unlock(&p->lock);
+    kvpi_unlock(p);
     return status;
 }
 

@@ -57,14 +57,6 @@ void kvpi_transfer_ready(kvp_pager *p, kvpi_transfer *t)
     p->ready_last = t;
 }
 
-static kvpi_transfer *pop_ready(kvp_pager *p)
-{
-    kvpi_transfer *t = p->ready_first;
-    if (t && !(p->ready_first = t->next))
-        p->ready_last = NULL;
-    return t;
-}
-
 static size_t round_up(size_t n)
 {
     return (n + KVP_IO_ALIGN - 1) / KVP_IO_ALIGN * KVP_IO_ALIGN;
@@ -72,8 +64,7 @@ static size_t round_up(size_t n)
 
 static void land(kvp_pager *p, kvpi_transfer *t);
 
-/* I/O is over: a page that came in still needs the CPU, a page that went out only bookkeeping. */
-static void completed(kvp_pager *p, kvpi_transfer *t)
+void kvpi_transfer_completed(kvp_pager *p, kvpi_transfer *t)
 {
     t->status = t->io.status;
     if (t->kind == KVPI_PROMOTE)
@@ -85,13 +76,13 @@ static void completed(kvp_pager *p, kvpi_transfer *t)
 void kvpi_transfer_submit(kvp_pager *p, kvpi_transfer *t)
 {
     t->io.len_bytes = round_up(t->io.len_bytes);
-    kvp_status status = kvpi_tier_submit(p->lower[KVPI_DISK], &t->io);
-    if (!status) {
-        p->n_in_flight++;
-        return;
-    }
-    t->io.status = status;
-    completed(p, t);
+    t->io.next = NULL;
+    if (p->outbox_last)
+        p->outbox_last->next = &t->io;
+    else
+        p->outbox_first = &t->io;
+    p->outbox_last = &t->io;
+    p->n_outbox++;
 }
 
 /* ---- finish: without the lock; the page's state keeps others off what is touched here ---- */
@@ -372,77 +363,18 @@ static void land(kvp_pager *p, kvpi_transfer *t)
     pthread_cond_broadcast(&p->progress);
 }
 
-/* ---- waiting ---- */
-
-static kvp_status fail_timeout(void)
+bool kvpi_transfer_finish_one(kvp_pager *p)
 {
-    return kvp_fail(KVP_E_TIMEOUT, "the deadline passed; the fault goes on");
-}
-
-static void take_completion(kvp_pager *p, kvp_io *io)
-{
-    p->n_in_flight--;
-    completed(p, io->owner);
-}
-
-static kvp_status reap(kvp_pager *p, uint64_t deadline_ns)
-{
-    kvp_io *io = NULL;
-    p->has_reaper = true;
+    kvpi_transfer *t = p->ready_first;
+    if (!t)
+        return false;
+    if (!(p->ready_first = t->next))
+        p->ready_last = NULL;
+    p->n_finishing++;
     pthread_mutex_unlock(&p->lock);
-    kvp_status status = kvpi_tier_reap(p->lower[KVPI_DISK], deadline_ns, &io);
+    finish(p, t);
     pthread_mutex_lock(&p->lock);
-    p->has_reaper = false;
-    if (io)
-        take_completion(p, io);
-    pthread_cond_broadcast(&p->progress); /* somebody else may reap now */
-    if (status)
-        return status;
-    return io ? KVP_OK : fail_timeout();
-}
-
-kvp_status kvpi_sleep(kvp_pager *p, uint64_t deadline_ns)
-{
-    if (deadline_ns == KVP_FOREVER) {
-        pthread_cond_wait(&p->progress, &p->lock);
-        return KVP_OK;
-    }
-    struct timespec at = {.tv_sec = (time_t)(deadline_ns / 1000000000u),
-                          .tv_nsec = (long)(deadline_ns % 1000000000u)};
-    return pthread_cond_timedwait(&p->progress, &p->lock, &at) ? fail_timeout() : KVP_OK;
-}
-
-kvp_status kvpi_wait(kvp_pager *p, uint64_t deadline_ns)
-{
-    kvpi_transfer *t = pop_ready(p);
-    if (t) {
-        p->n_finishing++;
-        pthread_mutex_unlock(&p->lock);
-        finish(p, t);
-        pthread_mutex_lock(&p->lock);
-        p->n_finishing--;
-        land(p, t);
-        return KVP_OK;
-    }
-    if (p->n_in_flight && !p->has_reaper)
-        return reap(p, deadline_ns);
-    if (p->has_reaper || p->n_finishing)
-        return kvpi_sleep(p, deadline_ns);
-    return KVP_E_NOSPACE;
-}
-
-void kvpi_poll(kvp_pager *p)
-{
-    while (p->n_in_flight && !p->has_reaper) {
-        kvp_io *io = NULL;
-        if (kvpi_tier_reap(p->lower[KVPI_DISK], 0, &io) || !io)
-            break;
-        take_completion(p, io);
-    }
-}
-
-void kvpi_drain(kvp_pager *p)
-{
-    while (p->n_transfers && !kvpi_wait(p, KVP_FOREVER))
-        ;
+    p->n_finishing--;
+    land(p, t);
+    return true;
 }

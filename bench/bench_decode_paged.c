@@ -179,8 +179,10 @@ static void set_up(work *w)
     w->layer_bytes = (b->quick ? 256 : bench_option_num(b, "--layer-kib")) << 10;
     w->head_bytes = (b->quick ? 256 : bench_option_num(b, "--head-kib")) << 10;
     if (!w->n_layers || w->n_layers > MAX_LAYERS || !w->n_tokens || !w->budget || !w->n_steps) {
-        fprintf(stderr, "bench_decode_paged: layers (at most %u), tokens, budget and steps must be "
-                        "at least 1\n", MAX_LAYERS);
+        fprintf(stderr,
+                "bench_decode_paged: layers (at most %u), tokens, budget and steps must be "
+                "at least 1\n",
+                MAX_LAYERS);
         exit(2);
     }
     w->kv_bytes = (w->n_tokens + 63) / 64 * PAGE_BYTES * w->n_layers;
@@ -189,7 +191,8 @@ static void set_up(work *w)
     if (!w->weights)
         die("out of memory");
     memset(w->weights, 0, n);
-    must(kvp_pool_open((uint32_t)bench_option_num(b, "--threads"), NULL, NULL, &w->pool), "threads");
+    must(kvp_pool_open((uint32_t)bench_option_num(b, "--threads"), NULL, NULL, &w->pool),
+         "threads");
     open_contender(w, &w->ram, KVP_UNLIMITED);
     open_contender(w, &w->paged, w->kv_bytes / w->budget);
     fill(w, &w->ram);
@@ -202,7 +205,7 @@ static void set_up(work *w)
 static double raw_bandwidth(raw_file *f, raw_shape *best)
 {
     static const raw_shape shapes[] = {
-        {PAGE_BYTES, 8},  {PAGE_BYTES, 16},     {PAGE_BYTES, 32},     {5 * PAGE_BYTES, 4},
+        {PAGE_BYTES, 8},     {PAGE_BYTES, 16},     {PAGE_BYTES, 32},     {5 * PAGE_BYTES, 4},
         {5 * PAGE_BYTES, 8}, {5 * PAGE_BYTES, 16}, {20 * PAGE_BYTES, 2}, {20 * PAGE_BYTES, 4}};
     double top = 0;
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {

@@ -13,7 +13,8 @@ static void push_outbox(kvp_pager *p)
 {
     kvp_io *first = p->outbox_first;
     uint32_t n = p->n_outbox;
-    p->outbox_first = p->outbox_last = NULL;
+    p->outbox_first = NULL;
+    p->outbox_end = &p->outbox_first;
     p->n_outbox = 0;
     p->n_in_flight += n;
     p->n_submitting += n;
@@ -63,8 +64,12 @@ static kvp_status reap(kvp_pager *p, uint64_t deadline_ns)
     kvp_status status = kvpi_tier_reap(p->lower[KVPI_DISK], deadline_ns, &io);
     pthread_mutex_lock(&p->lock);
     p->has_reaper = false;
-    if (io)
+    if (io) {
         take_completion(p, io);
+        kvpi_poll(p);
+        if (p->n_open_scans)
+            kvpi_ahead_fill(p, false);
+    }
     pthread_cond_broadcast(&p->progress); /* somebody else may reap now */
     if (status)
         return status;
@@ -82,18 +87,23 @@ kvp_status kvpi_sleep(kvp_pager *p, uint64_t deadline_ns)
     return pthread_cond_timedwait(&p->progress, &p->lock, &at) ? fail_timeout() : KVP_OK;
 }
 
-kvp_status kvpi_wait(kvp_pager *p, uint64_t deadline_ns)
+kvp_status kvpi_wait_for(kvp_pager *p, uint32_t page, uint64_t deadline_ns)
 {
     bool has_pushed = p->outbox_first != NULL;
     if (has_pushed)
         push_outbox(p);
-    if (kvpi_transfer_finish_one(p))
+    if (kvpi_transfer_finish(p, page))
         return KVP_OK;
     if (p->n_in_flight > p->n_submitting && !p->has_reaper)
         return reap(p, deadline_ns);
     if (p->has_reaper || p->n_finishing || p->n_submitting)
         return kvpi_sleep(p, deadline_ns);
     return has_pushed ? KVP_OK : KVP_E_NOSPACE; /* meanwhile others may have finished it */
+}
+
+kvp_status kvpi_wait(kvp_pager *p, uint64_t deadline_ns)
+{
+    return kvpi_wait_for(p, KVP_PAGE_NONE, deadline_ns);
 }
 
 void kvpi_poll(kvp_pager *p)

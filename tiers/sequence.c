@@ -27,6 +27,8 @@ void kvp_seq_destroy(kvp_seq *seq)
         return;
     kvp_pager *p = seq->pager;
     kvpi_lock(p);
+    if (p->ahead_seq == seq)
+        p->ahead_seq = NULL;
     for (uint32_t i = 0; i < p->geometry.n_lanes; i++)
         kvpi_lane_cut(p, seq, i, 0);
     if (seq->prev)
@@ -37,6 +39,24 @@ void kvp_seq_destroy(kvp_seq *seq)
         seq->next->prev = seq->prev;
     kvpi_unlock(p);
     kvpi_seq_delete(seq, &p->geometry, &p->mem);
+}
+
+kvp_seq *kvpi_seq_find(kvp_pager *p, uint32_t id)
+{
+    kvp_seq *seq = p->seqs;
+    while (seq && seq->id != id)
+        seq = seq->next;
+    return seq;
+}
+
+kvpi_walk kvpi_seq_walk(const kvp_seq *seq, uint32_t layer)
+{
+    const kvpi_geometry *g = &seq->pager->geometry;
+    const kvpi_layer *l = &g->layers[layer];
+    return (kvpi_walk){.layer = l,
+                       .lanes = &seq->lanes[l->lane_base],
+                       .end = UINT64_MAX,
+                       .segment_tokens = (uint64_t)g->page_tokens * KVP_SEGMENT_PAGES};
 }
 
 kvp_status kvp_seq_reserve(kvp_seq *seq, uint64_t n_tokens)

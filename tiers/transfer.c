@@ -50,11 +50,8 @@ static void put_transfer(kvp_pager *p, kvpi_transfer *t)
 void kvpi_transfer_ready(kvp_pager *p, kvpi_transfer *t)
 {
     t->next = NULL;
-    if (p->ready_last)
-        p->ready_last->next = t;
-    else
-        p->ready_first = t;
-    p->ready_last = t;
+    *p->ready_end = t;
+    p->ready_end = &t->next;
 }
 
 static size_t round_up(size_t n)
@@ -77,11 +74,8 @@ void kvpi_transfer_submit(kvp_pager *p, kvpi_transfer *t)
 {
     t->io.len_bytes = round_up(t->io.len_bytes);
     t->io.next = NULL;
-    if (p->outbox_last)
-        p->outbox_last->next = &t->io;
-    else
-        p->outbox_first = &t->io;
-    p->outbox_last = &t->io;
+    *p->outbox_end = &t->io;
+    p->outbox_end = &t->io.next;
     p->n_outbox++;
 }
 
@@ -208,6 +202,8 @@ static void copy_is_bad(kvp_pager *p, kvpi_transfer *t, unsigned reader)
 static void land_promote_failed(kvp_pager *p, kvpi_transfer *t)
 {
     uint32_t frame = t->pg->frame;
+    if (t->pg->is_ahead)
+        kvpi_ahead_remove(p, t->page, false);
     t->pg->error = (int8_t)t->status; /* before the state: invariant P2 */
     t->pg->frame = UINT32_MAX;
     kvpi_set_flags(p, t->page, 0, KVPI_PAGE_LOADING);
@@ -363,13 +359,39 @@ static void land(kvp_pager *p, kvpi_transfer *t)
     pthread_cond_broadcast(&p->progress);
 }
 
-bool kvpi_transfer_finish_one(kvp_pager *p)
+/* Just a checksum away from somebody who will read the page next, and then has it in his cache. */
+static bool is_for_its_user(const kvpi_transfer *t)
 {
-    kvpi_transfer *t = p->ready_first;
+    return t->kind == KVPI_PROMOTE && t->lower == KVPI_DISK && !t->unit &&
+           (t->pg->is_ahead || t->pg->pins);
+}
+
+/* For whoever waits for `page`: its transfer, or else another that is ready. */
+static kvpi_transfer *take_ready(kvp_pager *p, uint32_t page)
+{
+    bool is_coming =
+        page != KVP_PAGE_NONE && kvpi_page_is(kvpi_page_at(&p->pages, page), KVPI_PAGE_LOADING);
+    kvpi_transfer **found = NULL;
+    for (kvpi_transfer **at = &p->ready_first; *at; at = &(*at)->next) {
+        if ((*at)->page == page)
+            found = at;
+        else if (!found && !(is_coming && is_for_its_user(*at)))
+            found = at;
+    }
+    if (!found)
+        return NULL;
+    kvpi_transfer *t = *found;
+    *found = t->next;
+    if (p->ready_end == &t->next)
+        p->ready_end = found;
+    return t;
+}
+
+bool kvpi_transfer_finish(kvp_pager *p, uint32_t page)
+{
+    kvpi_transfer *t = take_ready(p, page);
     if (!t)
         return false;
-    if (!(p->ready_first = t->next))
-        p->ready_last = NULL;
     p->n_finishing++;
     pthread_mutex_unlock(&p->lock);
     finish(p, t);

@@ -16,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "integration/files/ggml_type.h"
 #include "integration/files/gguf_file.h"
 #include "integration/text/utf8.h"
 
@@ -140,21 +141,20 @@ static kvp_status read_shape(gguf_cursor *c, gguf_tensor *t)
 
 static kvp_status read_type(gguf_cursor *c, gguf_tensor *t)
 {
-    uint32_t number = 0;
-    kvp_status status = gguf_take_u32(c, "a tensor's type", &number);
+    kvp_status status = gguf_take_u32(c, "a tensor's type", &t->type);
     if (status)
         return status;
-    t->type = ggml_type_find(number);
-    if (!t->type)
+    const ggml_type *type = ggml_type_find(t->type);
+    if (!type)
         return kvp_fail(KVP_E_UNSUPPORTED, "%s: tensor \"%s\" has the unknown type %u",
-                        c->file->path, t->name, number);
+                        c->file->path, t->name, t->type);
     uint64_t width = t->rank ? t->shape[t->rank - 1] : 1;
-    if (width % t->type->block_elements)
+    if (width % type->block_elements)
         return kvp_fail(KVP_E_CORRUPT,
                         "%s: tensor \"%s\": rows of %llu elements are not whole blocks of %s's %u",
-                        c->file->path, t->name, (unsigned long long)width, t->type->name,
-                        t->type->block_elements);
-    if (__builtin_mul_overflow(t->n_elements / t->type->block_elements, t->type->block_bytes,
+                        c->file->path, t->name, (unsigned long long)width, type->name,
+                        type->block_elements);
+    if (__builtin_mul_overflow(t->n_elements / type->block_elements, type->block_bytes,
                                &t->n_bytes))
         return corrupt(c, t->name, "it has more bytes than can be counted");
     return KVP_OK;

@@ -1,5 +1,5 @@
-/* test_needle.c - a fact in a long text helps to answer a question about it, wherever it stands; and
- * where the pages lie changes no bit of the answer's likelihood.
+/* test_needle.c - a fact in a long text helps to answer a question about it, wherever it stands;
+ * and where the pages lie changes no bit of the answer's likelihood.
  *
  * The text with the fact at one depth differs from that at another only from the first of them on,
  * so depths are visited from the last to the first: the sequence is cut back to where the fact goes

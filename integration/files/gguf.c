@@ -209,6 +209,12 @@ static int by_name(const void *a, const void *b)
     return strcmp(x->tensor.name, y->tensor.name);
 }
 
+static void sort_entries(gguf *g, int (*order)(const void *, const void *))
+{
+    if (g->entries) /* else there are none */
+        qsort(g->entries, g->n_entries, sizeof *g->entries, order);
+}
+
 static kvp_status read_alignment(const gguf *g, uint64_t *alignment)
 {
     static const char key[] = "general.alignment";
@@ -230,7 +236,7 @@ static kvp_status place_tensors(gguf *g, uint64_t from)
     uint64_t data_begin = (from + alignment - 1) & ~(alignment - 1); /* both below 2^63 */
     /* A file without data may lack the padding before it. */
     uint64_t data_bytes = data_begin < g->file.n_bytes ? g->file.n_bytes - data_begin : 0;
-    qsort(g->entries, g->n_entries, sizeof *g->entries, by_offset);
+    sort_entries(g, by_offset);
     for (size_t i = 0; i < g->n_entries; i++) {
         gguf_tensor *t = &g->entries[i].tensor;
         uint64_t offset = g->entries[i].offset;
@@ -251,9 +257,9 @@ static kvp_status place_tensors(gguf *g, uint64_t from)
     return KVP_OK;
 }
 
-static kvp_status sort_tensors(gguf *g)
+static kvp_status check_names(gguf *g)
 {
-    qsort(g->entries, g->n_entries, sizeof *g->entries, by_name);
+    sort_entries(g, by_name);
     for (size_t i = 1; i < g->n_entries; i++) {
         if (by_name(&g->entries[i - 1], &g->entries[i]) == 0)
             return corrupt(&(gguf_cursor){.file = &g->file}, g->entries[i].tensor.name,
@@ -300,7 +306,7 @@ static kvp_status read_file(gguf *g)
         status = read_tensors(&c, n_tensors, g);
     if (!status)
         status = place_tensors(g, c.at);
-    return status ? status : sort_tensors(g);
+    return status ? status : check_names(g);
 }
 
 /* Takes the file over. */

@@ -1,4 +1,4 @@
-/* tiny_gpt2.h - writes GPT-2 folders of a few hundred weights, with the quirks of published ones. */
+/* tiny_gpt2.h - writes GPT-2 folders of a few hundred weights, with quirks of published ones. */
 #ifndef TESTS_TINY_GPT2_H
 #define TESTS_TINY_GPT2_H
 

@@ -141,8 +141,7 @@ kvp_status added_tokens_split(const added_tokens *a, const splitter *s, bool nor
         if (done < begin)
             status = sink->piece(sink->opaque, NULL, text + done, begin - done);
         if (!status)
-            status =
-                sink->piece(sink->opaque, token, text + begin, end > begin ? end - begin : 0);
+            status = sink->piece(sink->opaque, token, text + begin, end > begin ? end - begin : 0);
         if (done < end)
             done = end;
     }

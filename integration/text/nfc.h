@@ -6,7 +6,7 @@
 
 #include "kvpager/status.h"
 
-/* Compose n bytes of valid UTF-8. *out is malloc'd, the caller's; NULL: the text is composed already.
+/* Compose n bytes of valid UTF-8. *out is malloc'd, the caller's; NULL: nothing changes.
  * Errors: KVP_E_NOMEM. */
 KVP_NODISCARD kvp_status nfc_compose(const char *text, size_t n, char **out, size_t *n_out);
 

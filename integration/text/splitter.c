@@ -33,15 +33,19 @@
     "\\x{1ccf0}-\\x{1ccf9}\\x{1d2c0}-\\x{1d2d3}\\x{1e4f0}-\\x{1e4f9}"                              \
     "\\x{1e5f1}-\\x{1e5fa}"
 
+/* Of Unicode 17, which those know where they look for digits. */
+#define NEWER_NUMBERS "\\x{11de0}-\\x{11de9}\\x{16ff4}-\\x{16ff6}"
+
 #define LETTERS "\\p{L}" NEW_LETTERS
 #define NUMBERS "\\p{N}" NEW_NUMBERS
 
-/* What GPT-2 does with letters, marks and spaces; NEXT: a space before one of these stays with it. */
-#define GPT2_REST(numbers, next)                                                                   \
+/* GPT-2's pattern, with other words of numbers; spaces before an `end` stay together, as they do at
+ * the end of the text: there the text has been cut. */
+#define GPT2(words, numbers, end)                                                                  \
     "'s|'t|'re|'ve|'m|'ll|'d"                                                                      \
     "| ?[" LETTERS "]+"                                                                            \
-    "|" numbers "| ?[^" SPACES LETTERS NUMBERS "]+"                                                \
-    "|[" SPACES "]+(?![^" next "])"                                                                \
+    "|" words "| ?[^" SPACES LETTERS numbers "]+"                                                  \
+    "|[" SPACES "]+(?![^" SPACES end "])"                                                          \
     "|[" SPACES "]+"
 
 #define CL100K(numbers)                                                                            \
@@ -63,9 +67,10 @@ static const struct {
 } kinds[] = {
     [SPLITTER_GPT2] = {"'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+"
                        "|\\s+(?!\\S)|\\s+",
-                       GPT2_REST(" ?[" NUMBERS "]+", SPACES)},
-    /* Digits are cut out first, so what ends before one ends there. */
-    [SPLITTER_SMOLLM] = {NULL, GPT2_REST("[" NUMBERS "]", SPACES NUMBERS)},
+                       GPT2(" ?[" NUMBERS "]+", NUMBERS, "")},
+    [SPLITTER_SMOLLM] = {NULL, GPT2("[" NUMBERS NEWER_NUMBERS "]", NUMBERS NEWER_NUMBERS,
+                                    NUMBERS NEWER_NUMBERS)},
+    [SPLITTER_DIGITS] = {NULL, GPT2("[0-9]| ?(?:[^\\P{N}0-9]|[" NEW_NUMBERS "])+", NUMBERS, "0-9")},
     [SPLITTER_QWEN2] = {CL100K_REGEX(""), CL100K("")},
     [SPLITTER_LLAMA3] = {CL100K_REGEX("{1,3}"), CL100K("{1,3}")},
 };

@@ -11,7 +11,8 @@
 /* By the model that introduced the pattern. */
 typedef enum splitter_kind {
     SPLITTER_GPT2,
-    SPLITTER_SMOLLM, /* GPT-2's, but every digit is a word */
+    SPLITTER_SMOLLM, /* GPT-2's, but every numeral is a word */
+    SPLITTER_DIGITS, /* GPT-2's, but every ASCII digit is a word */
     SPLITTER_QWEN2,  /* a letter run takes the mark before it, a mark run the newlines after it */
     SPLITTER_LLAMA3  /* Qwen2's, but up to three digits are a word */
 } splitter_kind;

@@ -191,8 +191,7 @@ static kvp_status encode_piece(void *opaque, const added_token *token, const cha
         return id_list_push(&e->ids, token->id);
     char *composed = NULL;
     size_t n_composed = n;
-    kvp_status status =
-        e->t->composes ? nfc_compose(text, n, &composed, &n_composed) : KVP_OK;
+    kvp_status status = e->t->composes ? nfc_compose(text, n, &composed, &n_composed) : KVP_OK;
     e->is_composed = composed != NULL;
     if (!status)
         status = encode_composed(e, composed ? composed : text, n_composed);

@@ -76,9 +76,9 @@ kvp_status tokenizer_put_token(tokenizer *t, int64_t id, const char *spelling, s
         return status;
     status = vocab_put(&t->vocab, id, s.bytes, s.n, s.is_literal);
     spelled_fini(&s);
-    return status ? kvp_fail(status, "%s: token \"%.*s\": %s", where, shown(n), spelling,
-                             kvp_error())
-                  : KVP_OK;
+    return status
+               ? kvp_fail(status, "%s: token \"%.*s\": %s", where, shown(n), spelling, kvp_error())
+               : KVP_OK;
 }
 
 kvp_status tokenizer_start_merges(tokenizer *t, size_t n_merges)
@@ -143,6 +143,8 @@ static kvp_status choose_id(tokenizer *t, added_token *token)
 {
     int64_t known = -1;
     kvp_status status = tokenizer_find_spelling(t, token->text, token->n, &known);
+    if (!status && known < 0)
+        known = vocab_find(&t->vocab, token->text, token->n, true);
     if (!status && known < 0) {
         known = token->id >= 0 ? token->id : (int64_t)t->vocab.n_ids;
         status = vocab_put(&t->vocab, known, token->text, token->n, true);

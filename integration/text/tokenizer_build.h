@@ -25,9 +25,9 @@ struct tokenizer {
     char *chat_template;   /* Jinja; NULL: there is none */
 };
 
-/* ---- readers: fill a tokenizer that tokenizer_open() has made, which finishes it in any case ---- */
+/* ---- readers: fill a tokenizer that tokenizer_open() made, which finishes it in any case ------ */
 
-/* A model folder: tokenizer.json, or vocab.json with merges.txt; and the small files beside them. */
+/* A model folder: tokenizer.json, or vocab.json with merges.txt; the small files beside them. */
 KVP_NODISCARD kvp_status tokenizer_load_folder(const char *dir, tokenizer *t);
 /* tokenizer.json. Errors: KVP_E_UNSUPPORTED names the part that this tokenizer does not have. */
 KVP_NODISCARD kvp_status tokenizer_load_json(tokenizer *t, const json_t *root, const char *where);
@@ -37,7 +37,7 @@ KVP_NODISCARD kvp_status tokenizer_load_gguf(const char *path, tokenizer *t);
 /* KVP_E_UNSUPPORTED: "WHERE: PART WHAT is not supported", what is, and how to do without. */
 kvp_status tokenizer_unsupported(const char *where, const char *part, const char *what);
 
-/* ---- vocabulary and merges: all tokens first, then bpe_init(), then the merges ------------------ */
+/* ---- vocabulary and merges: all tokens first, then bpe_init(), then the merges --------------- */
 
 /* The token spelled so in the byte-level alphabet; a spelling that is not stands for itself. */
 KVP_NODISCARD kvp_status tokenizer_put_token(tokenizer *t, int64_t id, const char *spelling,
@@ -59,10 +59,10 @@ bool merge_text_parse(const char *line, size_t n, merge_text *merge);
 KVP_NODISCARD kvp_status tokenizer_put_merge(tokenizer *t, size_t rank, const merge_text *merge,
                                              const char *where);
 
-/* ---- added tokens --------------------------------------------------------------------------------- */
+/* ---- added tokens ---------------------------------------------------------------------------- */
 
-/* Its id is that of the vocabulary's token with this spelling, otherwise token->id, otherwise
- * (that is -1) the next free one. One whose text is there already stays as it is. */
+/* Its id is that of the vocabulary's token with this spelling or text, otherwise token->id,
+ * otherwise (that is -1) the next free one. One whose text is there already stays as it is. */
 KVP_NODISCARD kvp_status tokenizer_put_added(tokenizer *t, const added_token *token,
                                              const char *where);
 /* The same for a JSON text, or an object as Hugging Face writes them; null is none. `is_special`:

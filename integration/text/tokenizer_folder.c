@@ -241,8 +241,8 @@ static const struct {
     splitter_kind kind;
     bool composes;
 } classes[] = {
-    {"GPT2Tokenizer", SPLITTER_GPT2, false},  {"GPT2TokenizerFast", SPLITTER_GPT2, false},
-    {"Qwen2Tokenizer", SPLITTER_QWEN2, true}, {"Qwen2TokenizerFast", SPLITTER_QWEN2, true},
+    {"GPT2Tokenizer", SPLITTER_GPT2, false},     {"GPT2TokenizerFast", SPLITTER_GPT2, false},
+    {"Qwen2Tokenizer", SPLITTER_QWEN2, true},    {"Qwen2TokenizerFast", SPLITTER_QWEN2, true},
     {"TokenizersBackend", SPLITTER_GPT2, false},
 };
 

@@ -2,7 +2,9 @@
  *
  * A GGUF file names its words (tokenizer.ggml.pre) instead of spelling a pattern; the names and
  * what they imply are those of llama.cpp (llama-vocab.cpp). Composition to NFC, which Qwen2's
- * tokenizer does and GGUF has no key for, follows the name. */
+ * tokenizer does and GGUF has no key for, follows the name. "smollm" is read so that it agrees with
+ * the model's own tokenizer.json on all ASCII text, and with transformers, which takes the name for
+ * GPT-2's words, on numerals such as 1/2 in one character. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -19,7 +21,7 @@ static const struct {
     bool composes, ignores_merges, adds_bos; /* the last unless the file says otherwise */
 } words[] = {
     {"gpt-2", SPLITTER_GPT2, false, false, false},
-    {"smollm", SPLITTER_SMOLLM, false, false, false},
+    {"smollm", SPLITTER_DIGITS, false, false, false},
     {"qwen2", SPLITTER_QWEN2, true, false, false},
     {"llama-bpe", SPLITTER_LLAMA3, false, true, true},
     {"llama3", SPLITTER_LLAMA3, false, true, true},
@@ -47,7 +49,7 @@ static kvp_status copy_text(const gguf *g, const char *key, char **out)
     return *out ? KVP_OK : kvp_fail(KVP_E_NOMEM, "out of memory: %zu bytes of %s", n, key);
 }
 
-/* ---- what kind of tokenizer it is ------------------------------------------------------------- */
+/* ---- what kind of tokenizer it is ------------------------------------------------------------ */
 
 static kvp_status check_kind(const reader *r, const char *model)
 {
@@ -74,7 +76,7 @@ static kvp_status load_words(const reader *r, const char *pre, bool *adds_bos)
     return tokenizer_unsupported(r->where, "tokenizer.ggml.pre", pre ? pre : "(missing)");
 }
 
-/* ---- tokens and merges ------------------------------------------------------------------------ */
+/* ---- tokens and merges ----------------------------------------------------------------------- */
 
 static int64_t type_of(const reader *r, size_t id)
 {
@@ -104,8 +106,7 @@ static kvp_status put_added(void *opaque, size_t id, const char *text, size_t n)
         return KVP_OK;
     return tokenizer_put_added(
         r->t,
-        &(added_token){
-            .text = text, .n = n, .id = (int32_t)id, .is_control = type == TYPE_CONTROL},
+        &(added_token){.text = text, .n = n, .id = (int32_t)id, .is_control = type == TYPE_CONTROL},
         r->where);
 }
 
@@ -133,7 +134,7 @@ static kvp_status load_tokens(reader *r)
     return status ? status : gguf_each_text(r->g, TOKENS, put_added, r);
 }
 
-/* ---- what goes before a text ------------------------------------------------------------------ */
+/* ---- what goes before a text ----------------------------------------------------------------- */
 
 static kvp_status get_id(const reader *r, const char *key, int32_t *out)
 {
@@ -170,7 +171,7 @@ static kvp_status load_ends(const reader *r, bool adds_bos)
     return adds_bos ? id_list_push(&r->t->prefix, r->t->bos) : KVP_OK;
 }
 
-/* ---- the file ---------------------------------------------------------------------------------- */
+/* ---- the file -------------------------------------------------------------------------------- */
 
 static kvp_status load(reader *r, const char *model, const char *pre)
 {

@@ -110,8 +110,7 @@ static kvp_status load_unknown(tokenizer *t, const json_t *model, const char *wh
     int64_t id = -1;
     kvp_status status = KVP_OK;
     if (json_is_string(text))
-        status =
-            tokenizer_find_spelling(t, json_string_value(text), json_string_length(text), &id);
+        status = tokenizer_find_spelling(t, json_string_value(text), json_string_length(text), &id);
     if (!status && id < 0)
         return kvp_fail(KVP_E_INVALID, "%s: the model's unk_token is not in its vocabulary", where);
     t->bpe.unknown_id = (int32_t)id;
@@ -128,7 +127,7 @@ static kvp_status load_model(tokenizer *t, const json_t *model, const char *wher
     return status ? status : load_unknown(t, model, where);
 }
 
-/* ---- before the model: normalizer, pre_tokenizer ---------------------------------------------- */
+/* ---- before the model: normalizer, pre_tokenizer --------------------------------------------- */
 
 static kvp_status load_normalizer(tokenizer *t, const json_t *part, const char *where)
 {
@@ -164,7 +163,8 @@ static bool find_kind(tokenizer *t, const json_t *first, const json_t *second, s
     }
     const char *regex =
         json_string_value(json_object_get(json_object_get(first, "pattern"), "Regex"));
-    return is_type(first, "Split") && json_is_text(json_object_get(first, "behavior"), "Isolated") &&
+    return is_type(first, "Split") &&
+           json_is_text(json_object_get(first, "behavior"), "Isolated") &&
            !json_is_true(json_object_get(first, "invert")) && regex &&
            splitter_kind_of_regex(regex, kind) && is_plain_byte_level(second, false);
 }
@@ -190,7 +190,7 @@ static kvp_status load_pre_tokenizer(tokenizer *t, const json_t *part, const cha
     return splitter_open(kind, &t->splitter);
 }
 
-/* ---- after it: post_processor, decoder -------------------------------------------------------- */
+/* ---- after it: post_processor, decoder ------------------------------------------------------- */
 
 /* {"SpecialToken": {"id": NAME}}, whose ids are in "special_tokens" of the template. */
 static kvp_status push_special(tokenizer *t, const json_t *template, const json_t *special,

@@ -92,7 +92,7 @@ void gelu_tanh(float *x, size_t n)
 void relu(float *x, size_t n)
 {
     for (size_t i = 0; i < n; i++)
-        x[i] = x[i] > 0.0f ? x[i] : 0.0f;
+        x[i] = x[i] < 0.0f ? 0.0f : x[i]; /* NaN stays */
 }
 
 void gated_silu(const float *gate, const float *up, size_t n, float *out)

@@ -34,8 +34,11 @@ static int replay(const char *path)
     int failed = !bytes || fread(bytes, 1, n, file) != n;
     if (failed)
         perror(path);
-    for (size_t cut = 0; !failed && cut <= n && cut <= CUTS; cut++)
-        replay_cut(bytes, n - cut);
+    size_t least = n > CUTS ? n - CUTS : 0;
+    for (size_t left = n; !failed && left > least; left--)
+        replay_cut(bytes, left);
+    if (!failed && !least)
+        replay_cut(bytes, 0);
     free(bytes);
     fclose(file);
     return failed;

@@ -181,7 +181,7 @@ static void test_widest_shift_is_the_widest_that_stays_inside_the_context(void *
     assert_int_equal(widest_shift(100, UINT64_MAX, 64), 0);
 }
 
-/* ---- logits --------------------------------------------------------------------------------- */
+/* ---- logits ---------------------------------------------------------------------------------- */
 
 static void test_within_the_context_the_model_is_the_reference(void **state)
 {

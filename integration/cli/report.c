@@ -2,25 +2,9 @@
 #include "integration/cli/report.h"
 
 #include <inttypes.h>
-#include <string.h>
 #include <unistd.h>
 
-/* A line "<key>: <n> kB" of /proc/self/status, in bytes; 0 if there is none. */
-static uint64_t process_bytes(const char *key)
-{
-    FILE *f = fopen("/proc/self/status", "re");
-    uint64_t kib = 0;
-    char line[128];
-    while (f && fgets(line, sizeof line, f)) {
-        size_t n = strlen(key);
-        if (strncmp(line, key, n) == 0 && line[n] == ':' &&
-            sscanf(line + n + 1, "%" SCNu64, &kib) == 1)
-            break;
-    }
-    if (f)
-        fclose(f);
-    return kib * 1024;
-}
+#include "integration/cli/proc.h"
 
 kvp_status report_take(const session *s, const run_seconds *seconds, report *r)
 {
@@ -32,8 +16,8 @@ kvp_status report_take(const session *s, const run_seconds *seconds, report *r)
         .disk_budget_bytes = cfg.disk_bytes,
         .weights_bytes = s->info->weights_bytes,
         .activation_bytes = model_workspace_bytes(s->model),
-        .rss_bytes = process_bytes("VmRSS"),
-        .rss_peak_bytes = process_bytes("VmHWM"),
+        .rss_bytes = proc_self_bytes("VmRSS"),
+        .rss_peak_bytes = proc_self_bytes("VmHWM"),
         .weights = s->options->weights == MODEL_WEIGHTS_BF16 ? "bf16" : "f32",
         .isa = kvp_isa(),
     };

@@ -13,6 +13,7 @@ static const char usage[] =
     "  info       what the model and --tokens N of its KV take\n"
     "  prefill    read --tokens N of --text FILE; --kv FILE saves their KV\n"
     "  decode     plant the KV of --kv FILE and decode\n"
+    "  raw        GB/s of a bare io_uring loop; needs no model\n"
     "Options:\n"
     "  -m, --model PATH     folder or .gguf file\n"
     "      --ctx N, --yarn  positions of the model, and that RoPE is stretched to them\n"
@@ -163,8 +164,10 @@ int main(int argc, char **argv)
     static const struct {
         const char *name;
         kvp_status (*run)(const offload_options *o, json_t *result);
-    } commands[] = {
-        {"info", offload_info}, {"prefill", offload_prefill}, {"decode", offload_decode}};
+    } commands[] = {{"info", offload_info},
+                    {"prefill", offload_prefill},
+                    {"decode", offload_decode},
+                    {"raw", offload_raw}};
     offload_options o = {.n_new = 8, .n_warm = 2, .limit_seconds = 60, .n_tokens = 1};
     size_t i = 0, n = sizeof commands / sizeof *commands;
     int option;
@@ -177,7 +180,7 @@ int main(int argc, char **argv)
     while ((option = getopt_long(argc - 1, argv + 1, "m:", long_options, NULL)) != -1)
         if (!take(&o, option, optarg))
             return die("an option or a value makes no sense; see --help");
-    if (!o.model || (strcmp(argv[1], "prefill") == 0 && !o.text) ||
+    if ((!o.model && strcmp(argv[1], "raw") != 0) || (strcmp(argv[1], "prefill") == 0 && !o.text) ||
         (strcmp(argv[1], "decode") == 0 && !o.kv))
         return die("an option is missing; see --help");
     json_t *result = json_object();

@@ -38,5 +38,6 @@ KVP_NODISCARD kvp_status workload_describe(const workload *w, json_t *result);
 KVP_NODISCARD kvp_status offload_info(const offload_options *o, json_t *result);
 KVP_NODISCARD kvp_status offload_prefill(const offload_options *o, json_t *result);
 KVP_NODISCARD kvp_status offload_decode(const offload_options *o, json_t *result);
+KVP_NODISCARD kvp_status offload_raw(const offload_options *o, json_t *result);
 
 #endif

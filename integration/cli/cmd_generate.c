@@ -248,7 +248,7 @@ static const option_row rows[] = {
 const command cmd_generate = {
     .name = "generate",
     .summary = "continue a text",
-    .synopsis = "-m DIR (-p TEXT | -f FILE | --ids FILE) [options]",
+    .synopsis = "-m PATH (-p TEXT | -f FILE | --ids FILE) [options]",
     .details = "Continues the input and prints the new text on stdout as it is produced.\n\n"
                "--json prints: tokens (new ids), text (new text), prompt_tokens, stop_reason "
                "(length, eos, context\nor interrupted), logits_xxh3 (hash of all steps' float32 "

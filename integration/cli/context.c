@@ -1,4 +1,5 @@
-/* context.c - feeds tokens to the model, begins new windows and frees pages that are out of reach.
+/* context.c - feeds tokens to the model, in chunks where the rule says so, begins new windows and
+ * frees pages that are out of reach.
  *
  * Invariant: the sequence holds text[start .. next) at positions 0 .. next - start - 1 (less what
  * retention freed). What calls are made depends only on the text and the rule, never on tiers. */
@@ -29,22 +30,36 @@ kvp_status context_restart(context *c, uint64_t start)
     return kvp_seq_create(c->pager, &c->seq);
 }
 
-static kvp_status forward(context *c, const int32_t *text, uint64_t end, float *logits,
-                          size_t n_rows)
+/* Progress of a call of context_extend(), of which the model sees chunks. */
+typedef struct chunk_watch {
+    const context *context;
+    uint64_t before, chunk, all; /* tokens */
+} chunk_watch;
+
+static bool watch_chunk(void *opaque, size_t done, size_t total)
+{
+    const chunk_watch *w = opaque;
+    return w->context->progress(w->context->progress_opaque, w->before * total + w->chunk * done,
+                                w->all * total);
+}
+
+/* Feed text[c->next .. stop), of which the last n_rows leave logits. */
+static kvp_status forward(context *c, const int32_t *text, uint64_t stop, chunk_watch *watch,
+                          float *logits, size_t n_rows)
 {
     model_forward_args args = {.tokens = text + c->next,
-                               .n_tokens = end - c->next,
+                               .n_tokens = stop - c->next,
                                .window = c->rule.keep,
                                .sinks = c->rule.sinks,
+                               .shift = c->rule.shift,
                                .logits = logits,
                                .n_logits = n_rows,
-                               .progress = c->progress,
-                               .progress_opaque = c->progress_opaque};
+                               .progress = c->progress ? watch_chunk : NULL,
+                               .progress_opaque = watch};
     kvp_status status = model_forward(c->model, c->seq, &args);
-    if (status)
-        return status;
-    c->next = end;
-    return KVP_OK;
+    if (!status)
+        c->next = stop;
+    return status;
 }
 
 static kvp_status free_unreachable(context *c)
@@ -53,6 +68,24 @@ static kvp_status free_unreachable(context *c)
     if (!window_unreachable(&c->rule, c->next - c->start, &begin, &end))
         return KVP_OK;
     return kvp_seq_evict(c->seq, KVP_ALL_LAYERS, begin, end);
+}
+
+/* Feed text[c->next .. end) in chunks; logits of its last n_rows tokens. */
+static kvp_status feed(context *c, const int32_t *text, uint64_t end, float *logits, size_t n_rows)
+{
+    const uint64_t begin = c->next, first_row = end - n_rows;
+    const size_t n_vocab = model_get_info(c->model)->n_vocab;
+    kvp_status status = KVP_OK;
+    while (!status && c->next < end) {
+        uint64_t stop = window_stop(&c->rule, c->next, end);
+        uint64_t row = c->next > first_row ? c->next : first_row;
+        size_t n = stop > row ? stop - row : 0;
+        chunk_watch watch = {c, c->next - begin, stop - c->next, end - begin};
+        status = forward(c, text, stop, &watch, n ? logits + (row - first_row) * n_vocab : NULL, n);
+        if (!status)
+            status = free_unreachable(c);
+    }
+    return status;
 }
 
 kvp_status context_extend(context *c, const int32_t *text, uint64_t end, float *logits,
@@ -65,9 +98,7 @@ kvp_status context_extend(context *c, const int32_t *text, uint64_t end, float *
         c->restarts += start != c->start;
         status = context_restart(c, start);
     }
-    if (!status)
-        status = forward(c, text, end, logits, n_rows);
-    return status ? status : free_unreachable(c);
+    return status ? status : feed(c, text, end, logits, n_rows);
 }
 
 size_t context_max_rows(const model *m)

@@ -10,7 +10,7 @@
 
 typedef struct session {
     const options *options;
-    tokenizer *tokenizer; /* NULL: neither the input nor the command needs one */
+    tokenizer *tokenizer; /* NULL: none is needed, or the input is ids and there is none */
     int32_t *tokens;      /* [n_tokens] of the input, all below the vocabulary's size */
     size_t n_tokens;
     model *model;
@@ -20,8 +20,9 @@ typedef struct session {
 } session;
 
 enum session_needs {
-    SESSION_TOKENIZER = 1, /* even if the input is ids */
+    SESSION_TOKENIZER = 1, /* even if the input is ids: then, if there is one */
     SESSION_INPUT = 2,     /* at least one token */
+    SESSION_WINDOWS = 4,   /* the input is cut into windows: it may be longer than the context */
 };
 
 /* Open all but the pager; on failure say why and return the exit code. session_close() in either

@@ -31,7 +31,7 @@ bool report_is_wanted(const options *o)
 
 /* ---- table ---- */
 
-static const char *format_bytes(uint64_t bytes, char *text, size_t n)
+const char *report_bytes(uint64_t bytes, char *text, size_t n)
 {
     static const char units[][4] = {"B", "KiB", "MiB", "GiB", "TiB"};
     double value = (double)bytes;
@@ -64,7 +64,7 @@ static void print_memory(FILE *out, const char *label, uint64_t now, uint64_t pe
     fprintf(out, "  %-30s", label);
     for (size_t i = 0; i < 3; i++)
         fprintf(out, " %13s",
-                values[i] == NO_VALUE ? "" : format_bytes(values[i], text, sizeof text));
+                values[i] == NO_VALUE ? "" : report_bytes(values[i], text, sizeof text));
     fputc('\n', out);
 }
 
@@ -80,8 +80,8 @@ static void print_traffic(const kvp_stats *s, FILE *out)
     fprintf(out, "%-24s %" PRIu64 " written down, %" PRIu64 " clean frames dropped\n", "reclaim",
             s->demotions, s->evictions);
     fprintf(out, "%-24s read %s, written %s%s%s\n", "disk",
-            format_bytes(s->bytes_read, read, sizeof read),
-            format_bytes(s->bytes_written, written, sizeof written), *s->disk_engine ? ", " : "",
+            report_bytes(s->bytes_read, read, sizeof read),
+            report_bytes(s->bytes_written, written, sizeof written), *s->disk_engine ? ", " : "",
             s->disk_engine);
     if (s->codec_stored_bytes)
         fprintf(out, "%-24s %.2f : 1\n", "compression",

@@ -23,7 +23,7 @@ typedef struct model_options {
 #define MODEL_MAX_EOS 8u
 
 typedef struct model_info {
-    const char *architecture; /* "gpt2", "llama", "qwen2", "opt" */
+    const char *architecture; /* "gpt2", "llama", "mistral", "qwen2", "opt" */
     uint32_t n_layers, n_heads, n_kv_heads, head_dim, d_model;
     uint32_t n_ctx;         /* positions that it has, as the options say */
     uint32_t n_ctx_trained; /* that its config says (a RoPE scaling there included) */
@@ -66,7 +66,8 @@ typedef struct model_forward_args {
      * as if it had no gap, so distances stay below window + sinks (StreamingLLM, arXiv 2309.17453;
      * here the query is rotated for the sinks, keys are never rewritten). */
     bool shift;
-    /* Logits of the last n_logits tokens, float32 [n_logits][n_vocab]; 0: none. */
+    /* Logits of the last n_logits tokens, float32 [n_logits][n_vocab]; 0: none. In a batch,
+     * neighbouring items share a product if their logits follow one another in memory. */
     float *logits;
     size_t n_logits;
     /* Optional, called after every layer of a prefill with work done and in all. Returns false to

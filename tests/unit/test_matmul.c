@@ -45,7 +45,7 @@ static float value(bool is_bf16)
     return v;
 }
 
-static void make(problem *p, size_t n_in, size_t n_out, size_t m, bool is_embedding, bool is_bf16)
+static void make(problem *p, size_t n_in, size_t n_out, size_t m, bool is_out_major, bool is_bf16)
 {
     *p = (problem){.n_in = n_in, .n_out = n_out, .m = m};
     p->weights = allocate(n_in * n_out * sizeof(float));
@@ -59,7 +59,7 @@ static void make(problem *p, size_t n_in, size_t n_out, size_t m, bool is_embedd
         p->x[i] = value(is_bf16);
     p->w = (matrix){.n_in = n_in,
                     .n_out = n_out,
-                    .is_embedding = is_embedding,
+                    .is_out_major = is_out_major,
                     .is_bf16 = is_bf16,
                     .bias = p->bias};
     p->w.data = allocate(matrix_bytes(&p->w));
@@ -74,7 +74,7 @@ static void make(problem *p, size_t n_in, size_t n_out, size_t m, bool is_embedd
 /* weights are as given: rows of outputs, or of inputs. */
 static double weight_of(const problem *p, size_t i, size_t j)
 {
-    return (double)p->weights[p->w.is_embedding ? j * p->n_in + i : i * p->n_out + j];
+    return (double)p->weights[p->w.is_out_major ? j * p->n_in + i : i * p->n_out + j];
 }
 
 static void fini(problem *p)
@@ -109,7 +109,7 @@ static double error_of(const problem *p, const float *y)
 static const size_t shapes[][2] = {{1, 1}, {7, 3}, {64, 128}, {96, 129}, {40, 700}, {33, 9000}};
 static const size_t row_counts[] = {1, 2, 3, 17};
 
-static double worst_error(uint32_t n_threads, bool is_embedding, bool is_bf16)
+static double worst_error(uint32_t n_threads, bool is_out_major, bool is_bf16)
 {
     double highest = 0;
     kvp_pool *threads;
@@ -120,7 +120,7 @@ static double worst_error(uint32_t n_threads, bool is_embedding, bool is_bf16)
     for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
         for (size_t r = 0; r < sizeof row_counts / sizeof *row_counts; r++) {
             problem p;
-            make(&p, shapes[s][0], shapes[s][1], row_counts[r], is_embedding, is_bf16);
+            make(&p, shapes[s][0], shapes[s][1], row_counts[r], is_out_major, is_bf16);
             float *y = allocate(p.m * p.n_out * sizeof *y);
             for (size_t i = 0; i < p.m * p.n_out; i++)
                 y[i] = NAN;
@@ -158,7 +158,7 @@ static void test_rows_of_embeddings_come_back(void **state)
         float row[40];
         make(&p, 40, 300, 1, true, is_bf16);
         for (size_t i = 0; i < p.n_out; i++) {
-            matrix_row(&p.w, i, row);
+            matrix_output(&p.w, i, row);
             assert_memory_equal(row, p.weights + i * p.n_in, sizeof row);
         }
         fini(&p);

@@ -3,7 +3,6 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/statvfs.h>
 
 #include "integration/cli/commands.h"
 #include "integration/cli/interrupt.h"
@@ -93,18 +92,6 @@ static kvp_status learn_kv(planning *p)
     return KVP_OK;
 }
 
-static uint64_t free_bytes_at_swap(const options *o)
-{
-    char folder[1024] = "";
-    const char *tmp = getenv("TMPDIR"), *slash = o->swap ? strrchr(o->swap, '/') : NULL;
-    struct statvfs fs;
-    if (slash)
-        snprintf(folder, sizeof folder, "%.*s/", (int)(slash - o->swap), o->swap);
-    else
-        snprintf(folder, sizeof folder, "%s", o->swap ? "." : tmp && *tmp ? tmp : "/var/tmp");
-    return statvfs(folder, &fs) || !fs.f_blocks ? UINT64_MAX : (uint64_t)fs.f_bavail * fs.f_frsize;
-}
-
 /* Would a run be refused? Compressed RAM counts as nothing: how well pages compress is not known.
  */
 static void judge(const planning *p, budget_row *row)
@@ -141,8 +128,8 @@ static kvp_status fill_row(const planning *p, budget_row *row)
     if (status)
         return status;
     row->n_frames = facts.n_frames;
-    bool fits = row->ram_bytes >= p->rows[ROW_ALL].ram_bytes && p->rows[ROW_ALL].ram_bytes;
-    row->disk_bytes = fits ? 0 : page_facts_disk(&facts, plan_pages(&p->kv));
+    uint64_t n_below = page_facts_overflow(&facts, plan_pages(&p->kv));
+    row->disk_bytes = n_below ? page_facts_disk(&facts, n_below) : 0;
     judge(p, row);
     return KVP_OK;
 }
@@ -154,7 +141,9 @@ static kvp_status fill_rows(planning *p)
     kvp_status status = page_facts_ram(&cfg, plan_pages(&p->kv), &all->ram_bytes);
     if (!status)
         status = page_facts_least_ram(&cfg, &p->least_ram_bytes);
-    p->disk_free_bytes = free_bytes_at_swap(&p->shared);
+    char folder[1024];
+    p->disk_free_bytes =
+        page_facts_free_bytes(page_facts_swap_place(p->shared.swap, folder, sizeof folder));
     p->n_rows = N_FRACTIONS;
     for (size_t i = 0; i < N_FRACTIONS; i++) {
         p->rows[i].name = fractions[i].name;

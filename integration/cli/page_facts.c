@@ -4,26 +4,43 @@
  * page that has no place below, and each slot of the disk one more. */
 #include "integration/cli/page_facts.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
 
 #define RING_FRAMES 3u
 #define SWAP_HEADER_BYTES 4096u
 
-static kvp_status count_lanes(kvp_pager *pager, uint32_t n_layers, page_facts *facts)
+/* ---- learning -------------------------------------------------------------------------------- */
+
+/* The smallest page of the layer, without the byte of each element that may vanish. */
+static uint64_t least_stored_bytes(const kvp_layer_info *info)
+{
+    uint32_t rest = info->kind.n_kv_heads % info->page_heads;
+    uint64_t n_heads = rest ? rest : info->page_heads;
+    uint64_t n_elements =
+        n_heads * info->page_tokens * ((uint64_t)info->kind.k_width + info->kind.v_width);
+    return n_elements * (kvp_dtype_bytes(info->kind.dtype) - 1);
+}
+
+static kvp_status learn_lanes(kvp_pager *pager, uint32_t n_layers, page_facts *facts)
 {
     kvp_seq *seq;
     kvp_status status = kvp_seq_create(pager, &seq);
     if (status)
         return status;
-    facts->n_lanes = 0;
     for (uint32_t layer = 0; layer < n_layers && !status; layer++) {
         kvp_layer_info info;
         status = kvp_seq_layer_info(seq, layer, &info);
         if (status)
             break;
+        uint64_t bytes = least_stored_bytes(&info);
         facts->n_lanes += (info.kind.n_kv_heads + info.page_heads - 1) / info.page_heads;
         facts->page_tokens = info.page_tokens;
+        if (layer == 0 || bytes < facts->least_stored_bytes)
+            facts->least_stored_bytes = bytes;
     }
     kvp_seq_destroy(seq);
     return status;
@@ -33,9 +50,8 @@ kvp_status page_facts_of(kvp_pager *pager, uint32_t n_layers, page_facts *facts)
 {
     kvp_stats stats = {.size = sizeof stats};
     kvp_status status = kvp_pager_stats(pager, &stats);
-    facts->n_frames = stats.n_frames;
-    facts->slot_bytes = stats.slot_bytes;
-    return status ? status : count_lanes(pager, n_layers, facts);
+    *facts = (page_facts){.n_frames = stats.n_frames, .slot_bytes = stats.slot_bytes};
+    return status ? status : learn_lanes(pager, n_layers, facts);
 }
 
 kvp_status page_facts_learn(const kvp_config *cfg, page_facts *facts)
@@ -49,13 +65,26 @@ kvp_status page_facts_learn(const kvp_config *cfg, page_facts *facts)
     return status;
 }
 
-/* Is the budget enough for n_frames? */
-static kvp_status is_enough(kvp_config *cfg, uint64_t bytes, uint64_t n_frames, bool *yes)
+/* ---- what is enough -------------------------------------------------------------------------- */
+
+uint64_t page_facts_overflow(const page_facts *facts, uint64_t n_pages)
+{
+    uint64_t in_ram = facts->n_frames - RING_FRAMES;
+    return n_pages > in_ram ? n_pages - in_ram : 0;
+}
+
+uint64_t page_facts_disk(const page_facts *facts, uint64_t n_pages)
+{
+    return SWAP_HEADER_BYTES + (n_pages ? n_pages : 1) * facts->slot_bytes;
+}
+
+/* Does a budget of so many bytes hold all pages? */
+static kvp_status is_enough(kvp_config *cfg, uint64_t bytes, uint64_t n_pages, bool *yes)
 {
     page_facts facts;
     cfg->ram_bytes = bytes;
     kvp_status status = page_facts_learn(cfg, &facts);
-    *yes = !status && facts.n_frames >= n_frames;
+    *yes = !status && page_facts_overflow(&facts, n_pages) == 0;
     return status == KVP_E_BUDGET ? KVP_OK : status;
 }
 
@@ -70,12 +99,12 @@ kvp_status page_facts_ram(const kvp_config *given, uint64_t n_pages, uint64_t *b
     kvp_status status = page_facts_learn(&cfg, &facts);
     if (status)
         return status;
-    uint64_t n_frames = (n_pages ? n_pages : 1) + RING_FRAMES; /* one: what the pager wants */
-    uint64_t low = n_frames * facts.slot_bytes, high = low + low / 4 + (1u << 20);
+    n_pages = n_pages ? n_pages : 1; /* what the pager wants at least */
+    uint64_t low = (n_pages + RING_FRAMES) * facts.slot_bytes, high = low + low / 4 + (1u << 20);
     while (low < high) {
         uint64_t middle = low + (high - low) / 2;
         bool yes;
-        status = is_enough(&cfg, middle, n_frames, &yes);
+        status = is_enough(&cfg, middle, n_pages, &yes);
         if (status)
             return status;
         if (yes)
@@ -101,9 +130,25 @@ kvp_status page_facts_least_ram(const kvp_config *given, uint64_t *bytes)
     return KVP_OK;
 }
 
-uint64_t page_facts_disk(const page_facts *facts, uint64_t n_pages)
+/* ---- where ----------------------------------------------------------------------------------- */
+
+const char *page_facts_swap_place(const char *swap, char *folder, size_t n)
 {
-    uint64_t in_ram = facts->n_frames - RING_FRAMES;
-    uint64_t n_slots = n_pages > in_ram ? n_pages - in_ram : 1;
-    return SWAP_HEADER_BYTES + n_slots * facts->slot_bytes;
+    const char *tmp = getenv("TMPDIR"), *slash = swap ? strrchr(swap, '/') : NULL;
+    if (!swap)
+        return tmp && *tmp ? tmp : "/var/tmp";
+    if (access(swap, F_OK) == 0)
+        return swap;
+    if (!slash)
+        return ".";
+    snprintf(folder, n, "%.*s/", (int)(slash - swap), swap);
+    return folder;
+}
+
+uint64_t page_facts_free_bytes(const char *place)
+{
+    struct statvfs fs;
+    if (statvfs(place, &fs) || fs.f_blocks == 0)
+        return UINT64_MAX;
+    return (uint64_t)fs.f_bavail * fs.f_frsize;
 }

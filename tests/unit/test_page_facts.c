@@ -72,7 +72,7 @@ static void test_disk_that_is_said_to_take_the_rest_does(void **state)
     cfg.disk_bytes = KVP_UNLIMITED;
     assert_int_equal(page_facts_learn(&cfg, &facts), KVP_OK);
     assert_true(facts.n_frames < LAYERS * PAGES);
-    uint64_t bytes = page_facts_disk(&facts, LAYERS * PAGES);
+    uint64_t bytes = page_facts_disk(&facts, page_facts_overflow(&facts, LAYERS * PAGES));
     cfg.disk_bytes = bytes;
     assert_int_equal(fill(&cfg), KVP_OK);
     cfg.disk_bytes = bytes - facts.slot_bytes;

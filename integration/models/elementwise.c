@@ -1,7 +1,8 @@
 /* elementwise.c - the small arithmetic between matrix products.
  *
- * Loops are written so that compilers vectorise them without -ffast-math: sums run in independent
- * lanes, whose order is part of the code, so every compiler adds in the same order. */
+ * Loops are written so that compilers vectorise them without -ffast-math (-fno-trapping-math, which
+ * changes no number, is enough: CMakeLists.txt). Sums run in independent lanes, whose order is part
+ * of the code, so every compiler adds in the same order. */
 #include "integration/models/elementwise.h"
 
 #include <math.h>

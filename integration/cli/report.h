@@ -23,6 +23,8 @@ KVP_NODISCARD kvp_status report_take(const session *s, const run_seconds *second
 /* Should the table be printed? */
 bool report_is_wanted(const options *o);
 void report_print(const report *r, FILE *out);
+/* "12.50 MiB"; returns `text`. */
+const char *report_bytes(uint64_t bytes, char *text, size_t n);
 /* Add "seconds" and "stats"; NULL: a command that computes nothing, all members are null. */
 void report_add_json(const report *r, json_t *object);
 

@@ -1,7 +1,7 @@
 /* budget.c - finds out before a run whether its pages fit, and how many bytes would do.
  *
- * How many pages compressed RAM holds shows only while they are compressed; what surely does not fit
- * is refused: of an element, compression shortens the byte with the exponent, and no other. */
+ * How many pages compressed RAM holds shows only while they are compressed; what surely does not
+ * fit is refused: of an element, compression shortens the byte with the exponent, and no other. */
 #include "integration/cli/budget.h"
 
 #include <inttypes.h>

@@ -214,7 +214,7 @@ static int run(int argc, char **argv)
         return code;
     code = session_open(&g.session, &o, SESSION_TOKENIZER | SESSION_INPUT);
     if (!code) {
-        const window_feed feed = run_feed(&g.session);
+        const window_feed feed = run_feed(&g.session.rule, g.session.n_tokens, o.n_new);
         code = session_open_pager(&g.session, &feed);
     }
     if (!code) {

@@ -52,14 +52,14 @@ uint32_t session_page_tokens(const session *s)
     return geometry.page_tokens ? geometry.page_tokens : library_default;
 }
 
-static kvp_status check_fits(const session *s)
+kvp_status session_check_length(const session *s, size_t n_tokens)
 {
-    if (s->rule.roll || s->n_tokens <= s->rule.n_ctx)
+    if (s->rule.roll || n_tokens <= s->rule.n_ctx)
         return KVP_OK;
     return kvp_fail(KVP_E_RANGE,
                     "the input has %zu tokens, the model's context %" PRIu64
                     "; --beyond rolling goes on past it",
-                    s->n_tokens, s->rule.n_ctx);
+                    n_tokens, s->rule.n_ctx);
 }
 
 /* The rule's parts that depend on the model. Combined, keep bounds what is prefilled again. */
@@ -140,7 +140,7 @@ int session_open(session *s, const options *o, unsigned needs)
         code = resolve_rule(s);
     if (code)
         return code;
-    kvp_status status = check_fits(s);
+    kvp_status status = session_check_length(s, s->n_tokens);
     return status ? report_failure(status) : EXIT_DONE;
 }
 

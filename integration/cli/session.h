@@ -31,6 +31,9 @@ int session_open(session *s, const options *o, unsigned needs);
 int session_open_pager(session *s, const window_feed *feed);
 void session_close(session *s);
 
+/* KVP_E_RANGE if a text of n_tokens is longer than the context, and the rule says stop. */
+KVP_NODISCARD kvp_status session_check_length(const session *s, size_t n_tokens);
+
 /* Of a pager for the session's model: within the budget options, or with everything in RAM. */
 kvp_config session_pager_config(const session *s, bool all_in_ram);
 /* Tokens per page of such a pager. */

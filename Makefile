@@ -1,7 +1,9 @@
 # The usual ways through. CMakePresets.json has the others: debug, asan, tsan, bare.
 #
 #   make demo         run the demo model with 1 MiB of RAM for its KV
+#   make demo-long    the same with a pretrained model (fetched: 93 MB) that reads a book
 #   make test         run the tests            (make test-full: every combination)
+#   make test-long    run those with the pretrained model at 7,900 tokens
 #   make bench        run the benchmarks
 #   make              build
 #   make install      into PREFIX, /usr/local by default
@@ -9,14 +11,14 @@
 #   make format       clang-format on every source
 #   make clean
 #
-# demo, test and bench install what is missing; YES=1: without asking.
+# demo, test and bench, long or not, install what is missing; YES=1: without asking.
 BUILD  := build/release
 PREFIX ?= /usr/local
 JOBS   := $(shell nproc)
 # Not fixed in the preset, so that a machine without Ninja builds as well.
 export CMAKE_GENERATOR ?= $(if $(shell command -v ninja),Ninja,Unix Makefiles)
 
-.PHONY: build demo test test-full bench install deps deps-build deps-test format clean help
+.PHONY: build demo demo-long test test-full test-long bench install command deps deps-build deps-long deps-test format clean help
 .NOTPARALLEL:
 
 build: $(BUILD)/.configured
@@ -29,16 +31,26 @@ $(BUILD)/.configured: CMakePresets.json
 	@grep '^-- kvpager' $(BUILD)/configure.log
 	@touch $@
 
-demo: deps-build $(BUILD)/.configured
-	@cmake --build $(BUILD) -j $(JOBS) --target kvpager_command >$(BUILD)/build.log || \
-	    { cat $(BUILD)/build.log; exit 1; }
+demo: deps-build command
 	@sh integration/demo.sh $(BUILD)/integration/kvpager
 
+demo-long: deps-long command
+	@sh integration/demo_long.sh $(BUILD)/integration/kvpager
+
+command: $(BUILD)/.configured
+	@cmake --build $(BUILD) -j $(JOBS) --target kvpager_command >$(BUILD)/build.log || \
+	    { cat $(BUILD)/build.log; exit 1; }
+
 test: deps-test build
-	@ctest --test-dir $(BUILD) -j $(JOBS) --output-on-failure --no-tests=error
+	@ctest --test-dir $(BUILD) -j $(JOBS) --output-on-failure --no-tests=error -LE long
 
 test-full: deps-test build
-	@KVP_TEST_FULL=1 ctest --test-dir $(BUILD) -j $(JOBS) --output-on-failure --no-tests=error
+	@KVP_TEST_FULL=1 ctest --test-dir $(BUILD) -j $(JOBS) --output-on-failure --no-tests=error -LE long
+
+# KVP_TEST_FULL=1: at full length throughout.
+test-long: deps-test deps-long build
+	@sh models/smollm2/fetch.sh >/dev/null
+	@ctest --test-dir $(BUILD) --output-on-failure --no-tests=error -L long
 
 bench: deps-test build
 	@KVP_COMMIT=$$(git describe --always --dirty 2>/dev/null); export KVP_COMMIT; \
@@ -49,6 +61,9 @@ install: build
 
 deps-build:
 	@sh cmake/deps.sh build
+
+deps-long:
+	@sh cmake/deps.sh long
 
 deps-test:
 	@sh cmake/deps.sh test

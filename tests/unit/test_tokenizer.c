@@ -1,6 +1,6 @@
 /* test_tokenizer.c - byte-level BPE against ids from Hugging Face's tokenizers 0.23. */
 #include "integration/text/tokenizer.h"
-#include "tests/support/demo.h"
+#include "tests/support/golden.h"
 #include "tests/support/temp_dir.h"
 
 #include <setjmp.h>
@@ -61,7 +61,7 @@ static void check_cases(const char *dir, const json_t *cases, size_t at_least)
 static void test_golden_cases_are_equal(void **state)
 {
     (void)state;
-    json_t *golden = demo_golden();
+    json_t *golden = golden_load(DEMO_GOLDEN);
     check_cases(DEMO_DIR, json_object_get(golden, "tokenizer_cases"), 14);
     json_decref(golden);
 }
@@ -97,8 +97,8 @@ static void test_excerpt_equals_golden_text_and_decodes_to_itself(void **state)
 {
     (void)state;
     size_t n_text, n = 0, n_golden, n_back = 0;
-    json_t *golden = demo_golden();
-    int32_t *wanted = demo_ids(json_object_get(golden, "rolling"), "token_ids", &n_golden);
+    json_t *golden = golden_load(DEMO_GOLDEN);
+    int32_t *wanted = golden_ids(json_object_get(golden, "rolling"), "token_ids", &n_golden);
     int32_t *ids = NULL;
     char *text = read_excerpt(&n_text), *back = malloc(n_text + 16);
     tokenizer *t = open_or_fail(DEMO_DIR);

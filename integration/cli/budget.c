@@ -1,6 +1,6 @@
 /* budget.c - finds out before a run whether its pages fit, and how many bytes would do.
  *
- * Of its frames the pager keeps RING_FRAMES for pages on their way; each of the others may hold a
+ * Of its frames the pager keeps BUDGET_RING_FRAMES for pages on their way; each of the others may hold a
  * page that has no place below, and each slot of the disk one more. */
 #include "integration/cli/budget.h"
 
@@ -8,7 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define RING_FRAMES 3u
 #define SWAP_HEADER_BYTES 4096u
 #define NEEDS "needs at least "
 
@@ -17,7 +16,7 @@ typedef struct page_facts {
     uint64_t n_lanes, n_frames, slot_bytes;
 } page_facts;
 
-static kvp_status count_lanes(const session *s, kvp_pager *pager, uint64_t *n_lanes)
+kvp_status budget_count_lanes(const session *s, kvp_pager *pager, uint64_t *n_lanes)
 {
     kvp_seq *seq;
     kvp_status status = kvp_seq_create(pager, &seq);
@@ -40,7 +39,7 @@ static kvp_status learn(const session *s, kvp_pager *pager, page_facts *facts)
     kvp_status status = kvp_pager_stats(pager, &stats);
     facts->n_frames = stats.n_frames;
     facts->slot_bytes = stats.slot_bytes;
-    return status ? status : count_lanes(s, pager, &facts->n_lanes);
+    return status ? status : budget_count_lanes(s, pager, &facts->n_lanes);
 }
 
 /* The same of a pager that is opened for this alone. */
@@ -87,7 +86,7 @@ static kvp_status is_enough(const session *s, kvp_config *cfg, uint64_t bytes, u
 static kvp_status fail_without_lower_tier(const session *s, kvp_config cfg, uint64_t n_pages,
                                           uint64_t slot_bytes)
 {
-    uint64_t n_frames = n_pages + RING_FRAMES;
+    uint64_t n_frames = n_pages + BUDGET_RING_FRAMES;
     uint64_t low = n_frames * slot_bytes, high = low + low / 4 + (1u << 20);
     while (low < high) {
         uint64_t middle = low + (high - low) / 2;
@@ -116,7 +115,7 @@ static kvp_status open_in_ram(const session *s, const kvp_config *cfg, uint64_t 
     uint64_t n_pages = facts.n_lanes * pages_per_lane;
     n_pages = n_pages ? n_pages : 1; /* what the pager wants at least */
     kvp_config tried = *cfg;
-    status = is_enough(s, &tried, cfg->ram_bytes, n_pages + RING_FRAMES, &yes);
+    status = is_enough(s, &tried, cfg->ram_bytes, n_pages + BUDGET_RING_FRAMES, &yes);
     if (status)
         return status;
     return yes ? kvp_pager_open(cfg, pager)
@@ -134,7 +133,7 @@ static kvp_status open_on_disk(const session *s, const kvp_config *cfg, uint64_t
     kvp_status status = probe(s, &unbounded, &facts);
     if (status)
         return reword(s, status);
-    uint64_t n_pages = facts.n_lanes * pages_per_lane, in_ram = facts.n_frames - RING_FRAMES;
+    uint64_t n_pages = facts.n_lanes * pages_per_lane, in_ram = facts.n_frames - BUDGET_RING_FRAMES;
     uint64_t n_slots = n_pages > in_ram ? n_pages - in_ram : 1;
     uint64_t needed = SWAP_HEADER_BYTES + n_slots * facts.slot_bytes;
     if (cfg->disk_bytes < needed)

@@ -4,18 +4,13 @@
 #include <string.h>
 
 #include "integration/cli/commands.h"
+#include "integration/cli/generate.h"
 #include "integration/cli/interrupt.h"
 #include "integration/cli/map.h"
 #include "integration/cli/message.h"
 #include "integration/cli/output.h"
 #include "integration/cli/progress.h"
 #include "integration/cli/report.h"
-
-typedef struct generate_options {
-    bool no_cache, map, verify;
-} generate_options;
-
-typedef enum verdict { NOT_VERIFIED, IDENTICAL, DIFFERENT } verdict;
 
 typedef struct generation {
     session session;
@@ -101,12 +96,6 @@ static kvp_status generate(generation *g)
     return status;
 }
 
-static bool same_run(const run_result *a, const run_result *b)
-{
-    return a->n_new == b->n_new && a->logits_xxh3 == b->logits_xxh3 &&
-           (a->n_new == 0 || memcmp(a->tokens, b->tokens, a->n_new * sizeof *a->tokens) == 0);
-}
-
 /* The same run once more, with a pager of its own that never moves a page. */
 static kvp_status verify(generation *g)
 {
@@ -123,7 +112,7 @@ static kvp_status verify(generation *g)
     if (!status)
         status = run_generate(s, &context, &watcher, &again);
     if (!status && again.stop != STOP_INTERRUPTED)
-        g->verdict = same_run(&g->result, &again) ? IDENTICAL : DIFFERENT;
+        g->verdict = run_is_same(&g->result, &again) ? IDENTICAL : DIFFERENT;
     run_result_fini(&again);
     context_fini(&context);
     kvp_pager_close(pager);
@@ -134,15 +123,10 @@ static kvp_status verify(generation *g)
 
 static void print_verdict(const generation *g)
 {
-    const kvp_stats *stats = &g->report.stats;
-    if (g->verdict == NOT_VERIFIED)
-        return;
-    fprintf(stderr,
-            "identical to all-in-RAM: %s (%zu tokens and their logits, XXH3 %016" PRIx64
-            ", against a second run)\n",
-            g->verdict == IDENTICAL ? "yes" : "NO", g->result.n_new, g->result.logits_xxh3);
-    if (stats->demotions == 0 && stats->minor_faults == 0 && stats->major_faults == 0)
-        fprintf(stderr, "nothing was paged, both runs had everything in RAM: --ram sets a limit\n");
+    char what[96];
+    snprintf(what, sizeof what, "%zu tokens and their logits, XXH3 %016" PRIx64, g->result.n_new,
+             g->result.logits_xxh3);
+    report_print_verdict(&g->report, g->verdict, what);
 }
 
 static void print_what_is_seen(const generation *g)
@@ -181,9 +165,7 @@ static json_t *to_json(const generation *g)
                   (json_int_t)g->session.n_tokens, "stop_reason", stop_reason_name(r->stop),
                   "logits_xxh3", hash);
     if (object && g->own.verify)
-        json_object_set_new(object, "identical",
-                            g->verdict == NOT_VERIFIED ? json_null()
-                                                       : json_boolean(g->verdict == IDENTICAL));
+        json_object_set_new(object, "identical", verdict_to_json(g->verdict));
     if (object)
         report_add_json(&g->report, object);
     return object;
@@ -205,20 +187,16 @@ static int generate_and_report(generation *g)
     return g->verdict == DIFFERENT ? EXIT_FAILED : EXIT_DONE;
 }
 
-static int run(int argc, char **argv)
+static int generate_text(const options *o, const generate_options *own)
 {
-    options o;
-    generation g = {0};
-    int code;
-    if (!options_parse(&cmd_generate, argc, argv, &o, &g.own, &code))
-        return code;
-    code = session_open(&g.session, &o, SESSION_TOKENIZER | SESSION_INPUT);
+    generation g = {.own = *own};
+    int code = session_open(&g.session, o, SESSION_TOKENIZER | SESSION_INPUT);
     if (!code) {
-        const window_feed feed = run_feed(&g.session.rule, g.session.n_tokens, o.n_new);
+        const window_feed feed = run_feed(&g.session.rule, g.session.n_tokens, o->n_new);
         code = session_open_pager(&g.session, &feed);
     }
     if (!code) {
-        g.text = (text_output){.tokenizer = g.session.tokenizer, .print = !o.json};
+        g.text = (text_output){.tokenizer = g.session.tokenizer, .print = !o->json};
         progress_init(&g.progress);
         code = generate_and_report(&g);
     }
@@ -229,6 +207,41 @@ static int run(int argc, char **argv)
     session_close(&g.session);
     return code;
 }
+
+/* ---- the command line ---- */
+
+static int check_batch(const options *o, const generate_options *own)
+{
+    if (o->prompt || o->file || o->ids_file)
+        return usage_error("--batch brings its own prompts: give no -p, -f or --ids");
+    if (own->map || own->no_cache)
+        return usage_error("--batch does not go with --%s", own->map ? "map" : "no-cache");
+    return EXIT_DONE;
+}
+
+static int run(int argc, char **argv)
+{
+    options o;
+    generate_options own = {.n_parallel = 8};
+    int code;
+    if (!options_parse(&cmd_generate, argc, argv, &o, &own, &code))
+        return code;
+    code = own.batch ? check_batch(&o, &own) : options_check_input(&o);
+    if (code)
+        return code;
+    return own.batch ? generate_batch(&o, &own) : generate_text(&o, &own);
+}
+
+static bool parse_parallel(const char *text, void *value)
+{
+    uint64_t n;
+    if (!value_positive.parse(text, &n) || n > GENERATE_MAX_PARALLEL)
+        return false;
+    *(uint32_t *)value = (uint32_t)n;
+    return true;
+}
+
+static const value_kind value_parallel = {"a number from 1 to 64", parse_parallel};
 
 #define AT(member) offsetof(generate_options, member)
 
@@ -243,16 +256,37 @@ static const option_row rows[] = {
      "run again with everything in RAM and compare tokens and logits bit by bit; exit 1 if they "
      "differ",
      0},
+    {"batch", 0, &value_text, AT(batch), "FILE",
+     "continue every prompt of this file, many at a time; - is stdin. A prompt per line, as it "
+     "stands; a line that is a JSON string is that string, one that begins with { must be an "
+     "object {\"prompt\": TEXT, \"id\": ANYTHING}; lines of white space are skipped",
+     0},
+    {"parallel", 0, &value_parallel, AT(n_parallel), "N",
+     "prompts of a batch that are worked on at a time, 1 to 64 (default 8). Those whose KV fits "
+     "into --ram decode together; more take turns, the KV of waiting ones is demoted",
+     0},
+    {"in-order", 0, NULL, AT(in_order), NULL,
+     "print a batch's results in the order of its prompts (default: as they are finished)", 0},
 };
 
 const command cmd_generate = {
     .name = "generate",
     .summary = "continue a text",
-    .synopsis = "-m DIR (-p TEXT | -f FILE | --ids FILE) [options]",
-    .details = "Continues the input and prints the new text on stdout as it is produced.\n\n"
-               "--json prints: tokens (new ids), text (new text), prompt_tokens, stop_reason "
-               "(length, eos, context\nor interrupted), logits_xxh3 (hash of all steps' float32 "
-               "logits), identical (with --verify), seconds\n(prefill, decode) and stats.",
+    .synopsis = "-m DIR (-p TEXT | -f FILE | --ids FILE | --batch FILE) [options]",
+    .details =
+        "Continues the input and prints the new text on stdout as it is produced.\n\n"
+        "--json prints: tokens (new ids), text (new text), prompt_tokens, stop_reason "
+        "(length, eos, context\nor interrupted), logits_xxh3 (hash of all steps' float32 "
+        "logits), identical (with --verify), seconds\n(prefill, decode) and stats.\n\n"
+        "--batch prints JSON Lines, an object per prompt: index (of its line, from 0), id "
+        "(if it has one), prompt_tokens,\ntokens, text, stop_reason, logits_xxh3; or index, "
+        "id and error, and exit status 1. With --json another line\nfollows: prompts, "
+        "failed, prompt_tokens, new_tokens, steps (passes over the weights), together (most "
+        "prompts in\none), turns (times that waiting ones took over), identical (with "
+        "--verify), seconds and stats. The prompt with\nindex I is sampled with seed S + I. "
+        "Results depend neither on budgets nor on the other prompts, but rounding\ndepends on "
+        "--parallel.",
+    .checks_input = true,
     .groups = OPTIONS_MODEL | OPTIONS_INPUT | OPTIONS_BUDGET | OPTIONS_KEEP | OPTIONS_BEYOND |
               OPTIONS_GENERATION | OPTIONS_OUTPUT,
     .own = rows,

@@ -29,22 +29,24 @@ kvp_status context_restart(context *c, uint64_t start)
     return kvp_seq_create(c->pager, &c->seq);
 }
 
-static kvp_status forward(context *c, const int32_t *text, uint64_t end, float *logits,
-                          size_t n_rows)
+static model_forward_args call_args(const context *c, const int32_t *text, uint64_t end,
+                                    float *logits, size_t n_rows)
 {
-    model_forward_args args = {.tokens = text + c->next,
-                               .n_tokens = end - c->next,
-                               .window = c->rule.keep,
-                               .sinks = c->rule.sinks,
-                               .logits = logits,
-                               .n_logits = n_rows,
-                               .progress = c->progress,
-                               .progress_opaque = c->progress_opaque};
-    kvp_status status = model_forward(c->model, c->seq, &args);
-    if (status)
-        return status;
-    c->next = end;
-    return KVP_OK;
+    return (model_forward_args){.tokens = text + c->next,
+                                .n_tokens = end - c->next,
+                                .window = c->rule.keep,
+                                .sinks = c->rule.sinks,
+                                .logits = logits,
+                                .n_logits = n_rows,
+                                .progress = c->progress,
+                                .progress_opaque = c->progress_opaque};
+}
+
+/* What a call that has failed left of its tokens goes: the sequence is what it was. */
+static kvp_status undo(context *c, kvp_status failure)
+{
+    kvp_status status = kvp_seq_truncate(c->seq, c->next - c->start);
+    return status ? status : failure;
 }
 
 static kvp_status free_unreachable(context *c)
@@ -53,6 +55,22 @@ static kvp_status free_unreachable(context *c)
     if (!window_unreachable(&c->rule, c->next - c->start, &begin, &end))
         return KVP_OK;
     return kvp_seq_evict(c->seq, KVP_ALL_LAYERS, begin, end);
+}
+
+/* A call up to text[end - 1] has come back. */
+static kvp_status take_in(context *c, uint64_t end)
+{
+    c->n_fed += end - c->next;
+    c->next = end;
+    return free_unreachable(c);
+}
+
+static kvp_status forward(context *c, const int32_t *text, uint64_t end, float *logits,
+                          size_t n_rows)
+{
+    const model_forward_args args = call_args(c, text, end, logits, n_rows);
+    kvp_status status = model_forward(c->model, c->seq, &args);
+    return status ? undo(c, status) : take_in(c, end);
 }
 
 kvp_status context_extend(context *c, const int32_t *text, uint64_t end, float *logits,
@@ -65,9 +83,34 @@ kvp_status context_extend(context *c, const int32_t *text, uint64_t end, float *
         c->restarts += start != c->start;
         status = context_restart(c, start);
     }
-    if (!status)
-        status = forward(c, text, end, logits, n_rows);
-    return status ? status : free_unreachable(c);
+    return status ? status : forward(c, text, end, logits, n_rows);
+}
+
+static bool begins_a_window(const context_step *s)
+{
+    return window_start(&s->context->rule, s->end - 1) != s->context->start;
+}
+
+kvp_status context_step_all(const context_step *steps, size_t n, size_t n_rows, model_item *items)
+{
+    size_t n_items = 0;
+    kvp_status status = KVP_OK;
+    for (size_t i = 0; i < n && !status; i++) {
+        const context_step *s = &steps[i];
+        assert(s->end == s->context->next + 1 && !s->context->no_cache);
+        if (begins_a_window(s))
+            status = context_extend(s->context, s->text, s->end, s->logits, 1);
+        else
+            items[n_items++] =
+                (model_item){.seq = s->context->seq,
+                             .args = call_args(s->context, s->text, s->end, s->logits, 1)};
+    }
+    if (!status && n_items)
+        status = model_forward_batch(steps[0].context->model, items, n_items, n_rows);
+    for (size_t i = 0; i < n && !status; i++)
+        if (steps[i].context->next != steps[i].end)
+            status = take_in(steps[i].context, steps[i].end);
+    return status;
 }
 
 size_t context_max_rows(const model *m)

@@ -242,6 +242,12 @@ kvp_status run_generate(const session *s, context *c, const run_watcher *watcher
     return status;
 }
 
+bool run_is_same(const run_result *a, const run_result *b)
+{
+    return a->n_new == b->n_new && a->logits_xxh3 == b->logits_xxh3 &&
+           (a->n_new == 0 || memcmp(a->tokens, b->tokens, a->n_new * sizeof *a->tokens) == 0);
+}
+
 static bool is_tie(const run_result *a, const run_result *b, size_t i)
 {
     return a->margins[i] < TIE_MARGIN || b->margins[i] < TIE_MARGIN;

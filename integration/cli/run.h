@@ -84,6 +84,9 @@ KVP_NODISCARD kvp_status run_generate(const session *s, context *c, const run_wa
                                       run_result *result);
 void run_result_fini(run_result *result);
 
+/* The same tokens, out of the same logits bit by bit? */
+bool run_is_same(const run_result *a, const run_result *b);
+
 /* Where two runs chose differently: in ties, between tokens that are as good as equal, rounding may
  * decide; elsewhere it may not. */
 typedef struct run_differences {

@@ -80,6 +80,16 @@ static int resolve_rule(session *s)
     return EXIT_DONE;
 }
 
+static kvp_status open_model(session *s)
+{
+    const options *o = s->options;
+    model_options options = {.weights = o->weights, .n_threads = o->n_threads};
+    kvp_status status = model_open(o->model_path, &options, &s->model);
+    if (!status)
+        s->info = model_get_info(s->model);
+    return status;
+}
+
 /* The model is opened between reading the input and knowing which ids are valid, but after the
  * text was encoded: bad text should not cost loading the weights. */
 static kvp_status open_model_and_tokens(session *s, const input *in, unsigned needs)
@@ -91,10 +101,8 @@ static kvp_status open_model_and_tokens(session *s, const input *in, unsigned ne
         return status;
     if (!o->ids_file && (status = input_encode(in, s->tokenizer, &s->tokens, &s->n_tokens)))
         return status;
-    model_options options = {.weights = o->weights, .n_threads = o->n_threads};
-    if ((status = model_open(o->model_path, &options, &s->model)))
+    if ((status = open_model(s)))
         return status;
-    s->info = model_get_info(s->model);
     if (o->ids_file)
         return input_parse_ids(in, s->info->n_vocab, &s->tokens, &s->n_tokens);
     return KVP_OK;
@@ -130,12 +138,32 @@ static kvp_status check_engine(void)
                     engine);
 }
 
-int session_open(session *s, const options *o, unsigned needs)
+static int begin(session *s, const options *o)
 {
     *s = (session){.options = o};
-    if (!kvp_isa() || check_engine())
-        return report_failure(KVP_E_UNSUPPORTED);
-    int code = open_input(s, needs);
+    return kvp_isa() && !check_engine() ? EXIT_DONE : report_failure(KVP_E_UNSUPPORTED);
+}
+
+int session_open_tokenizer(session *s, const options *o)
+{
+    int code = begin(s, o);
+    if (code)
+        return code;
+    kvp_status status = tokenizer_open(o->model_path, &s->tokenizer);
+    return status ? report_failure(status) : EXIT_DONE;
+}
+
+int session_open_model(session *s)
+{
+    kvp_status status = open_model(s);
+    return status ? report_failure(status) : resolve_rule(s);
+}
+
+int session_open(session *s, const options *o, unsigned needs)
+{
+    int code = begin(s, o);
+    if (!code)
+        code = open_input(s, needs);
     if (!code)
         code = resolve_rule(s);
     if (code)
@@ -144,12 +172,16 @@ int session_open(session *s, const options *o, unsigned needs)
     return status ? report_failure(status) : EXIT_DONE;
 }
 
-int session_open_pager(session *s, const window_feed *feed)
+int session_open_pager_for(session *s, uint64_t pages_per_lane)
 {
     interrupt_defer(); /* from here on there may be a file to remove */
-    uint64_t pages = window_peak_pages(&s->rule, feed, session_page_tokens(s));
-    kvp_status status = budget_open(s, pages, &s->pager);
+    kvp_status status = budget_open(s, pages_per_lane, &s->pager);
     return status ? report_failure(status) : EXIT_DONE;
+}
+
+int session_open_pager(session *s, const window_feed *feed)
+{
+    return session_open_pager_for(s, window_peak_pages(&s->rule, feed, session_page_tokens(s)));
 }
 
 void session_close(session *s)

@@ -27,8 +27,14 @@ enum session_needs {
 /* Open all but the pager; on failure say why and return the exit code. session_close() in either
  * case. */
 int session_open(session *s, const options *o, unsigned needs);
+/* The same in parts, for commands that read their input themselves: the tokenizer, then the model.
+ */
+int session_open_tokenizer(session *s, const options *o);
+int session_open_model(session *s);
 /* Open the pager, within the budget options, for a run that feeds the model like this. */
 int session_open_pager(session *s, const window_feed *feed);
+/* The same for one that holds up to so many pages of every lane at a time. */
+int session_open_pager_for(session *s, uint64_t pages_per_lane);
 void session_close(session *s);
 
 /* KVP_E_RANGE if a text of n_tokens is longer than the context, and the rule says stop. */

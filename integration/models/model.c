@@ -168,6 +168,15 @@ kvp_status model_forward(model *m, kvp_seq *seq, const model_forward_args *args)
     return status ? status : m->arch->forward(m, seq, args);
 }
 
+kvp_status model_forward_batch(model *m, const model_item *items, size_t n_items, size_t n_rows)
+{
+    kvp_status status = KVP_OK;
+    (void)n_rows;
+    for (size_t i = 0; i < n_items && !status; i++)
+        status = model_forward(m, items[i].seq, &items[i].args);
+    return status;
+}
+
 kvp_pool *model_pool(const model *m)
 {
     return m->pool;

@@ -87,9 +87,13 @@ typedef struct model_item {
     model_forward_args args; /* progress: of the first item only */
 } model_item;
 
-/* The same for several sequences at once: one pass over the weights. Sequences differ. Errors: as
- * model_forward(), then any of the sequences may have lanes that differ in length. */
-KVP_NODISCARD kvp_status model_forward_batch(model *m, const model_item *items, size_t n_items);
+/* The same for several sequences at once: one pass over the weights. Sequences differ. Matrix
+ * products have at least n_rows rows (0: as many as there are tokens), the missing ones filled up:
+ * as long as n_rows is the same and no less than the tokens, and all tokens have logits, an item's
+ * results do not depend on which others there are, nor on their order. Errors: as model_forward(),
+ * then any of the sequences may have lanes that differ in length. */
+KVP_NODISCARD kvp_status model_forward_batch(model *m, const model_item *items, size_t n_items,
+                                             size_t n_rows);
 
 /* The model's threads: for kvp_config.pool, so that attention uses the same ones. */
 kvp_pool *model_pool(const model *m);

@@ -26,6 +26,7 @@ typedef struct place {
     context context;
     text_run run;
     run_result result;
+    bool is_cold; /* it waits, and the pager knows */
 } place;
 
 typedef struct schedule {
@@ -159,6 +160,20 @@ static kvp_status count_frames(const schedule *d, const place *p, uint64_t *n_fr
     return status;
 }
 
+/* The KV of those who wait makes room for that of the others. */
+static kvp_status advise(schedule *d)
+{
+    kvp_status status = KVP_OK;
+    for (size_t i = 0; i < d->n_in_flight && !status; i++) {
+        place *p = d->turns[i];
+        bool was_cold = p->is_cold;
+        p->is_cold = i >= d->n_together;
+        if (p->is_cold && !was_cold)
+            status = kvp_seq_advise(p->context.seq, 0, UINT64_MAX, KVP_COLD);
+    }
+    return status;
+}
+
 /* As many as fit together decode together, in the order of their turns; one always does. Those who
  * do already go on even if they have outgrown the budget, which is for the next round to see. */
 static kvp_status gather(schedule *d)
@@ -175,14 +190,14 @@ static kvp_status gather(schedule *d)
             break;
         d->n_together = i + 1;
     }
-    return KVP_OK;
+    return advise(d);
 }
 
 /* The first of the turns goes behind all others. */
 static void send_back(schedule *d)
 {
     place *p = d->turns[0];
-    memmove(&d->turns[0], &d->turns[1], (d->n_in_flight - 1) * sizeof *d->turns);
+    memmove(&d->turns[0], &d->turns[1], (d->n_in_flight - 1) * sizeof(place *));
     d->turns[d->n_in_flight - 1] = p;
 }
 

@@ -4,6 +4,7 @@
 #   make demo-long    the same with a pretrained model (fetched: 93 MB) that reads a book
 #   make test         run the tests            (make test-full: every combination)
 #   make test-long    run those with the pretrained model at 7,900 tokens
+#   make fuzz         look for bad input that is handled badly, FUZZ_SECONDS=60 per kind of file
 #   make bench        run the benchmarks
 #   make              build
 #   make install      into PREFIX, /usr/local by default
@@ -14,11 +15,12 @@
 # demo, test and bench, long or not, install what is missing; YES=1: without asking.
 BUILD  := build/release
 PREFIX ?= /usr/local
+FUZZ_SECONDS ?= 60
 JOBS   := $(shell nproc)
 # Not fixed in the preset, so that a machine without Ninja builds as well.
 export CMAKE_GENERATOR ?= $(if $(shell command -v ninja),Ninja,Unix Makefiles)
 
-.PHONY: build demo demo-long test test-full test-long bench install command deps deps-build deps-long deps-test format clean help
+.PHONY: build fuzz demo demo-long test test-full test-long bench install command deps deps-build deps-long deps-test format clean help
 .NOTPARALLEL:
 
 build: $(BUILD)/.configured
@@ -51,6 +53,16 @@ test-full: deps-test build
 test-long: deps-test deps-long build
 	@sh models/smollm2/fetch.sh >/dev/null
 	@ctest --test-dir $(BUILD) --output-on-failure --no-tests=error -L long
+
+# What a fuzzer finds to be interesting goes to build/fuzz/corpus/, what breaks something beside it.
+fuzz: deps
+	@cmake --preset fuzz >/dev/null && cmake --build --preset fuzz -j $(JOBS)
+	@for program in build/fuzz/tests/fuzz_*; do \
+	    name=$${program##*/fuzz_}; mkdir -p build/fuzz/corpus/$$name; echo "== $$name"; \
+	    $$program -max_total_time=$(FUZZ_SECONDS) -timeout=10 -malloc_limit_mb=64 -print_final_stats=1 \
+	        -artifact_prefix=build/fuzz/$$name- -verbosity=0 \
+	        build/fuzz/corpus/$$name tests/fuzz/corpus/$$name || exit 1; \
+	done
 
 bench: deps-test build
 	@KVP_COMMIT=$$(git describe --always --dirty 2>/dev/null); export KVP_COMMIT; \

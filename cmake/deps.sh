@@ -15,7 +15,7 @@ build="gcc libc6-dev cmake ninja-build pkg-config libxxhash-dev
        liburing-dev libzstd-dev libjemalloc-dev libdnnl-dev libpcre2-dev libjansson-dev"
 test="libcmocka-dev g++ binutils git util-linux"
 long="python3 python3-pip ca-certificates"
-ci="clang clang-format"
+ci="clang clang-format libclang-rt-dev"
 
 case ${1:-build} in
 build) packages=$build ;;

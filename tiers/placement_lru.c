@@ -1,6 +1,7 @@
 /* placement_lru.c - the page that was used longest ago leaves first.
  *
- * A cold page counts as never used. The baseline. A cyclic scan over more pages than fit never hits. */
+ * A cold page counts as never used. The baseline: a cyclic scan over more pages than fit never
+ * hits. */
 #include "kvpager/placement.h"
 
 #include "alloc/mem.h"

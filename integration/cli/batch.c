@@ -109,7 +109,8 @@ static int open_batch(batch *b, const options *o)
     status = check_prompts(b);
     if (!status)
         status = peak_pages(b, &pages);
-    return status ? report_failure(status) : session_open_pager_for(&b->session, pages);
+    return status ? report_failure(status)
+                  : session_open_pager_for(&b->session, pages, b->own->n_parallel);
 }
 
 /* ---- results ---- */
@@ -125,7 +126,7 @@ static json_t *text_of(const batch *b, const run_result *r)
             status = text_output_token(&text, r->tokens[i]);
     if (!status)
         status = text_output_finish(&text);
-    json_t *string = status ? NULL : json_stringn(text.text ? text.text : "", text.n);
+    json_t *string = status ? NULL : text_output_json(&text);
     text_output_fini(&text);
     return string;
 }

@@ -44,7 +44,7 @@ typedef struct schedule {
     uint32_t steps_left; /* of the round */
     context_step *steps; /* [n_places] */
     model_item *items;   /* [n_places] */
-    uint64_t n_lanes, n_frames;
+    uint64_t n_frames;   /* that prompts may fill together */
 } schedule;
 
 static void tell(schedule *d)
@@ -154,9 +154,9 @@ static kvp_status fill_places(schedule *d)
 static kvp_status count_frames(const schedule *d, const place *p, uint64_t *n_frames)
 {
     size_t n_pages;
-    uint32_t page_tokens = session_page_tokens(d->session);
     kvp_status status = kvp_seq_pages(p->context.seq, NULL, 0, &n_pages);
-    *n_frames = n_pages + d->n_lanes * (ROUND_STEPS / page_tokens + 1);
+    uint64_t n_lanes = n_pages / kvp_seq_page_count(p->context.seq, 0);
+    *n_frames = n_pages + n_lanes * (ROUND_STEPS / session_page_tokens(d->session) + 1);
     return status;
 }
 
@@ -269,7 +269,7 @@ static kvp_status learn_budget(schedule *d)
     d->n_frames = UINT64_MAX;
     if (stats.ram_budget_bytes != KVP_UNLIMITED)
         d->n_frames = stats.n_frames - BUDGET_RING_FRAMES;
-    return status ? status : budget_count_lanes(d->session, d->pager, &d->n_lanes);
+    return status;
 }
 
 static kvp_status schedule_init(schedule *d)

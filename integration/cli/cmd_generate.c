@@ -160,10 +160,9 @@ static json_t *to_json(const generation *g)
     char hash[17];
     snprintf(hash, sizeof hash, "%016" PRIx64, r->logits_xxh3);
     json_t *object =
-        json_pack("{s:o, s:s%, s:I, s:s, s:s}", "tokens", json_ids(r->tokens, r->n_new), "text",
-                  g->text.text ? g->text.text : "", g->text.n, "prompt_tokens",
-                  (json_int_t)g->session.n_tokens, "stop_reason", stop_reason_name(r->stop),
-                  "logits_xxh3", hash);
+        json_pack("{s:o, s:o, s:I, s:s, s:s}", "tokens", json_ids(r->tokens, r->n_new), "text",
+                  text_output_json(&g->text), "prompt_tokens", (json_int_t)g->session.n_tokens,
+                  "stop_reason", stop_reason_name(r->stop), "logits_xxh3", hash);
     if (object && g->own.verify)
         json_object_set_new(object, "identical", verdict_to_json(g->verdict));
     if (object)
@@ -272,10 +271,12 @@ static const option_row rows[] = {
 const command cmd_generate = {
     .name = "generate",
     .summary = "continue a text",
-    .synopsis = "-m DIR (-p TEXT | -f FILE | --ids FILE | --batch FILE) [options]",
+    .synopsis = "-m PATH (-p TEXT | -f FILE | --ids FILE | --batch FILE) [options]",
     .details =
         "Continues the input and prints the new text on stdout as it is produced.\n\n"
-        "--json prints: tokens (new ids), text (new text), prompt_tokens, stop_reason "
+        "Where the input is ids and the tokenizer is of a kind that is not supported, ids "
+        "are printed.\n\n"
+        "--json prints: tokens (new ids), text (new text, or null), prompt_tokens, stop_reason "
         "(length, eos, context\nor interrupted), logits_xxh3 (hash of all steps' float32 "
         "logits), identical (with --verify), seconds\n(prefill, decode) and stats.\n\n"
         "--batch prints JSON Lines, an object per prompt: index (of its line, from 0), id "

@@ -84,7 +84,7 @@ static const char *const shown[] = {"model", "prompt", "file", "ids", "json", NU
 const command cmd_tokenize = {
     .name = "tokenize",
     .summary = "turn text into token ids, or ids into text",
-    .synopsis = "-m DIR (-p TEXT | -f FILE | --ids FILE) [--decode] [options]",
+    .synopsis = "-m PATH (-p TEXT | -f FILE | --ids FILE) [--decode] [options]",
     .details =
         "Prints the ids of a text as a JSON array; with --decode, the text of such an array, "
         "and nothing else.\nNo model is run: only the tokenizer's files are read. The options of "

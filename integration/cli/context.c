@@ -1,4 +1,5 @@
-/* context.c - feeds tokens to the model, begins new windows and frees pages that are out of reach.
+/* context.c - feeds tokens to the model, in chunks where the rule says so, begins new windows and
+ * frees pages that are out of reach.
  *
  * Invariant: the sequence holds text[start .. next) at positions 0 .. next - start - 1 (less what
  * retention freed). What calls are made depends only on the text and the rule, never on tiers. */
@@ -29,24 +30,17 @@ kvp_status context_restart(context *c, uint64_t start)
     return kvp_seq_create(c->pager, &c->seq);
 }
 
-static model_forward_args call_args(const context *c, const int32_t *text, uint64_t end,
-                                    float *logits, size_t n_rows)
-{
-    return (model_forward_args){.tokens = text + c->next,
-                                .n_tokens = end - c->next,
-                                .window = c->rule.keep,
-                                .sinks = c->rule.sinks,
-                                .logits = logits,
-                                .n_logits = n_rows,
-                                .progress = c->progress,
-                                .progress_opaque = c->progress_opaque};
-}
+/* Progress of a call of context_extend(), of which the model sees chunks. */
+typedef struct chunk_watch {
+    const context *context;
+    uint64_t before, chunk, all; /* tokens */
+} chunk_watch;
 
-/* What a call that has failed left of its tokens goes: the sequence is what it was. */
-static kvp_status undo(context *c, kvp_status failure)
+static bool watch_chunk(void *opaque, size_t done, size_t total)
 {
-    kvp_status status = kvp_seq_truncate(c->seq, c->next - c->start);
-    return status ? status : failure;
+    const chunk_watch *w = opaque;
+    return w->context->progress(w->context->progress_opaque, w->before * total + w->chunk * done,
+                                w->all * total);
 }
 
 static kvp_status free_unreachable(context *c)
@@ -57,20 +51,58 @@ static kvp_status free_unreachable(context *c)
     return kvp_seq_evict(c->seq, KVP_ALL_LAYERS, begin, end);
 }
 
-/* A call up to text[end - 1] has come back. */
-static kvp_status take_in(context *c, uint64_t end)
+/* A call that feeds text[c->next .. stop), of which the last n_rows leave logits. */
+static model_forward_args call_args(const context *c, const int32_t *text, uint64_t stop,
+                                    float *logits, size_t n_rows)
 {
-    c->n_fed += end - c->next;
-    c->next = end;
+    return (model_forward_args){.tokens = text + c->next,
+                                .n_tokens = stop - c->next,
+                                .window = c->rule.keep,
+                                .sinks = c->rule.sinks,
+                                .shift = c->rule.shift,
+                                .logits = logits,
+                                .n_logits = n_rows};
+}
+
+/* It has come back. */
+static kvp_status take_in(context *c, uint64_t stop)
+{
+    c->n_fed += stop - c->next;
+    c->next = stop;
     return free_unreachable(c);
 }
 
-static kvp_status forward(context *c, const int32_t *text, uint64_t end, float *logits,
-                          size_t n_rows)
+/* It has failed: what it left of its tokens goes. */
+static kvp_status undo(context *c, kvp_status failure)
 {
-    const model_forward_args args = call_args(c, text, end, logits, n_rows);
+    kvp_status status = kvp_seq_truncate(c->seq, c->next - c->start);
+    return status ? status : failure;
+}
+
+static kvp_status forward(context *c, const int32_t *text, uint64_t stop, chunk_watch *watch,
+                          float *logits, size_t n_rows)
+{
+    model_forward_args args = call_args(c, text, stop, logits, n_rows);
+    args.progress = c->progress ? watch_chunk : NULL;
+    args.progress_opaque = watch;
     kvp_status status = model_forward(c->model, c->seq, &args);
-    return status ? undo(c, status) : take_in(c, end);
+    return status ? undo(c, status) : take_in(c, stop);
+}
+
+/* Feed text[c->next .. end) in chunks; logits of its last n_rows tokens. */
+static kvp_status feed(context *c, const int32_t *text, uint64_t end, float *logits, size_t n_rows)
+{
+    const uint64_t begin = c->next, first_row = end - n_rows;
+    const size_t n_vocab = model_get_info(c->model)->n_vocab;
+    kvp_status status = KVP_OK;
+    while (!status && c->next < end) {
+        uint64_t stop = window_stop(&c->rule, c->next, end);
+        uint64_t row = c->next > first_row ? c->next : first_row;
+        size_t n = stop > row ? stop - row : 0;
+        chunk_watch watch = {c, c->next - begin, stop - c->next, end - begin};
+        status = forward(c, text, stop, &watch, n ? logits + (row - first_row) * n_vocab : NULL, n);
+    }
+    return status;
 }
 
 kvp_status context_extend(context *c, const int32_t *text, uint64_t end, float *logits,
@@ -83,7 +115,7 @@ kvp_status context_extend(context *c, const int32_t *text, uint64_t end, float *
         c->restarts += start != c->start;
         status = context_restart(c, start);
     }
-    return status ? status : forward(c, text, end, logits, n_rows);
+    return status ? status : feed(c, text, end, logits, n_rows);
 }
 
 static bool begins_a_window(const context_step *s)

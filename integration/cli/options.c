@@ -112,9 +112,9 @@ static const value_kind value_top_p = {"a number above 0, up to 1", parse_top_p}
 #define AT(member) offsetof(options, member)
 
 static const option_row shared_rows[] = {
-    {"model", 'm', &value_text, AT(model_path), "DIR",
-     "Hugging Face folder of a GPT-2: config.json, model.safetensors, and vocab.json with "
-     "merges.txt or tokenizer.json (required)",
+    {"model", 'm', &value_text, AT(model_path), "PATH",
+     "a Hugging Face folder (config.json, safetensors, and tokenizer.json or vocab.json with "
+     "merges.txt) or a .gguf file (required)",
      OPTIONS_MODEL},
     {"kv-dtype", 0, &value_dtype, AT(kv_dtype), "TYPE",
      "what keys and values are stored as: f32, f16, bf16 (default f16)", OPTIONS_MODEL},
@@ -151,13 +151,22 @@ static const option_row shared_rows[] = {
      "which pages stay in RAM: sticky (a fixed subset, spread evenly) or lru (default sticky)",
      OPTIONS_BUDGET},
 
+    {"ctx", 0, &value_positive, AT(n_ctx), "N",
+     "context: positions that the model uses, up to as many as it was trained for (default), or "
+     "beyond that with --beyond yarn. With --beyond shift: tokens that the text may have (default: "
+     "no limit)",
+     OPTIONS_BEYOND},
     {"keep", 0, &value_keep, AT(keep), "RULE",
      "all, or window:N[,sinks:S]: a token attends pages that hold one of the last N positions or "
      "one of the first S; other pages are freed. Approximate (default all)",
      OPTIONS_KEEP},
     {"beyond", 0, &value_beyond, AT(beyond), "RULE",
-     "when the model's context is full: rolling[:W] begins a new one with the last W tokens, older "
-     "text is forgotten; stop ends there (default rolling, W half of the context)",
+     "when the context is full: rolling[:W] begins a new one with the last W tokens, older text is "
+     "forgotten (exact: each token sees what a run over that window alone would show it; W by "
+     "default half of the context); stop ends there (exact); yarn stretches rotary positions to "
+     "--ctx, from the first token on (approximate); shift never begins anew: what --keep leaves "
+     "counts as if it had no gaps, so that positions stay inside the context (approximate; by "
+     "default --keep is sinks:4 and the largest window that fits) (default rolling)",
      OPTIONS_BEYOND},
 
     {"tokens", 'n', &value_count, AT(n_new), "N",
@@ -420,9 +429,12 @@ int options_check_input(const options *o)
 static bool check(const command *cmd, const options *o)
 {
     if ((cmd->groups & OPTIONS_MODEL) && !o->model_path)
-        usage_error("no model: give its folder with -m DIR; see kvpager %s --help", cmd->name);
+        usage_error("no model: give its folder or .gguf file with -m PATH; see kvpager %s --help",
+                    cmd->name);
     else if ((cmd->groups & OPTIONS_INPUT) && !cmd->checks_input && options_check_input(o))
         return false;
+    else if ((cmd->groups & OPTIONS_BEYOND) && o->beyond.kind == BEYOND_YARN && !o->n_ctx)
+        usage_error("--beyond yarn needs --ctx N: how many positions to stretch the model's to");
     else if (o->swap && o->disk.given && o->disk.bytes == 0)
         usage_error("--swap names a file, but --disk 0 forbids to use it");
     else

@@ -23,9 +23,17 @@ typedef struct keep_option {
     uint64_t sinks;
 } keep_option;
 
+/* What happens when the context is full; see window.h. */
+typedef enum beyond_kind {
+    BEYOND_ROLLING = 0,
+    BEYOND_STOP,
+    BEYOND_YARN,
+    BEYOND_SHIFT,
+} beyond_kind;
+
 typedef struct beyond_option {
-    bool stop;
-    uint64_t roll; /* 0: half of the context */
+    beyond_kind kind;
+    uint64_t roll; /* of rolling; 0: half of the context */
 } beyond_option;
 
 /* Options that several commands take. */
@@ -42,7 +50,8 @@ typedef struct options {
     const char *swap;
     const kvp_placement_ops *placement; /* NULL: the library's default */
     uint32_t page_tokens;               /* 0: the library's default */
-    /* what is kept, and what happens beyond the context */
+    /* how far the context reaches, what is kept of it, and what happens beyond */
+    uint64_t n_ctx; /* 0: the model's */
     keep_option keep;
     beyond_option beyond;
     /* generation */
@@ -91,7 +100,7 @@ typedef struct option_row {
 typedef struct command {
     const char *name;
     const char *summary;  /* for kvpager --help */
-    const char *synopsis; /* what follows the name, e.g. "-m DIR (-p TEXT | -f FILE) [options]" */
+    const char *synopsis; /* what follows the name, e.g. "-m PATH (-p TEXT | -f FILE) [options]" */
     const char *details;  /* paragraphs of its --help */
     unsigned groups;      /* OPTIONS_* */
     bool checks_input;    /* itself, with options_check_input() where there must be one */

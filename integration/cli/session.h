@@ -10,7 +10,7 @@
 
 typedef struct session {
     const options *options;
-    tokenizer *tokenizer; /* NULL: neither the input nor the command needs one */
+    tokenizer *tokenizer; /* NULL: none is needed, or the input is ids and there is none */
     int32_t *tokens;      /* [n_tokens] of the input, all below the vocabulary's size */
     size_t n_tokens;
     model *model;
@@ -20,8 +20,9 @@ typedef struct session {
 } session;
 
 enum session_needs {
-    SESSION_TOKENIZER = 1, /* even if the input is ids */
+    SESSION_TOKENIZER = 1, /* even if the input is ids: then, if there is one */
     SESSION_INPUT = 2,     /* at least one token */
+    SESSION_WINDOWS = 4,   /* the input is cut into windows: it may be longer than the context */
 };
 
 /* Open all but the pager; on failure say why and return the exit code. session_close() in either
@@ -33,8 +34,8 @@ int session_open_tokenizer(session *s, const options *o);
 int session_open_model(session *s);
 /* Open the pager, within the budget options, for a run that feeds the model like this. */
 int session_open_pager(session *s, const window_feed *feed);
-/* The same for one that holds up to so many pages of every lane at a time. */
-int session_open_pager_for(session *s, uint64_t pages_per_lane);
+/* The same for one whose n_seqs sequences hold up to so many pages of every lane together. */
+int session_open_pager_for(session *s, uint64_t pages_per_lane, uint64_t n_seqs);
 void session_close(session *s);
 
 /* KVP_E_RANGE if a text of n_tokens is longer than the context, and the rule says stop. */

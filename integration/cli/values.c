@@ -103,16 +103,23 @@ static bool parse_keep(const char *text, void *value)
 
 static bool parse_beyond(const char *text, void *value)
 {
+    static const char *const names[] = {[BEYOND_ROLLING] = "rolling",
+                                        [BEYOND_STOP] = "stop",
+                                        [BEYOND_YARN] = "yarn",
+                                        [BEYOND_SHIFT] = "shift"};
     beyond_option beyond = {0};
-    if (strcmp(text, "stop") == 0)
-        beyond.stop = true;
-    else if (strncmp(text, "rolling:", 8) == 0) {
+    if (strncmp(text, "rolling:", 8) == 0) {
         if (!parse_positive(text + 8, &beyond.roll))
             return false;
-    } else if (strcmp(text, "rolling") != 0)
-        return false;
-    *(beyond_option *)value = beyond;
-    return true;
+        *(beyond_option *)value = beyond;
+        return true;
+    }
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (strcmp(text, names[i]) == 0) {
+            *(beyond_option *)value = (beyond_option){.kind = (beyond_kind)i};
+            return true;
+        }
+    return false;
 }
 
 const value_kind value_text = {"text", parse_text};
@@ -120,4 +127,4 @@ const value_kind value_size = {"a size: bytes, or a number with K, M or G (binar
 const value_kind value_count = {"a number", parse_count};
 const value_kind value_positive = {"a number of at least 1", parse_positive};
 const value_kind value_keep = {"all, window:N or window:N,sinks:S", parse_keep};
-const value_kind value_beyond = {"rolling, rolling:W or stop", parse_beyond};
+const value_kind value_beyond = {"rolling, rolling:W, stop, yarn or shift", parse_beyond};

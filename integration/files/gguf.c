@@ -16,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "integration/files/ggml_type.h"
 #include "integration/files/gguf_file.h"
 #include "integration/text/utf8.h"
 
@@ -140,21 +141,20 @@ static kvp_status read_shape(gguf_cursor *c, gguf_tensor *t)
 
 static kvp_status read_type(gguf_cursor *c, gguf_tensor *t)
 {
-    uint32_t number = 0;
-    kvp_status status = gguf_take_u32(c, "a tensor's type", &number);
+    kvp_status status = gguf_take_u32(c, "a tensor's type", &t->type);
     if (status)
         return status;
-    t->type = ggml_type_find(number);
-    if (!t->type)
+    const ggml_type *type = ggml_type_find(t->type);
+    if (!type)
         return kvp_fail(KVP_E_UNSUPPORTED, "%s: tensor \"%s\" has the unknown type %u",
-                        c->file->path, t->name, number);
+                        c->file->path, t->name, t->type);
     uint64_t width = t->rank ? t->shape[t->rank - 1] : 1;
-    if (width % t->type->block_elements)
+    if (width % type->block_elements)
         return kvp_fail(KVP_E_CORRUPT,
                         "%s: tensor \"%s\": rows of %llu elements are not whole blocks of %s's %u",
-                        c->file->path, t->name, (unsigned long long)width, t->type->name,
-                        t->type->block_elements);
-    if (__builtin_mul_overflow(t->n_elements / t->type->block_elements, t->type->block_bytes,
+                        c->file->path, t->name, (unsigned long long)width, type->name,
+                        type->block_elements);
+    if (__builtin_mul_overflow(t->n_elements / type->block_elements, type->block_bytes,
                                &t->n_bytes))
         return corrupt(c, t->name, "it has more bytes than can be counted");
     return KVP_OK;
@@ -209,6 +209,12 @@ static int by_name(const void *a, const void *b)
     return strcmp(x->tensor.name, y->tensor.name);
 }
 
+static void sort_entries(gguf *g, int (*order)(const void *, const void *))
+{
+    if (g->entries) /* else there are none */
+        qsort(g->entries, g->n_entries, sizeof *g->entries, order);
+}
+
 static kvp_status read_alignment(const gguf *g, uint64_t *alignment)
 {
     static const char key[] = "general.alignment";
@@ -230,7 +236,7 @@ static kvp_status place_tensors(gguf *g, uint64_t from)
     uint64_t data_begin = (from + alignment - 1) & ~(alignment - 1); /* both below 2^63 */
     /* A file without data may lack the padding before it. */
     uint64_t data_bytes = data_begin < g->file.n_bytes ? g->file.n_bytes - data_begin : 0;
-    qsort(g->entries, g->n_entries, sizeof *g->entries, by_offset);
+    sort_entries(g, by_offset);
     for (size_t i = 0; i < g->n_entries; i++) {
         gguf_tensor *t = &g->entries[i].tensor;
         uint64_t offset = g->entries[i].offset;
@@ -251,9 +257,9 @@ static kvp_status place_tensors(gguf *g, uint64_t from)
     return KVP_OK;
 }
 
-static kvp_status sort_tensors(gguf *g)
+static kvp_status check_names(gguf *g)
 {
-    qsort(g->entries, g->n_entries, sizeof *g->entries, by_name);
+    sort_entries(g, by_name);
     for (size_t i = 1; i < g->n_entries; i++) {
         if (by_name(&g->entries[i - 1], &g->entries[i]) == 0)
             return corrupt(&(gguf_cursor){.file = &g->file}, g->entries[i].tensor.name,
@@ -300,7 +306,7 @@ static kvp_status read_file(gguf *g)
         status = read_tensors(&c, n_tensors, g);
     if (!status)
         status = place_tensors(g, c.at);
-    return status ? status : sort_tensors(g);
+    return status ? status : check_names(g);
 }
 
 /* Takes the file over. */

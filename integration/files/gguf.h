@@ -8,7 +8,6 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "integration/files/ggml_type.h"
 #include "integration/files/mapped_file.h"
 #include "kvpager/status.h"
 
@@ -18,7 +17,7 @@ typedef struct gguf gguf;
 
 typedef struct gguf_tensor {
     const char *name;
-    const ggml_type *type;
+    uint32_t type; /* ggml's number: of ggml_type.h */
     uint32_t rank;
     uint64_t shape[GGUF_MAX_RANK]; /* outermost first: the reverse of the file's order */
     const unsigned char *data;     /* [n_bytes], in the mapping */

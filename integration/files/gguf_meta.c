@@ -167,7 +167,8 @@ kvp_status gguf_read_values(gguf_cursor *c, uint64_t n, gguf *g)
             return status;
         g->n_values++;
     }
-    qsort(g->values, g->n_values, sizeof *g->values, by_key);
+    if (g->values)
+        qsort(g->values, g->n_values, sizeof *g->values, by_key);
     for (size_t i = 1; i < g->n_values; i++) {
         if (by_key(&g->values[i - 1], &g->values[i]) == 0)
             return corrupt(c, &g->values[i], "the file has two of this key");

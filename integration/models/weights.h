@@ -20,7 +20,7 @@ typedef struct tensor {
     uint64_t n_elements, n_bytes;
     bool is_readable; /* a dtype that weights_read_rows() takes */
     const unsigned char *data;
-    uint32_t kind; /* of weights.c */
+    uint32_t type; /* of quants.h, if is_readable */
 } tensor;
 
 typedef struct weights weights;

@@ -37,13 +37,14 @@ typedef struct schedule {
     run_watcher reading; /* of each prompt's prefill */
     batch_counts *counts;
     size_t next;             /* prompt to start */
-    size_t n_places, n_rows; /* n_rows: see context_step_all() */
+    size_t n_places, n_rows; /* see context_step_all() */
     place *places;           /* [n_places] */
     place **turns;           /* [n_places]: invariant 1 */
     size_t n_in_flight, n_together;
     uint32_t steps_left; /* of the round */
     context_step *steps; /* [n_places] */
     model_item *items;   /* [n_places] */
+    float *logits;       /* [n_rows][n_vocab] */
     uint64_t n_frames;   /* that prompts may fill together */
 } schedule;
 
@@ -108,12 +109,12 @@ static kvp_status read_prompt(schedule *d, place *p)
 }
 
 /* Choose the next token of turns[i]; if that was the last one, it finishes. */
-static kvp_status choose(schedule *d, size_t i, bool *is_over)
+static kvp_status choose(schedule *d, size_t i, const float *logits, bool *is_over)
 {
     text_run *r = &d->turns[i]->run;
     kvp_status status = KVP_OK;
     if (!text_run_is_over(r)) {
-        status = text_run_choose(r);
+        status = text_run_choose(r, logits);
         d->counts->n_chosen += !status;
     }
     *is_over = !status && text_run_is_over(r);
@@ -143,7 +144,7 @@ static kvp_status fill_places(schedule *d)
         d->counts->n_started++;
         status = read_prompt(d, p);
         if (!status)
-            status = choose(d, d->n_in_flight - 1, &is_over);
+            status = choose(d, d->n_in_flight - 1, p->run.logits, &is_over);
     }
     return status;
 }
@@ -212,26 +213,31 @@ static kvp_status begin_round(schedule *d)
     return gather(d);
 }
 
-static kvp_status step(schedule *d)
+/* A token for each of those who decode. */
+static kvp_status feed(schedule *d, size_t n)
 {
-    size_t n = d->n_together;
     for (size_t i = 0; i < n; i++) {
         place *p = d->turns[i];
-        d->steps[i] = (context_step){.context = &p->context,
-                                     .text = p->run.text,
-                                     .end = p->run.n_text,
-                                     .logits = p->run.logits};
+        d->steps[i] =
+            (context_step){.context = &p->context, .text = p->run.text, .end = p->run.n_text};
     }
-    double begin = now_seconds();
-    kvp_status status = context_step_all(d->steps, n, d->n_rows, d->items);
+    kvp_status status = context_step_all(d->steps, n, d->logits, d->n_rows, d->items);
     d->counts->n_steps++;
     d->counts->most_together = n > d->counts->most_together ? n : d->counts->most_together;
     for (size_t i = 0; i < n && !status; i++)
         d->turns[i]->result.n_decoded++;
-    for (size_t i = 0; i < d->n_together && !status;) {
-        bool is_over;
-        status = choose(d, i, &is_over);
-        i += !is_over;
+    return status;
+}
+
+static kvp_status step(schedule *d)
+{
+    size_t n = d->n_together;
+    double begin = now_seconds();
+    kvp_status status = feed(d, n);
+    for (size_t i = 0, at = 0; i < n && !status; i++) {
+        bool is_over; /* then the next one is at the same place of the turns */
+        status = choose(d, at, d->steps[i].logits, &is_over);
+        at += !is_over;
     }
     d->counts->seconds.decode += now_seconds() - begin;
     d->steps_left--;
@@ -278,7 +284,8 @@ static kvp_status schedule_init(schedule *d)
     d->turns = calloc(d->n_places, sizeof(place *));
     d->steps = calloc(d->n_places, sizeof *d->steps);
     d->items = calloc(d->n_places, sizeof *d->items);
-    if (!d->places || !d->turns || !d->steps || !d->items)
+    d->logits = malloc(d->n_rows * d->session->info->n_vocab * sizeof *d->logits);
+    if (!d->places || !d->turns || !d->steps || !d->items || !d->logits)
         return kvp_fail(KVP_E_NOMEM, "out of memory for %zu prompts in flight", d->n_places);
     return learn_budget(d);
 }
@@ -291,6 +298,7 @@ static void schedule_fini(schedule *d)
     free(d->turns);
     free(d->steps);
     free(d->items);
+    free(d->logits);
 }
 
 kvp_status batch_schedule_run(const session *s, kvp_pager *pager, const batch_input *input,
@@ -304,7 +312,7 @@ kvp_status batch_schedule_run(const session *s, kvp_pager *pager, const batch_in
                   .watcher = watcher,
                   .counts = counts,
                   .n_places = n_parallel,
-                  .n_rows = n_parallel};
+                  .n_rows = model_batch_rows(s->model, n_parallel)};
     d.reading = (run_watcher){.opaque = &d, .step = watch_reading};
     kvp_status status = schedule_init(&d);
     if (!status)

@@ -123,25 +123,33 @@ static bool begins_a_window(const context_step *s)
     return window_start(&s->context->rule, s->end - 1) != s->context->start;
 }
 
-kvp_status context_step_all(const context_step *steps, size_t n, size_t n_rows, model_item *items)
+/* The rows of the batch come first: the product that makes them fills up all n_rows. */
+kvp_status context_step_all(context_step *steps, size_t n, float *logits, size_t n_rows,
+                            model_item *items)
 {
+    model *m = steps[0].context->model;
+    const size_t n_vocab = model_get_info(m)->n_vocab;
     size_t n_items = 0;
-    kvp_status status = KVP_OK;
-    for (size_t i = 0; i < n && !status; i++) {
-        const context_step *s = &steps[i];
+    for (size_t i = 0; i < n; i++) {
+        context_step *s = &steps[i];
         assert(s->end == s->context->next + 1 && !s->context->no_cache);
         if (begins_a_window(s))
-            status = context_extend(s->context, s->text, s->end, s->logits, 1);
-        else
-            items[n_items++] =
-                (model_item){.seq = s->context->seq,
-                             .args = call_args(s->context, s->text, s->end, s->logits, 1)};
+            continue;
+        s->logits = logits + n_items * n_vocab;
+        items[n_items++] = (model_item){
+            .seq = s->context->seq, .args = call_args(s->context, s->text, s->end, s->logits, 1)};
     }
-    if (!status && n_items)
-        status = model_forward_batch(steps[0].context->model, items, n_items, n_rows);
-    for (size_t i = 0; i < n && !status; i++)
-        if (steps[i].context->next != steps[i].end)
-            status = take_in(steps[i].context, steps[i].end);
+    kvp_status status = n_items ? model_forward_batch(m, items, n_items, n_rows) : KVP_OK;
+    size_t row = n_items;
+    for (size_t i = 0; i < n && !status; i++) {
+        context_step *s = &steps[i];
+        if (!begins_a_window(s)) {
+            status = take_in(s->context, s->end);
+        } else {
+            s->logits = logits + row++ * n_vocab;
+            status = context_extend(s->context, s->text, s->end, s->logits, 1);
+        }
+    }
     return status;
 }
 

@@ -37,15 +37,15 @@ KVP_NODISCARD kvp_status context_extend(context *c, const int32_t *text, uint64_
 typedef struct context_step {
     context *context; /* they differ */
     const int32_t *text;
-    uint64_t end;  /* context->next + 1 */
-    float *logits; /* [n_vocab] of that token */
+    uint64_t end;        /* context->next + 1 */
+    float *logits; /* [n_vocab] of that token, once it is in */
 } context_step;
 
 /* The same as context_extend() for each of n >= 1 steps, in one pass over the weights for all those
- * that begin no new window. How many those are changes no bit of what each of them gets, as long as
- * n_rows, the most that it may be, is the same. items: [n_rows], scratch. */
-KVP_NODISCARD kvp_status context_step_all(const context_step *steps, size_t n, size_t n_rows,
-                                          model_item *items);
+ * that begin no new window. logits: [n_rows][n_vocab], where each gets a row; n_rows: what
+ * model_batch_rows() says for n or more. No step changes a bit of another. items: [n], scratch. */
+KVP_NODISCARD kvp_status context_step_all(context_step *steps, size_t n, float *logits,
+                                          size_t n_rows, model_item *items);
 
 /* Tokens whose logits may be asked for at once: bounds the memory that they take. */
 size_t context_max_rows(const model *m);

@@ -150,15 +150,15 @@ static kvp_status make_room_for_result(run_result *result)
     return KVP_OK;
 }
 
-kvp_status text_run_choose(text_run *r)
+kvp_status text_run_choose(text_run *r, const float *logits)
 {
     run_result *result = r->result;
     int32_t id;
     float margin;
-    XXH3_64bits_update(r->hash, r->logits, r->session->info->n_vocab * sizeof *r->logits);
+    XXH3_64bits_update(r->hash, logits, r->session->info->n_vocab * sizeof *r->logits);
     kvp_status status = make_room_for_result(result);
     if (!status)
-        status = sampler_next(r->sampler, r->logits, &id, &margin);
+        status = sampler_next(r->sampler, logits, &id, &margin);
     if (status)
         return status;
     result->tokens[result->n_new] = id;
@@ -190,7 +190,7 @@ static kvp_status decode(text_run *r)
             r->result->n_decoded += !status;
         }
         if (!status)
-            status = text_run_choose(r);
+            status = text_run_choose(r, r->logits);
         if (status)
             return status;
         if (r->watcher->step)

@@ -71,7 +71,8 @@ KVP_NODISCARD kvp_status text_run_begin(text_run *r, uint64_t n_new, const run_w
                                         run_result *result);
 KVP_NODISCARD kvp_status text_run_prefill(text_run *r);
 bool text_run_is_over(text_run *r);
-KVP_NODISCARD kvp_status text_run_choose(text_run *r);
+/* logits: [n_vocab] of the text's last token, as r->logits are after the prefill. */
+KVP_NODISCARD kvp_status text_run_choose(text_run *r, const float *logits);
 /* What the result says of the whole: its hash, and where the context is. */
 void text_run_end(text_run *r);
 

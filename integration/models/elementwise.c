@@ -44,6 +44,16 @@ void layer_norm(const float *x, size_t n_rows, size_t width, const float *weight
     }
 }
 
+void rms_norm(const float *x, size_t n_rows, size_t width, const float *weight, float epsilon,
+              float *out)
+{
+    for (size_t r = 0; r < n_rows; r++, x += width, out += width) {
+        float scale = 1.0f / sqrtf(sum(x, width, 0.0f, 2) / (float)width + epsilon);
+        for (size_t i = 0; i < width; i++)
+            out[i] = x[i] * scale * weight[i];
+    }
+}
+
 /* e^x with a relative error of about 1e-7; x is clamped to +-87, where results stay normal.
  * Range reduction and polynomial: Cephes, expf.c (S. Moshier). */
 static inline float exp_fast(float x)
@@ -77,6 +87,18 @@ void gelu_tanh(float *x, size_t n)
         float u2 = 1.59576912f * v * (1.0f + 0.044715f * v * v);
         x[i] = v / (1.0f + exp_fast(-u2));
     }
+}
+
+void relu(float *x, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        x[i] = x[i] > 0.0f ? x[i] : 0.0f;
+}
+
+void gated_silu(const float *gate, const float *up, size_t n, float *out)
+{
+    for (size_t i = 0; i < n; i++)
+        out[i] = gate[i] / (1.0f + exp_fast(-gate[i])) * up[i];
 }
 
 void add_to(float *x, const float *y, size_t n)

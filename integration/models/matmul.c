@@ -1,27 +1,21 @@
 /* matmul.c - products with weight matrices, through oneDNN; the only file that includes it.
  *
- * A product is cut into panels of output columns, whose width depends on the matrix alone; each
- * panel is one single-threaded oneDNN call and one task of the pool. So the number of threads does
- * not change a bit of the result, and no OpenMP team is ever started (pool.c says why).
+ * A product is cut into strips of output columns, whose width depends on the matrix alone; each is
+ * computed by single-threaded oneDNN calls and is one task of the pool. So the number of threads
+ * does not change a bit of the result, and no OpenMP team is ever started (pool.c says why).
  *
- * float32: dnnl_sgemm. With GPT-2's shapes on 2 cores of an AVX-512 EPYC that reads 33.9 GB/s, one
- * row runs at 26 to 29 GB/s and 128 rows at 225 GFLOP/s; primitives on weights in oneDNN's own
- * layout gained at most 7 % for one row and nothing for 128.
+ * float32: dnnl_sgemm, panel by panel (matrix.c). Inner-product primitives on weights in oneDNN's
+ * own layout are no faster, and slower for up to 8 rows.
  *
  * bf16, where the CPU multiplies bf16: inner-product primitives (24 to 29 GB/s of half the bytes).
  * They are made for a fixed number of rows: m is cut into powers of two, so a few primitives per
- * shape, made once, serve every m without padding. Elsewhere panels are widened to float, block by
+ * shape, made once, serve every m without padding. Elsewhere strips are widened to float, block by
  * block, and sgemm does the rest.
- *
- * Order of data: the weights of a panel lie together, so that one row's product streams memory (a
- * token of GPT-2 on one thread: 16.0 GB/s, against 13.8 with panels cut from whole rows).
- * Embeddings and bf16 are out-major, [n_out][n_in]; others are panel after panel, each
- * [n_in][its width]. Either way a panel that begins at column c begins at element c * n_in.
  *
  * Invariants:
  *  1. Primitives belong to shapes, not to matrices, and are shared by all lanes; memory objects and
  *     scratch belong to one lane (thread) each.
- *  2. Every lane's scratch holds a panel of y, then what primitives ask for. */
+ *  2. Every lane's scratch holds a strip of y, then what primitives ask for. */
 #include "integration/models/matmul.h"
 
 #include <assert.h>
@@ -45,7 +39,7 @@ typedef struct handles {
     dnnl_memory_t x, w, y, scratch;
 } handles;
 
-/* A bf16 product of 2^log2_rows rows with panels of one shape. */
+/* A bf16 product of 2^log2_rows rows with strips of one shape. */
 typedef struct product {
     size_t n_in, width;
     unsigned log2_rows;
@@ -75,7 +69,7 @@ typedef struct job {
     const float *x;
     size_t m;
     float *y;
-    const product *whole, *last; /* bf16: of full panels, and of the last one */
+    const product *whole, *last; /* bf16: of full strips, and of the last one */
     atomic_int status;           /* a dnnl_status_t */
 } job;
 
@@ -89,77 +83,19 @@ static size_t round_up(size_t n, size_t unit)
     return (n + unit - 1) / unit * unit;
 }
 
-/* Columns of a panel: about 16 panels, for balance; 128 to 512 wide, for efficiency. */
-static size_t panel_width(const matrix *w)
+/* Columns of a strip. float: whole panels, at most 32 strips; bf16: about 16 strips, for balance,
+ * that are 128 to 512 wide, for efficiency. */
+static size_t strip_width(const matrix *w)
 {
+    if (!w->is_bf16)
+        return round_up((w->n_out + 31) / 32, MATRIX_PANEL);
     size_t width = round_up(w->n_out / 16, 64);
     return min_size(width < 128 ? 128 : min_size(width, 512), w->n_out);
 }
 
-static size_t n_panels(const matrix *w)
+static size_t n_strips(const matrix *w)
 {
-    return (w->n_out + panel_width(w) - 1) / panel_width(w);
-}
-
-/* ---- matrices -------------------------------------------------------------------------------- */
-
-size_t matrix_bytes(const matrix *w)
-{
-    return w->n_in * w->n_out * (w->is_bf16 ? sizeof(uint16_t) : sizeof(float));
-}
-
-void matrix_shape(const matrix *w, size_t *n_rows, size_t *width)
-{
-    *n_rows = w->is_embedding ? w->n_out : w->n_in;
-    *width = w->is_embedding ? w->n_in : w->n_out;
-}
-
-static void put_outputs(matrix *w, size_t first, size_t n, const float *rows)
-{
-    if (w->is_bf16)
-        convert_f32_to_bf16(rows, (uint16_t *)w->data + first * w->n_in, n * w->n_in);
-    else
-        memcpy((float *)w->data + first * w->n_in, rows, n * w->n_in * sizeof *rows);
-}
-
-/* Output by output, so that the writes of one stay within a few cache lines. */
-static void put_inputs_turned(matrix *w, size_t first, size_t n, const float *rows)
-{
-    uint16_t *data = w->data;
-    for (size_t j = 0; j < w->n_out; j++) {
-        for (size_t i = 0; i < n; i++)
-            convert_f32_to_bf16(&rows[i * w->n_out + j], &data[j * w->n_in + first + i], 1);
-    }
-}
-
-static void put_inputs(matrix *w, size_t first, size_t n, const float *rows)
-{
-    float *data = w->data;
-    for (size_t at = 0, width; at < w->n_out; at += width) {
-        width = min_size(panel_width(w), w->n_out - at);
-        for (size_t i = 0; i < n; i++)
-            memcpy(data + at * w->n_in + (first + i) * width, rows + i * w->n_out + at,
-                   width * sizeof *data);
-    }
-}
-
-void matrix_put(matrix *w, size_t first, size_t n, const float *rows)
-{
-    if (w->is_embedding)
-        put_outputs(w, first, n, rows);
-    else if (w->is_bf16)
-        put_inputs_turned(w, first, n, rows);
-    else
-        put_inputs(w, first, n, rows);
-}
-
-void matrix_row(const matrix *w, size_t i, float *row)
-{
-    assert(w->is_embedding);
-    if (w->is_bf16)
-        convert_bf16_to_f32((const uint16_t *)w->data + i * w->n_in, row, w->n_in);
-    else
-        memcpy(row, (const float *)w->data + i * w->n_in, w->n_in * sizeof *row);
+    return (w->n_out + strip_width(w) - 1) / strip_width(w);
 }
 
 /* ---- life ------------------------------------------------------------------------------------ */
@@ -370,21 +306,21 @@ static unsigned piece_of(size_t m)
 
 static size_t last_width(const matrix *w)
 {
-    return w->n_out - (n_panels(w) - 1) * panel_width(w);
+    return w->n_out - (n_strips(w) - 1) * strip_width(w);
 }
 
 static kvp_status reserve_products(matmul *mm, const matrix *w, size_t m)
 {
     kvp_status status = KVP_OK;
     for (unsigned i = 0; i <= piece_of(m) && !status; i++) {
-        status = add_product(mm, w->n_in, panel_width(w), i);
+        status = add_product(mm, w->n_in, strip_width(w), i);
         if (!status)
             status = add_product(mm, w->n_in, last_width(w), i);
     }
     return status;
 }
 
-/* Rows of a panel that are widened at a time. */
+/* Rows of a strip that are widened at a time. */
 static size_t widen_rows(const matrix *w)
 {
     return WIDEN_ELEMENTS > w->n_in ? WIDEN_ELEMENTS / w->n_in : 1;
@@ -397,7 +333,7 @@ static size_t lane_bytes_needed(const matmul *mm, const matrix *w, size_t m)
     size_t extra = 0;
     for (size_t i = 0; i < mm->n_products; i++)
         extra = mm->products[i].scratch_bytes > extra ? mm->products[i].scratch_bytes : extra;
-    return round_up(((size_t)1 << piece_of(m)) * panel_width(w) * sizeof(float), 64) +
+    return round_up(((size_t)1 << piece_of(m)) * strip_width(w) * sizeof(float), 64) +
            round_up(extra, 64);
 }
 
@@ -435,7 +371,7 @@ kvp_status matmul_reserve(matmul *mm, const matrix *w, size_t m)
     return status ? status : reserve_scratch(mm, w, m);
 }
 
-/* ---- panels: the tasks ----------------------------------------------------------------------- */
+/* ---- strips: the tasks ----------------------------------------------------------------------- */
 
 /* y[m][width], rows n_out apart, = x * these weights: [width][n_in], or [n_in][width]. */
 static dnnl_status_t sgemm(const job *j, const float *weights, bool out_major, size_t width,
@@ -448,8 +384,12 @@ static dnnl_status_t sgemm(const job *j, const float *weights, bool out_major, s
 
 static dnnl_status_t run_float(const job *j, size_t at, size_t width)
 {
-    const float *weights = (const float *)j->w->data + at * j->w->n_in;
-    return sgemm(j, weights, j->w->is_embedding, width, j->y + at);
+    dnnl_status_t status = dnnl_success;
+    for (size_t end = at + width, n; at < end && status == dnnl_success; at += n) {
+        n = min_size(MATRIX_PANEL, end - at);
+        status = sgemm(j, (const float *)j->w->data + at * j->w->n_in, false, n, j->y + at);
+    }
+    return status;
 }
 
 static dnnl_status_t run_widened(const job *j, size_t at, size_t width)
@@ -489,17 +429,17 @@ static dnnl_status_t execute(const job *j, const product *p, uint16_t *weights, 
     return status;
 }
 
-/* Primitives write a dense panel; several rows of it go through scratch to where they belong. */
+/* Primitives write a dense strip; several rows of it go through scratch to where they belong. */
 static dnnl_status_t run_bf16(const job *j, size_t at, size_t width)
 {
     const product *p = width == j->whole->width ? j->whole : j->last;
     uint16_t *weights = (uint16_t *)j->w->data + at * j->w->n_in;
     if (j->m == 1)
         return execute(j, p, weights, j->y + at);
-    float *panel = (float *)(void *)(j->mm->scratch + kvp_pool_lane() * j->mm->lane_bytes);
-    dnnl_status_t status = execute(j, p, weights, panel);
+    float *strip = (float *)(void *)(j->mm->scratch + kvp_pool_lane() * j->mm->lane_bytes);
+    dnnl_status_t status = execute(j, p, weights, strip);
     for (size_t i = 0; i < j->m && status == dnnl_success; i++)
-        memcpy(j->y + i * j->w->n_out + at, panel + i * width, width * sizeof *panel);
+        memcpy(j->y + i * j->w->n_out + at, strip + i * width, width * sizeof *strip);
     return status;
 }
 
@@ -512,10 +452,10 @@ static void add_bias(const job *j, size_t at, size_t width)
     }
 }
 
-static void run_panel(void *arg, size_t index)
+static void run_strip(void *arg, size_t index)
 {
     job *j = arg;
-    size_t at = index * panel_width(j->w), width = min_size(panel_width(j->w), j->w->n_out - at);
+    size_t at = index * strip_width(j->w), width = min_size(strip_width(j->w), j->w->n_out - at);
     int before = omp_get_max_threads();
     omp_set_num_threads(1);
     dnnl_status_t status = !j->w->is_bf16    ? run_float(j, at, width)
@@ -531,7 +471,7 @@ static void run_panel(void *arg, size_t index)
 static kvp_status run_job(job *j)
 {
     atomic_init(&j->status, (int)dnnl_success);
-    kvp_pool_run(j->mm->pool, n_panels(j->w), run_panel, j);
+    kvp_pool_run(j->mm->pool, n_strips(j->w), run_strip, j);
     return check((dnnl_status_t)atomic_load(&j->status), "a matrix product");
 }
 
@@ -547,7 +487,7 @@ static kvp_status apply_bf16(const job *whole)
                      .w = w,
                      .m = rows,
                      .y = whole->y + at * w->n_out,
-                     .whole = find_product(whole->mm, w->n_in, panel_width(w), log2_rows),
+                     .whole = find_product(whole->mm, w->n_in, strip_width(w), log2_rows),
                      .last = find_product(whole->mm, w->n_in, last_width(w), log2_rows)};
         status = run_job(&piece);
     }
@@ -561,4 +501,19 @@ kvp_status matmul_apply(matmul *mm, const matrix *w, const float *x, size_t m, f
         return status;
     job j = {.mm = mm, .w = w, .x = x, .m = m, .y = y};
     return w->is_bf16 && mm->has_bf16 ? apply_bf16(&j) : run_job(&j);
+}
+
+/* Rows that oneDNN's kernels have in a step are alike, and those that are left over: from AVX2's
+ * steps of 6, up to 3 that are left over are added up in another order. bf16 is cut into pieces. */
+size_t matmul_fair_rows(const matmul *mm, const matrix *w, size_t m)
+{
+    size_t rows = m;
+    if (w->is_bf16 && mm->has_bf16) {
+        for (rows = 1; rows < m;)
+            rows *= 2;
+        return rows;
+    }
+    while (rows > 6 && rows % 6 >= 1 && rows % 6 <= 3)
+        rows++;
+    return rows;
 }

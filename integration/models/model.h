@@ -23,7 +23,7 @@ typedef struct model_options {
 #define MODEL_MAX_EOS 8u
 
 typedef struct model_info {
-    const char *architecture; /* "gpt2", "llama", "qwen2", "opt" */
+    const char *architecture; /* "gpt2", "llama", "mistral", "qwen2", "opt" */
     uint32_t n_layers, n_heads, n_kv_heads, head_dim, d_model;
     uint32_t n_ctx;         /* positions that it has, as the options say */
     uint32_t n_ctx_trained; /* that its config says (a RoPE scaling there included) */
@@ -66,7 +66,8 @@ typedef struct model_forward_args {
      * as if it had no gap, so distances stay below window + sinks (StreamingLLM, arXiv 2309.17453;
      * here the query is rotated for the sinks, keys are never rewritten). */
     bool shift;
-    /* Logits of the last n_logits tokens, float32 [n_logits][n_vocab]; 0: none. */
+    /* Logits of the last n_logits tokens, float32 [n_logits][n_vocab]; 0: none. In a batch,
+     * neighbouring items share a product if their logits follow one another in memory. */
     float *logits;
     size_t n_logits;
     /* Optional, called after every layer of a prefill with work done and in all. Returns false to
@@ -87,13 +88,18 @@ typedef struct model_item {
     model_forward_args args; /* progress: of the first item only */
 } model_item;
 
-/* The same for several sequences at once: one pass over the weights. Sequences differ. Matrix
- * products have at least n_rows rows (0: as many as there are tokens), the missing ones filled up:
- * as long as n_rows is the same and no less than the tokens, and all tokens have logits, an item's
- * results do not depend on which others there are, nor on their order. Errors: as model_forward(),
- * then any of the sequences may have lanes that differ in length. */
+/* The same for several sequences at once: one pass over the weights. Sequences differ. Logits that
+ * lie side by side in memory, in the order of the items, are one product. Errors: as
+ * model_forward(), then any of the sequences may have lanes that differ in length.
+ *
+ * n_rows 0: how results are rounded depends on the number of tokens. Otherwise there are at most
+ * n_rows tokens, each with logits, all side by side, with room for n_rows rows of them; matrix
+ * products are filled up to that many rows. With n_rows of model_batch_rows(), results then depend
+ * neither on what else is in the batch nor on their place in it. */
 KVP_NODISCARD kvp_status model_forward_batch(model *m, const model_item *items, size_t n_items,
                                              size_t n_rows);
+/* Rows for batches of up to n tokens, 1 .. 64: n or a few more. */
+size_t model_batch_rows(const model *m, size_t n);
 
 /* The model's threads: for kvp_config.pool, so that attention uses the same ones. */
 kvp_pool *model_pool(const model *m);

@@ -78,6 +78,29 @@ uint64_t kvp_seq_length(const kvp_seq *seq)
     return length;
 }
 
+uint64_t kvp_seq_layer_length(const kvp_seq *seq, uint32_t layer)
+{
+    return seq->layers[layer].n_tokens;
+}
+
+static size_t page_tokens(const kvp_seq *seq)
+{
+    return seq->geometry.page_tokens ? seq->geometry.page_tokens : DEFAULT_PAGE_TOKENS;
+}
+
+kvp_status kvp_seq_layer_info(const kvp_seq *seq, uint32_t layer, kvp_layer_info *info)
+{
+    (void)layer;
+    const kvp_geometry *g = &seq->geometry;
+    *info = (kvp_layer_info){.kind = {.n_kv_heads = g->n_kv_heads,
+                                      .k_width = g->head_dim,
+                                      .v_width = g->head_dim,
+                                      .dtype = g->dtype},
+                             .page_tokens = (uint32_t)page_tokens(seq),
+                             .page_heads = g->n_kv_heads};
+    return KVP_OK;
+}
+
 kvp_status kvp_seq_truncate(kvp_seq *seq, uint64_t n_tokens)
 {
     for (uint32_t i = 0; i < seq->geometry.n_layers; i++) {
@@ -127,11 +150,6 @@ kvp_status kvp_seq_append_rows(kvp_seq *seq, uint32_t layer, const kvp_rows *row
     }
     l->n_tokens += n_tokens;
     return KVP_OK;
-}
-
-static size_t page_tokens(const kvp_seq *seq)
-{
-    return seq->geometry.page_tokens ? seq->geometry.page_tokens : DEFAULT_PAGE_TOKENS;
 }
 
 /* Does the page of key j hold a position < sinks? */

@@ -12,7 +12,8 @@ set -u
 export LC_ALL=C
 
 build="gcc libc6-dev cmake ninja-build pkg-config libxxhash-dev
-       liburing-dev libzstd-dev libjemalloc-dev libdnnl-dev libpcre2-dev libjansson-dev"
+       liburing-dev libzstd-dev libjemalloc-dev libdnnl-dev libpcre2-dev libjansson-dev
+       libutf8proc-dev"
 test="libcmocka-dev g++ binutils git util-linux"
 long="python3 python3-pip ca-certificates"
 ci="clang clang-format libclang-rt-dev"
@@ -53,6 +54,7 @@ check_by_hand() {
     need oneDNN compiles dnnl.h
     need PCRE2 pkg-config --exists libpcre2-8
     need jansson pkg-config --exists jansson
+    need utf8proc pkg-config --exists libutf8proc
     case ${1:-build} in test | ci) need cmocka pkg-config --exists cmocka ;; esac
     required=$lacks
     lacks=""

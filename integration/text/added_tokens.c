@@ -103,7 +103,7 @@ static bool stands_alone(const splitter *s, const char *text, size_t n, size_t b
 
 /* The longest token at the beginning of text, or NULL. */
 static const added_token *match_at(const added_tokens *a, bool normalized, const char *text,
-                                   size_t n)
+                                   size_t n, const added_tokens_sink *sink)
 {
     if (!a->begins[normalized][(unsigned char)text[0]])
         return NULL;
@@ -111,22 +111,19 @@ static const added_token *match_at(const added_tokens *a, bool normalized, const
     for (size_t i = 0; i < a->n; i++) {
         const added_token *t = &a->tokens[i];
         if (t->normalized == normalized && t->n <= n && (!best || t->n > best->n) &&
-            memcmp(t->text, text, t->n) == 0)
+            memcmp(t->text, text, t->n) == 0 && sink->may_be(sink->opaque, t, text))
             best = t;
     }
     return best;
 }
 
 kvp_status added_tokens_split(const added_tokens *a, const splitter *s, bool normalized,
-                              const char *text, size_t n,
-                              kvp_status (*piece)(void *opaque, const added_token *token,
-                                                  const char *text, size_t n),
-                              void *opaque)
+                              const char *text, size_t n, const added_tokens_sink *sink)
 {
     size_t done = 0; /* everything before was handed out */
     kvp_status status = KVP_OK;
     for (size_t at = 0; at < n && !status;) {
-        const added_token *token = match_at(a, normalized, text + at, n - at);
+        const added_token *token = match_at(a, normalized, text + at, n - at, sink);
         if (!token) {
             at++;
             continue;
@@ -142,13 +139,13 @@ kvp_status added_tokens_split(const added_tokens *a, const splitter *s, bool nor
         if (token->rstrip)
             end += spaces_after(text + end, n - end);
         if (done < begin)
-            status = piece(opaque, NULL, text + done, begin - done);
+            status = sink->piece(sink->opaque, NULL, text + done, begin - done);
         if (!status)
-            status = piece(opaque, token, text + begin, end > begin ? end - begin : 0);
+            status = sink->piece(sink->opaque, token, text + begin, end > begin ? end - begin : 0);
         if (done < end)
             done = end;
     }
     if (!status && done < n)
-        status = piece(opaque, NULL, text + done, n - done);
+        status = sink->piece(sink->opaque, NULL, text + done, n - done);
     return status;
 }

@@ -24,8 +24,8 @@ int32_t tokenizer_find_special(const tokenizer *t, const char *text);
 const int32_t *tokenizer_prefix(const tokenizer *t, size_t *n);
 
 /* Encode `n` bytes of UTF-8. *ids is malloc'd (the caller frees it; NULL when *n_ids is 0).
- * Errors: KVP_E_RANGE invalid UTF-8 (the message names the byte offset); KVP_E_INVALID a symbol
- * that the vocabulary lacks; KVP_E_NOMEM. */
+ * Bytes that the vocabulary lacks are its unknown token, or left out if it has none.
+ * Errors: KVP_E_RANGE invalid UTF-8 (the message names the byte offset); KVP_E_NOMEM. */
 KVP_NODISCARD kvp_status tokenizer_encode(const tokenizer *t, const char *text, size_t n,
                                           int32_t **ids, size_t *n_ids);
 

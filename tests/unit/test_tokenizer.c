@@ -286,25 +286,52 @@ static void test_bad_vocab_and_merges_are_named(void **state)
     temp_dir_remove(dir);
 }
 
-static void test_byte_without_token_is_an_error(void **state)
+static void expect_ids(const tokenizer *t, const char *text, const int32_t *wanted, size_t n_wanted)
+{
+    int32_t *ids = NULL;
+    size_t n = 0;
+    assert_int_equal(tokenizer_encode(t, text, strlen(text), &ids, &n), KVP_OK);
+    assert_int_equal(n, n_wanted);
+    if (n)
+        assert_memory_equal(ids, wanted, n * sizeof *ids);
+    free(ids);
+}
+
+/* As Hugging Face does it: what stands around them merges. */
+static void test_bytes_without_token_are_left_out(void **state)
 {
     (void)state;
     char dir[TEMP_DIR_BYTES];
-    int32_t *ids = NULL;
-    size_t n = 0;
     temp_dir_make(dir);
     temp_dir_write_text(dir, "vocab.json", "{\"a\": 5, \"b\": 1, \"ab\": 2}");
     temp_dir_write_text(dir, "merges.txt", "a b\r\n");
     tokenizer *t = open_or_fail(dir);
-    assert_int_equal(tokenizer_encode(t, "abba", 4, &ids, &n), KVP_OK);
-    assert_int_equal(n, 3);
-    assert_int_equal(ids[0], 2);
-    assert_int_equal(ids[2], 5);
-    free(ids);
-    ids = NULL;
-    assert_int_equal(tokenizer_encode(t, "abc", 3, &ids, &n), KVP_E_INVALID);
-    assert_non_null(strstr(kvp_error(), "0x63"));
-    assert_null(ids);
+    expect_ids(t, "abba", (const int32_t[]){2, 1, 5}, 3);
+    expect_ids(t, "acb", (const int32_t[]){2}, 1);
+    expect_ids(t, "c", NULL, 0);
+    tokenizer_close(t);
+    temp_dir_remove(dir);
+}
+
+static void test_bytes_without_token_are_the_unknown_one(void **state)
+{
+    (void)state;
+    static const char json[] =
+        "{\"model\":{\"vocab\":{\"a\":5,\"b\":1,\"ab\":2,\"<unk>\":7},\"merges\":[\"a b\"],"
+        "\"unk_token\":\"<unk>\",\"fuse_unk\":%s},"
+        "\"decoder\":{\"type\":\"ByteLevel\"},\"pre_tokenizer\":{\"type\":\"ByteLevel\","
+        "\"add_prefix_space\":false}}";
+    char dir[TEMP_DIR_BYTES], text[512];
+    temp_dir_make(dir);
+    snprintf(text, sizeof text, json, "false");
+    temp_dir_write_text(dir, "tokenizer.json", text);
+    tokenizer *t = open_or_fail(dir);
+    expect_ids(t, "abcda", (const int32_t[]){2, 7, 7, 5}, 4);
+    tokenizer_close(t);
+    snprintf(text, sizeof text, json, "true");
+    temp_dir_write_text(dir, "tokenizer.json", text);
+    t = open_or_fail(dir);
+    expect_ids(t, "abcda", (const int32_t[]){2, 7, 5}, 3);
     tokenizer_close(t);
     temp_dir_remove(dir);
 }
@@ -342,29 +369,47 @@ static void test_other_kinds_are_unsupported_by_name(void **state)
     (void)state;
 #define REST ",\"decoder\":{\"type\":\"ByteLevel\"}}"
 #define PRE "\"pre_tokenizer\":{\"type\":\"ByteLevel\"}"
+#define SEQUENCE(parts)                                                                            \
+    "{\"model\":{},\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":[" parts "]}" REST
     static const struct {
         const char *json, *message;
     } cases[] = {
         {"{\"model\":{\"type\":\"WordPiece\"}," PRE REST, "WordPiece"},
         {"{\"model\":{\"type\":\"Unigram\"}," PRE REST, "Unigram"},
         {"{\"model\":{\"type\":\"BPE\",\"byte_fallback\":true}," PRE REST, "byte_fallback"},
-        {"{\"model\":{\"type\":\"BPE\",\"ignore_merges\":true}," PRE REST, "ignore_merges"},
         {"{\"model\":{\"type\":\"BPE\",\"dropout\":0.1}," PRE REST, "dropout"},
         {"{\"model\":{\"end_of_word_suffix\":\"</w>\"}," PRE REST, "end_of_word_suffix"},
-        {"{\"normalizer\":{\"type\":\"NFC\"},\"model\":{}," PRE REST, "normalizer NFC"},
-        {"{\"model\":{},\"pre_tokenizer\":{\"type\":\"Sequence\"}" REST, "pre_tokenizer Sequence"},
+        {"{\"normalizer\":{\"type\":\"NFKC\"},\"model\":{}," PRE REST, "normalizer NFKC"},
+        {"{\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"NFC\"},"
+         "{\"type\":\"Prepend\"}]},\"model\":{}," PRE REST,
+         "normalizer Prepend"},
+        {"{\"model\":{},\"pre_tokenizer\":{\"type\":\"Metaspace\"}" REST,
+         "pre_tokenizer Metaspace"},
         {"{\"model\":{},\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"use_regex\":false}" REST,
          "use_regex"},
+        {SEQUENCE(""), "no pre_tokenizer"},
+        {SEQUENCE("{\"type\":\"Digits\",\"individual_digits\":false},{\"type\":\"ByteLevel\","
+                  "\"add_prefix_space\":false}"),
+         "pre_tokenizer Sequence"},
+        {SEQUENCE("{\"type\":\"Digits\",\"individual_digits\":true},{\"type\":\"ByteLevel\"}"),
+         "pre_tokenizer Sequence"},
+        {SEQUENCE("{\"type\":\"Split\",\"behavior\":\"Isolated\",\"pattern\":{\"Regex\":\"a\"}},"
+                  "{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"use_regex\":false}"),
+         "such a Split"},
         {"{\"model\":{}" REST, "pre_tokenizer"},
         {"{\"model\":{}," PRE ",\"decoder\":{\"type\":\"Metaspace\"}}", "decoder Metaspace"},
-        {"{\"post_processor\":{\"type\":\"TemplateProcessing\"},\"model\":{}," PRE REST,
-         "TemplateProcessing"},
+        {"{\"post_processor\":{\"type\":\"BertProcessing\"},\"model\":{}," PRE REST,
+         "BertProcessing"},
+        {"{\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[{\"Sequence\":"
+         "{\"id\":\"A\"}},{\"SpecialToken\":{\"id\":\"x\"}}]},\"model\":{}," PRE REST,
+         "adds to the text's end"},
     };
     char dir[TEMP_DIR_BYTES];
     temp_dir_make(dir);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         temp_dir_write_text(dir, "tokenizer.json", cases[i].json);
         expect_open(dir, KVP_E_UNSUPPORTED, cases[i].message);
+        expect_open(dir, KVP_E_UNSUPPORTED, "--ids"); /* how to do without */
     }
     temp_dir_remove(dir);
 }
@@ -383,7 +428,8 @@ int main(void)
         cmocka_unit_test(test_stream_never_splits_a_character),
         cmocka_unit_test(test_stream_replaces_what_cannot_become_valid),
         cmocka_unit_test(test_bad_vocab_and_merges_are_named),
-        cmocka_unit_test(test_byte_without_token_is_an_error),
+        cmocka_unit_test(test_bytes_without_token_are_left_out),
+        cmocka_unit_test(test_bytes_without_token_are_the_unknown_one),
         cmocka_unit_test(test_special_tokens_come_from_the_small_files),
         cmocka_unit_test(test_other_kinds_are_unsupported_by_name),
     };

@@ -32,7 +32,8 @@ typedef struct batch {
 static kvp_status encode_text(const void *opaque, const char *text, size_t n, int32_t **ids,
                               size_t *n_ids)
 {
-    return tokenizer_encode(opaque, text, n, ids, n_ids);
+    const input prompt = {.name = "the prompt", .bytes = (char *)text, .n_bytes = n};
+    return input_encode(&prompt, opaque, ids, n_ids);
 }
 
 static kvp_status read_prompts(batch *b)

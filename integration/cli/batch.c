@@ -122,8 +122,7 @@ static json_t *text_of(const batch *b, const run_result *r)
     text_output text = {.tokenizer = s->tokenizer};
     kvp_status status = KVP_OK;
     for (size_t i = 0; i < r->n_new && !status; i++)
-        /* The token that ends the text is no text. */
-        if (s->options->ignore_eos || !model_is_eos(s->info, r->tokens[i]))
+        if (!session_is_end(s, r->tokens[i]))
             status = text_output_token(&text, r->tokens[i]);
     if (!status)
         status = text_output_finish(&text);
@@ -143,11 +142,9 @@ static json_t *result_to_json(const batch *b, size_t i)
         json_object_set_new(object, "error", json_string(p->error));
         return object;
     }
-    char hash[17];
-    snprintf(hash, sizeof hash, "%016" PRIx64, r->logits_xxh3);
-    json_t *rest = json_pack("{s:I, s:o, s:o, s:s, s:s}", "prompt_tokens", (json_int_t)p->n_tokens,
+    json_t *rest = json_pack("{s:I, s:o, s:o, s:s, s:o}", "prompt_tokens", (json_int_t)p->n_tokens,
                              "tokens", json_ids(r->tokens, r->n_new), "text", text_of(b, r),
-                             "stop_reason", stop_reason_name(r->stop), "logits_xxh3", hash);
+                             "stop_reason", stop_reason_name(r->stop), "logits_xxh3", json_hash(r->logits_xxh3));
     if (!rest || json_object_update(object, rest))
         json_decref(object), object = NULL;
     json_decref(rest);

@@ -112,17 +112,16 @@ kvp_status text_run_begin(text_run *r, uint64_t n_new, const run_watcher *watche
 kvp_status text_run_prefill(text_run *r)
 {
     double begin = now_seconds();
+    uint64_t n_fed = r->context->n_fed;
     kvp_status status = context_extend(r->context, r->text, r->n_text, r->logits, 1);
+    r->result->n_prefilled = r->context->n_fed - n_fed;
     r->result->seconds.prefill = now_seconds() - begin;
     return status;
 }
 
 static bool is_end(const text_run *r)
 {
-    const session *s = r->session;
-    if (s->options->ignore_eos || r->result->n_new == 0)
-        return false;
-    return model_is_eos(s->info, r->text[r->n_text - 1]);
+    return r->result->n_new && session_is_end(r->session, r->text[r->n_text - 1]);
 }
 
 bool text_run_is_over(text_run *r)

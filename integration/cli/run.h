@@ -34,6 +34,7 @@ typedef struct run_result {
     run_seconds seconds;
     uint64_t restarts;     /* windows begun after the first */
     uint64_t window_start; /* of the last one, in tokens of the text */
+    uint64_t n_prefilled;  /* tokens that the prefill has fed to the model */
     size_t n_decoded;      /* of the new tokens, those that were fed back: the decode steps */
 } run_result;
 

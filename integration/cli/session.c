@@ -53,6 +53,12 @@ uint32_t session_page_tokens(const session *s)
     return geometry.page_tokens ? geometry.page_tokens : library_default;
 }
 
+bool session_is_end(const session *s, int32_t id)
+{
+    return !s->options->ignore_eos &&
+           (model_is_eos(s->info, id) || (s->chat && chat_is_end(s->chat, id)));
+}
+
 kvp_status session_check_length(const session *s, size_t n_tokens)
 {
     if (s->rule.roll || n_tokens <= s->rule.n_ctx)
@@ -142,12 +148,14 @@ static int resolve_rule(session *s)
     return rule_resolve(s->options, s->info, session_page_tokens(s), &s->rule);
 }
 
-int session_open_tokenizer(session *s, const options *o)
+int session_open_tokenizer(session *s, const options *o, bool with_chat)
 {
     int code = begin(s, o);
     if (code)
         return code;
     kvp_status status = tokenizer_open(o->model_path, &s->tokenizer);
+    if (!status && with_chat)
+        status = chat_open(s->tokenizer, &s->chat);
     return status ? report_failure(status) : EXIT_DONE;
 }
 
@@ -188,6 +196,7 @@ void session_close(session *s)
 {
     kvp_pager_close(s->pager);
     model_close(s->model);
+    chat_close(s->chat);
     tokenizer_close(s->tokenizer);
     free(s->tokens);
     *s = (session){0};

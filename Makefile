@@ -1,4 +1,4 @@
-# The usual ways through. CMakePresets.json has the others: debug, asan, tsan, bare.
+# The usual ways through. CMakePresets.json has the others: debug, asan, tsan, fuzz, bare.
 #
 #   make demo         run the demo model with 1 MiB of RAM for its KV
 #   make demo-long    the same with a pretrained model (fetched: 93 MB) that reads a book

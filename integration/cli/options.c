@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <getopt.h>
 #include <limits.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,97 +14,6 @@
 #define MAX_ROWS 64
 #define HELP_COLUMN 26
 #define HELP_WIDTH 100
-
-/* ---- values that only shared options have ---- */
-
-static bool parse_dtype(const char *text, void *value)
-{
-    static const char *const names[] = {[KVP_F32] = "f32", [KVP_F16] = "f16", [KVP_BF16] = "bf16"};
-    for (size_t i = 0; i < COUNT(names); i++)
-        if (strcmp(text, names[i]) == 0) {
-            *(kvp_dtype *)value = (kvp_dtype)i;
-            return true;
-        }
-    return false;
-}
-
-static bool parse_weights(const char *text, void *value)
-{
-    bool is_bf16 = strcmp(text, "bf16") == 0;
-    if (!is_bf16 && strcmp(text, "f32") != 0)
-        return false;
-    *(model_weights *)value = is_bf16 ? MODEL_WEIGHTS_BF16 : MODEL_WEIGHTS_F32;
-    return true;
-}
-
-static bool parse_placement(const char *text, void *value)
-{
-    const kvp_placement_ops *ops = kvp_placement_find(text);
-    if (ops)
-        *(const kvp_placement_ops **)value = ops;
-    return ops != NULL;
-}
-
-static bool parse_bounded(const char *text, uint64_t min, uint64_t max, uint32_t *value)
-{
-    uint64_t n;
-    if (!value_count.parse(text, &n) || n < min || n > max)
-        return false;
-    *value = (uint32_t)n;
-    return true;
-}
-
-static bool parse_threads(const char *text, void *value)
-{
-    return parse_bounded(text, 1, 1024, value);
-}
-
-static bool parse_page_tokens(const char *text, void *value)
-{
-    return parse_bounded(text, 1, UINT16_MAX, value);
-}
-
-static bool parse_top_k(const char *text, void *value)
-{
-    return parse_bounded(text, 0, UINT32_MAX, value);
-}
-
-static bool parse_float(const char *text, float *value)
-{
-    char *end;
-    float x = strtof(text, &end);
-    if (end == text || *end || !isfinite(x))
-        return false;
-    *value = x;
-    return true;
-}
-
-static bool parse_temperature(const char *text, void *value)
-{
-    float x;
-    if (!parse_float(text, &x) || x < 0)
-        return false;
-    *(float *)value = x;
-    return true;
-}
-
-static bool parse_top_p(const char *text, void *value)
-{
-    float x;
-    if (!parse_float(text, &x) || x <= 0 || x > 1)
-        return false;
-    *(float *)value = x;
-    return true;
-}
-
-static const value_kind value_dtype = {"f32, f16 or bf16", parse_dtype};
-static const value_kind value_weights = {"f32 or bf16", parse_weights};
-static const value_kind value_placement = {"sticky or lru", parse_placement};
-static const value_kind value_threads = {"a number from 1 to 1024", parse_threads};
-static const value_kind value_page_tokens = {"a number from 1 to 65535", parse_page_tokens};
-static const value_kind value_top_k = {"a number (0: all)", parse_top_k};
-static const value_kind value_temperature = {"a number of at least 0", parse_temperature};
-static const value_kind value_top_p = {"a number above 0, up to 1", parse_top_p};
 
 /* ---- the table ---- */
 

@@ -79,12 +79,20 @@ typedef struct value_kind {
     bool (*parse)(const char *text, void *value);
 } value_kind;
 
-extern const value_kind value_text;     /* const char * */
-extern const value_kind value_size;     /* size_option */
-extern const value_kind value_count;    /* uint64_t, >= 0 */
-extern const value_kind value_positive; /* uint64_t, >= 1 */
-extern const value_kind value_keep;     /* keep_option */
-extern const value_kind value_beyond;   /* beyond_option */
+extern const value_kind value_text;        /* const char * */
+extern const value_kind value_size;        /* size_option */
+extern const value_kind value_count;       /* uint64_t, >= 0 */
+extern const value_kind value_positive;    /* uint64_t, >= 1 */
+extern const value_kind value_keep;        /* keep_option */
+extern const value_kind value_beyond;      /* beyond_option */
+extern const value_kind value_dtype;       /* kvp_dtype */
+extern const value_kind value_weights;     /* model_weights */
+extern const value_kind value_placement;   /* const kvp_placement_ops * */
+extern const value_kind value_threads;     /* uint32_t */
+extern const value_kind value_page_tokens; /* uint32_t */
+extern const value_kind value_top_k;       /* uint32_t */
+extern const value_kind value_temperature; /* float */
+extern const value_kind value_top_p;       /* float */
 
 typedef struct option_row {
     const char *name;

@@ -26,10 +26,10 @@ int rule_refuse_ctx(const options *o)
 {
     if (o->beyond.kind == BEYOND_YARN)
         return usage_error("--ctx %" PRIu64 ": %s", o->n_ctx, kvp_error());
-    return usage_error("--ctx %" PRIu64
-                       ": %s; --beyond yarn stretches them (approximate), --beyond "
-                       "shift keeps them inside (approximate), and --beyond rolling needs no --ctx "
-                       "to go on with the last tokens",
+    return usage_error("--ctx %" PRIu64 ": %s. Past what it was made for, a model with rotary "
+                       "positions goes on with --beyond yarn, which stretches them, or --beyond "
+                       "shift, which keeps them inside; any model with --beyond rolling, which "
+                       "needs no --ctx",
                        o->n_ctx, kvp_error());
 }
 

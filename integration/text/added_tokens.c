@@ -50,26 +50,6 @@ const added_token *added_tokens_find(const added_tokens *a, const char *text, si
 
 /* ---- what surrounds a match ------------------------------------------------------------------ */
 
-/* Length of the last character of n bytes; 0 if n is 0. */
-static size_t last_char(const char *text, size_t n)
-{
-    size_t length = 0;
-    while (length < n) {
-        length++;
-        if (((unsigned char)text[n - length] & 0xC0) != 0x80)
-            break;
-    }
-    return length;
-}
-
-static size_t first_char(const char *text, size_t n)
-{
-    size_t length = 0;
-    if (n)
-        (void)utf8_classify(text, n, &length);
-    return length;
-}
-
 static bool is_space_at(const char *text, size_t length)
 {
     return length && text_is_space(utf8_decode(text, length));
@@ -79,7 +59,7 @@ static bool is_space_at(const char *text, size_t length)
 static size_t spaces_before(const char *text, size_t n)
 {
     size_t at = n;
-    for (size_t length; (length = last_char(text, at)) && is_space_at(text + at - length, length);)
+    for (size_t length; (length = utf8_last(text, at)) && is_space_at(text + at - length, length);)
         at -= length;
     return n - at;
 }
@@ -87,14 +67,14 @@ static size_t spaces_before(const char *text, size_t n)
 static size_t spaces_after(const char *text, size_t n)
 {
     size_t at = 0;
-    for (size_t length; (length = first_char(text + at, n - at)) && is_space_at(text + at, length);)
+    for (size_t length; (length = utf8_first(text + at, n - at)) && is_space_at(text + at, length);)
         at += length;
     return at;
 }
 
 static bool stands_alone(const splitter *s, const char *text, size_t n, size_t begin, size_t end)
 {
-    size_t before = last_char(text, begin), after = first_char(text + end, n - end);
+    size_t before = utf8_last(text, begin), after = utf8_first(text + end, n - end);
     return !(before && splitter_is_word_char(s, text + begin - before, before)) &&
            !(after && splitter_is_word_char(s, text + end, after));
 }

@@ -25,7 +25,7 @@ struct tokenizer {
     char *chat_template;   /* Jinja; NULL: there is none */
 };
 
-/* ---- readers: fill a tokenizer that tokenizer_open() made, which finishes it in any case ------ */
+/* ---- readers: fill a tokenizer that tokenizer_open() made, which finishes it in any case ----- */
 
 /* A model folder: tokenizer.json, or vocab.json with merges.txt; the small files beside them. */
 KVP_NODISCARD kvp_status tokenizer_load_folder(const char *dir, tokenizer *t);

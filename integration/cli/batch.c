@@ -29,11 +29,28 @@ typedef struct batch {
 
 /* ---- opening ---- */
 
-static kvp_status encode_text(const void *opaque, const char *text, size_t n, int32_t **ids,
+/* A prompt as the first turn of a conversation. */
+static kvp_status encode_turn(const batch *b, const char *text, size_t n, int32_t **ids,
                               size_t *n_ids)
 {
+    if (n && memchr(text, 0, n))
+        return kvp_fail(KVP_E_RANGE, "the prompt has a zero byte, which is no text");
+    char *copy = strndup(text, n);
+    if (!copy)
+        return kvp_fail(KVP_E_NOMEM, "out of memory for a prompt of %zu bytes", n);
+    kvp_status status = chat_first_turn(b->session.chat, b->own->system, copy, ids, n_ids);
+    free(copy);
+    return status;
+}
+
+static kvp_status encode(const void *opaque, const char *text, size_t n, int32_t **ids,
+                         size_t *n_ids)
+{
+    const batch *b = opaque;
+    if (b->session.chat && n)
+        return encode_turn(b, text, n, ids, n_ids);
     const input prompt = {.name = "the prompt", .bytes = (char *)text, .n_bytes = n};
-    return input_encode(&prompt, opaque, ids, n_ids);
+    return input_encode(&prompt, b->session.tokenizer, ids, n_ids);
 }
 
 static kvp_status read_prompts(batch *b)
@@ -42,7 +59,7 @@ static kvp_status read_prompts(batch *b)
     file.file = b->own->batch;
     input in;
     kvp_status status = input_read(&file, &in);
-    const batch_encoder encoder = {encode_text, b->session.tokenizer};
+    const batch_encoder encoder = {encode, b};
     if (!status)
         status = batch_input_parse(in.bytes, in.n_bytes, &encoder, &b->input);
     input_free(&in);
@@ -98,7 +115,7 @@ static kvp_status peak_pages(const batch *b, uint64_t *pages)
 static int open_batch(batch *b, const options *o)
 {
     uint64_t pages = 0;
-    int code = session_open_tokenizer(&b->session, o);
+    int code = session_open_tokenizer(&b->session, o, b->own->chat);
     if (code)
         return code;
     kvp_status status = read_prompts(b);
@@ -142,9 +159,10 @@ static json_t *result_to_json(const batch *b, size_t i)
         json_object_set_new(object, "error", json_string(p->error));
         return object;
     }
-    json_t *rest = json_pack("{s:I, s:o, s:o, s:s, s:o}", "prompt_tokens", (json_int_t)p->n_tokens,
-                             "tokens", json_ids(r->tokens, r->n_new), "text", text_of(b, r),
-                             "stop_reason", stop_reason_name(r->stop), "logits_xxh3", json_hash(r->logits_xxh3));
+    json_t *rest =
+        json_pack("{s:I, s:o, s:o, s:s, s:o}", "prompt_tokens", (json_int_t)p->n_tokens, "tokens",
+                  json_ids(r->tokens, r->n_new), "text", text_of(b, r), "stop_reason",
+                  stop_reason_name(r->stop), "logits_xxh3", json_hash(r->logits_xxh3));
     if (!rest || json_object_update(object, rest))
         json_decref(object), object = NULL;
     json_decref(rest);

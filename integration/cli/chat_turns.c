@@ -58,9 +58,8 @@ static kvp_status read_more(chat_turns *t)
     kvp_status status = make_room(in, READ_BYTES);
     if (status)
         return status;
-    ssize_t n = interrupt_wait_input(STDIN_FILENO)
-                    ? read(STDIN_FILENO, in->bytes + in->n, READ_BYTES)
-                    : 0;
+    ssize_t n =
+        interrupt_wait_input(STDIN_FILENO) ? read(STDIN_FILENO, in->bytes + in->n, READ_BYTES) : 0;
     if (n < 0 && errno != EINTR)
         return kvp_fail(KVP_E_IO, "stdin: cannot read: %s", strerror(errno));
     t->is_over = n == 0;

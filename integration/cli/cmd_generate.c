@@ -106,11 +106,10 @@ static void print_closing(const generation *g)
 static json_t *to_json(const generation *g)
 {
     const run_result *r = &g->result;
-    json_t *object =
-        json_pack("{s:o, s:o, s:I, s:s, s:o}", "tokens", json_ids(r->tokens, r->n_new), "text",
-                  text_output_json(&g->watch.text), "prompt_tokens", (json_int_t)g->session.n_tokens,
-                  "stop_reason", stop_reason_name(r->stop), "logits_xxh3",
- json_hash(r->logits_xxh3));
+    json_t *object = json_pack("{s:o, s:o, s:I, s:s, s:o}", "tokens", json_ids(r->tokens, r->n_new),
+                               "text", text_output_json(&g->watch.text), "prompt_tokens",
+                               (json_int_t)g->session.n_tokens, "stop_reason",
+                               stop_reason_name(r->stop), "logits_xxh3", json_hash(r->logits_xxh3));
     if (object && g->own.verify)
         json_object_set_new(object, "identical", verdict_to_json(g->verdict));
     if (object)
@@ -215,7 +214,7 @@ static const option_row rows[] = {
      "from turn to turn. -f FILE, a blank line and -p TEXT are the first turn, if they are given; "
      "then each line of stdin is one (a \\ at its end: the turn goes on in the next line), until "
      "its end (Ctrl-D). -n limits each answer. Ctrl-C ends an answer, and between answers the "
-     "command",
+     "command. With --batch: every prompt is the first turn of a conversation of its own",
      0},
     {"system", 0, &value_text, AT(system), "TEXT",
      "what the model is told before the conversation (default: what its format says)", 0},

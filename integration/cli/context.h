@@ -37,7 +37,7 @@ KVP_NODISCARD kvp_status context_extend(context *c, const int32_t *text, uint64_
 typedef struct context_step {
     context *context; /* they differ */
     const int32_t *text;
-    uint64_t end;        /* context->next + 1 */
+    uint64_t end;  /* context->next + 1 */
     float *logits; /* [n_vocab] of that token, once it is in */
 } context_step;
 

@@ -13,9 +13,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "integration/cli/budget.h"
 #include "integration/cli/generate.h"
 #include "integration/cli/interrupt.h"
+#include "integration/cli/page_facts.h"
 
 /* Steps of a round while others wait. Bringing back the KV of a round costs about as much as a few
  * steps: with 32 of them that is little, and nobody waits long. */
@@ -274,7 +274,7 @@ static kvp_status learn_budget(schedule *d)
     kvp_status status = kvp_pager_stats(d->pager, &stats);
     d->n_frames = UINT64_MAX;
     if (stats.ram_budget_bytes != KVP_UNLIMITED)
-        d->n_frames = stats.n_frames - BUDGET_RING_FRAMES;
+        d->n_frames = page_facts_room(stats.n_frames);
     return status;
 }
 

@@ -1,75 +1,17 @@
 /* budget.c - finds out before a run whether its pages fit, and how many bytes would do.
  *
- * Of its frames the pager keeps BUDGET_RING_FRAMES for pages on their way; each of the others may
- * hold a page that has no place below, and each slot of the disk one more. How many pages
- * compressed RAM holds shows only while they are compressed; what surely does not fit is refused:
- * of an element, compression shortens the byte with the exponent, and no other. */
+ * How many pages compressed RAM holds shows only while they are compressed; what surely does not
+ * fit is refused: of an element, compression shortens the byte with the exponent, and no other. */
 #include "integration/cli/budget.h"
 
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/statvfs.h>
 
-#define SWAP_HEADER_BYTES 4096u
+#include "integration/cli/page_facts.h"
+
 #define NEEDS "needs at least "
-
-/* What an opened pager tells about pages. */
-typedef struct page_facts {
-    uint64_t n_lanes, n_frames, slot_bytes;
-    uint64_t least_stored_bytes; /* of a full page when it is compressed */
-} page_facts;
-
-/* The smallest page of the layer, without the byte of each element that may vanish. */
-static uint64_t least_stored_bytes(const kvp_layer_info *info)
-{
-    uint32_t rest = info->kind.n_kv_heads % info->page_heads;
-    uint64_t n_heads = rest ? rest : info->page_heads;
-    uint64_t n_elements =
-        n_heads * info->page_tokens * ((uint64_t)info->kind.k_width + info->kind.v_width);
-    return n_elements * (kvp_dtype_bytes(info->kind.dtype) - 1);
-}
-
-static kvp_status learn_lanes(const session *s, kvp_pager *pager, page_facts *facts)
-{
-    kvp_seq *seq;
-    kvp_status status = kvp_seq_create(pager, &seq);
-    if (status)
-        return status;
-    for (uint32_t layer = 0; layer < s->info->n_layers && !status; layer++) {
-        kvp_layer_info info;
-        status = kvp_seq_layer_info(seq, layer, &info);
-        if (status)
-            break;
-        uint64_t bytes = least_stored_bytes(&info);
-        facts->n_lanes += (info.kind.n_kv_heads + info.page_heads - 1) / info.page_heads;
-        if (layer == 0 || bytes < facts->least_stored_bytes)
-            facts->least_stored_bytes = bytes;
-    }
-    kvp_seq_destroy(seq);
-    return status;
-}
-
-static kvp_status learn(const session *s, kvp_pager *pager, page_facts *facts)
-{
-    kvp_stats stats = {.size = sizeof stats};
-    kvp_status status = kvp_pager_stats(pager, &stats);
-    *facts = (page_facts){.n_frames = stats.n_frames, .slot_bytes = stats.slot_bytes};
-    return status ? status : learn_lanes(s, pager, facts);
-}
-
-/* The same of a pager that is opened for this alone. */
-static kvp_status probe(const session *s, const kvp_config *cfg, page_facts *facts)
-{
-    kvp_pager *pager;
-    kvp_status status = kvp_pager_open(cfg, &pager);
-    if (status)
-        return status;
-    status = learn(s, pager, facts);
-    kvp_pager_close(pager);
-    return status;
-}
 
 /* The library's message in terms of the command line. */
 static kvp_status fail_ram(const session *s, uint64_t needed, const char *remedy)
@@ -88,66 +30,32 @@ static kvp_status reword(const session *s, kvp_status status)
 
 /* ---- RAM alone ------------------------------------------------------------------------------- */
 
-/* Is the budget enough for n_frames? */
-static kvp_status is_enough(const session *s, kvp_config *cfg, uint64_t bytes, uint64_t n_frames,
-                            bool *yes)
-{
-    page_facts facts;
-    cfg->ram_bytes = bytes;
-    kvp_status status = probe(s, cfg, &facts);
-    *yes = !status && facts.n_frames >= n_frames;
-    return status == KVP_E_BUDGET ? KVP_OK : status;
-}
-
-/* The exact number of bytes lies between the frames alone and those with ample metadata. */
-static kvp_status fail_without_lower_tier(const session *s, kvp_config cfg, uint64_t n_pages,
-                                          uint64_t slot_bytes)
-{
-    uint64_t n_frames = n_pages + BUDGET_RING_FRAMES;
-    uint64_t low = n_frames * slot_bytes, high = low + low / 4 + (1u << 20);
-    while (low < high) {
-        uint64_t middle = low + (high - low) / 2;
-        bool yes;
-        kvp_status status = is_enough(s, &cfg, middle, n_frames, &yes);
-        if (status)
-            return status;
-        if (yes)
-            high = middle;
-        else
-            low = middle + 1;
-    }
-    return fail_ram(s, low, "less with --zram or --disk");
-}
-
 static kvp_status open_in_ram(const session *s, const kvp_config *cfg, const budget_need *need,
                               kvp_pager **pager)
 {
     kvp_config unbounded = *cfg;
     unbounded.ram_bytes = KVP_UNLIMITED;
     page_facts facts;
-    bool yes;
-    kvp_status status = probe(s, &unbounded, &facts);
+    uint64_t needed;
+    kvp_status status = page_facts_learn(&unbounded, &facts);
+    if (!status)
+        status = page_facts_ram(cfg, facts.n_lanes * need->pages_per_lane, &needed);
     if (status)
         return status;
-    uint64_t n_pages = facts.n_lanes * need->pages_per_lane;
-    n_pages = n_pages ? n_pages : 1; /* what the pager wants at least */
-    kvp_config tried = *cfg;
-    status = is_enough(s, &tried, cfg->ram_bytes, n_pages + BUDGET_RING_FRAMES, &yes);
-    if (status)
-        return status;
-    return yes ? kvp_pager_open(cfg, pager)
-               : fail_without_lower_tier(s, *cfg, n_pages, facts.slot_bytes);
+    return cfg->ram_bytes >= needed ? kvp_pager_open(cfg, pager)
+                                    : fail_ram(s, needed, "less with --zram or --disk");
 }
 
 /* Without --ram, as much as the machine has. */
 static kvp_status check_machine(const page_facts *facts, uint64_t n_pages)
 {
-    if (n_pages + BUDGET_RING_FRAMES <= facts->n_frames)
+    uint64_t n_more = page_facts_overflow(facts, n_pages);
+    if (!n_more)
         return KVP_OK;
     return kvp_fail(KVP_E_BUDGET,
                     "the KV of this run does not fit into this machine's RAM: it " NEEDS "%" PRIu64
                     " bytes; --ram SIZE limits it, and the rest goes to disk",
-                    (n_pages + BUDGET_RING_FRAMES) * facts->slot_bytes);
+                    (facts->n_frames + n_more) * facts->slot_bytes);
 }
 
 /* ---- RAM and what is below it ---------------------------------------------------------------- */
@@ -162,9 +70,7 @@ typedef struct overflow {
 static overflow find_overflow(const kvp_config *cfg, const page_facts *facts,
                               const budget_need *need)
 {
-    uint64_t n_pages = facts->n_lanes * need->pages_per_lane,
-             in_ram = facts->n_frames - BUDGET_RING_FRAMES;
-    overflow o = {.n_pages = n_pages > in_ram ? n_pages - in_ram : 0,
+    overflow o = {.n_pages = page_facts_overflow(facts, facts->n_lanes * need->pages_per_lane),
                   .n_last = facts->n_lanes * need->n_seqs};
     if (cfg->zram_bytes)
         o.n_zram_at_best = cfg->zram_bytes / facts->least_stored_bytes + o.n_last;
@@ -174,8 +80,7 @@ static overflow find_overflow(const kvp_config *cfg, const page_facts *facts,
 /* Bytes of disk for all pages but `n_elsewhere`. */
 static uint64_t disk_bytes_for(const page_facts *facts, const overflow *o, uint64_t n_elsewhere)
 {
-    uint64_t n_slots = o->n_pages > n_elsewhere ? o->n_pages - n_elsewhere : 1;
-    return SWAP_HEADER_BYTES + n_slots * facts->slot_bytes;
+    return page_facts_disk(facts, o->n_pages > n_elsewhere ? o->n_pages - n_elsewhere : 0);
 }
 
 static kvp_status check_zram(const session *s, const kvp_config *cfg, const page_facts *facts,
@@ -207,20 +112,19 @@ static kvp_status check_disk(const session *s, const kvp_config *cfg, const page
 static kvp_status check_free_space(const kvp_config *cfg, const page_facts *facts,
                                    const overflow *o)
 {
-    const char *tmp = getenv("TMPDIR");
-    const char *path = cfg->disk_path ? cfg->disk_path : tmp && *tmp ? tmp : "/var/tmp";
-    struct statvfs fs;
+    char folder[1024];
+    const char *place = page_facts_swap_place(cfg->disk_path, folder, sizeof folder);
     uint64_t needed = disk_bytes_for(facts, o, o->n_zram_at_best);
-    if (cfg->disk_bytes == 0 || o->n_pages == 0 || statvfs(path, &fs) || fs.f_blocks == 0)
+    if (cfg->disk_bytes == 0 || o->n_pages == 0)
         return KVP_OK;
-    uint64_t n_free = (uint64_t)fs.f_bavail * fs.f_frsize;
+    uint64_t n_free = page_facts_free_bytes(place);
     if (n_free >= needed)
         return KVP_OK;
     return kvp_fail(
         KVP_E_NOSPACE,
         "%s: %" PRIu64 " bytes are free, and the KV of this run " NEEDS "%" PRIu64
         " there: free some space, name a file elsewhere with --swap, or give more --ram",
-        path, n_free, needed);
+        place, n_free, needed);
 }
 
 /* An opened pager would begin the run: would it end? */
@@ -228,7 +132,7 @@ static kvp_status check_room(const session *s, const kvp_config *cfg, kvp_pager 
                              const budget_need *need)
 {
     page_facts facts;
-    kvp_status status = learn(s, pager, &facts);
+    kvp_status status = page_facts_of(pager, s->info->n_layers, &facts);
     if (status)
         return status;
     if (cfg->ram_bytes == KVP_UNLIMITED && !cfg->zram_bytes && !cfg->disk_bytes)

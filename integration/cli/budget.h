@@ -4,8 +4,6 @@
 
 #include "integration/cli/session.h"
 
-#define BUDGET_RING_FRAMES 3u /* that the pager keeps for pages on their way */
-
 /* What a run holds at a time. */
 typedef struct budget_need {
     uint64_t pages_per_lane; /* of all sequences together */

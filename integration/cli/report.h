@@ -30,6 +30,8 @@ typedef enum verdict { NOT_VERIFIED, IDENTICAL, DIFFERENT } verdict;
 void report_print_verdict(const report *r, verdict v, const char *what);
 json_t *verdict_to_json(verdict v);
 
+/* "12.50 MiB"; returns `text`. */
+const char *report_bytes(uint64_t bytes, char *text, size_t n);
 /* Add "seconds" and "stats"; NULL: a command that computes nothing, all members are null. */
 void report_add_json(const report *r, json_t *object);
 

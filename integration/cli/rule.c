@@ -65,7 +65,7 @@ static int resolve_shift(const options *o, const model_info *info, uint32_t page
     rule->n_ctx = o->n_ctx ? o->n_ctx : UINT64_MAX;
     if (!rule->keep)
         rule->sinks = DEFAULT_SHIFT_SINKS;
-    uint64_t widest = window_widest_shift(info->n_ctx, rule->sinks, page_tokens);
+    uint64_t widest = model_widest_shift(info, rule->sinks, page_tokens);
     if (widest == 0)
         return usage_error("--beyond shift: the pages of %" PRIu64 " sinks and of a window do not "
                            "fit into the model's %u positions: use fewer --page-tokens than %u",

@@ -46,18 +46,6 @@ uint64_t window_stop(const window_rule *rule, uint64_t next, uint64_t end)
     return rule->chunk ? advance(next, rule->chunk, end) : end;
 }
 
-/* The farthest key is the first sink. Without the gap it is as far from the query as the pages of
- * the sinks are long, and those of the window, whose first page may begin page_tokens - 1 positions
- * before the window does. */
-uint64_t window_widest_shift(uint64_t n_ctx, uint64_t sinks, uint32_t page_tokens)
-{
-    uint64_t sink_pages = pages_of(sinks, page_tokens);
-    if (sink_pages > n_ctx / page_tokens) /* also keeps the product from overflowing */
-        return 0;
-    uint64_t others = sink_pages * page_tokens + page_tokens - 1;
-    return n_ctx > others ? n_ctx - others : 0;
-}
-
 /* ---- peaks ----------------------------------------------------------------------------------- */
 
 /* Pages that are freed when `n` tokens are in: all of their tokens are unreachable. The last page

@@ -35,10 +35,6 @@ bool window_unreachable(const window_rule *rule, uint64_t position, uint64_t *be
  * that are out of reach are freed. */
 uint64_t window_stop(const window_rule *rule, uint64_t next, uint64_t end);
 
-/* Of shift: the largest `keep` with which a query is never more than n_ctx - 1 positions away from
- * a key, whole pages counted. 0: there is none. */
-uint64_t window_widest_shift(uint64_t n_ctx, uint64_t sinks, uint32_t page_tokens);
-
 /* How a text is fed to the model: `first` tokens at once, then `step` at a time up to `end`. After
  * every call, and every chunk, pages that are out of reach are freed. */
 typedef struct window_feed {

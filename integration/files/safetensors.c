@@ -250,11 +250,6 @@ void safetensors_close(safetensors *st)
 
 /* ---- access ---------------------------------------------------------------------------------- */
 
-const char *safetensors_path(const safetensors *st)
-{
-    return st->file.path;
-}
-
 const mapped_file *safetensors_mapping(const safetensors *st)
 {
     return &st->file;
@@ -270,22 +265,7 @@ const safetensors_tensor *safetensors_at(const safetensors *st, size_t index)
     return &st->tensors[index];
 }
 
-const safetensors_tensor *safetensors_find(const safetensors *st, const char *name)
-{
-    for (size_t i = 0; i < st->n_tensors; i++) {
-        if (strcmp(st->tensors[i].name, name) == 0)
-            return &st->tensors[i];
-    }
-    return NULL;
-}
-
 const unsigned char *safetensors_data(const safetensors *st, const safetensors_tensor *t)
 {
     return st->file.bytes + LENGTH_BYTES + st->header_bytes + t->begin;
-}
-
-const void *safetensors_bytes(const safetensors *st, size_t *n)
-{
-    *n = st->file.n_bytes;
-    return st->file.bytes;
 }

@@ -30,16 +30,12 @@ KVP_NODISCARD kvp_status safetensors_open_bytes(const void *bytes, size_t n, con
                                                 safetensors **out);
 void safetensors_close(safetensors *st);
 
-const char *safetensors_path(const safetensors *st);
+/* The whole file, header included. */
 const mapped_file *safetensors_mapping(const safetensors *st);
 size_t safetensors_count(const safetensors *st);
 /* In the order of their data. */
 const safetensors_tensor *safetensors_at(const safetensors *st, size_t index);
-/* NULL if there is none of this name. */
-const safetensors_tensor *safetensors_find(const safetensors *st, const char *name);
 /* Its bytes: end - begin of them, not aligned. Borrowed until close. */
 const unsigned char *safetensors_data(const safetensors *st, const safetensors_tensor *t);
-/* The whole file, header included. */
-const void *safetensors_bytes(const safetensors *st, size_t *n);
 
 #endif

@@ -16,34 +16,13 @@
  *  3. Rows do not depend on the number of threads. */
 #include "integration/models/decoder.h"
 
-#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "integration/models/elementwise.h"
 #include "integration/models/matmul.h"
-
-#define CHUNK_TOKENS ((size_t)128)
-#define ROWS_PER_TASK ((size_t)8)
-#define N_PIECES 10 /* of a workspace */
-
-/* d = d_model, c = tokens of a chunk, other widths as in decoder_config.h. */
-typedef struct workspace {
-    float *block; /* all of it */
-    size_t bytes;
-    size_t n_tokens;     /* that it has room for */
-    bool has_sinks;      /* and for q_sinks */
-    float *hidden;       /* [n_tokens][d] */
-    float *norm;         /* [c][d] */
-    float *qkv;          /* [c][qkv width] */
-    float *q_sinks;      /* [c][qkv width] q as pages of sinks are scored with it; no k, v */
-    float *angles;       /* [c][rope.dim] */
-    float *sinks_angles; /* the same, for q_sinks */
-    float *attended;     /* [c][n_heads * head_dim] */
-    float *up;           /* [c][up width] */
-    float *gated;        /* [c][d_inner] */
-    float *delta;        /* [c][d] what a block adds to hidden */
-} workspace;
+#include "integration/models/rows.h"
+#include "integration/models/workspace.h"
 
 struct decoder {
     decoder_config config;
@@ -60,9 +39,9 @@ typedef struct pass {
     decoder *m;
     const model_item *items;
     size_t n_items;
-    size_t n_tokens, n_logits; /* of all items */
-    size_t n_rows;             /* that products have at least */
-    bool shifts;               /* an item does */
+    size_t n_tokens; /* of all items */
+    size_t n_rows;   /* that products have at least */
+    bool shifts;     /* an item does */
 } pass;
 
 /* Neighbouring tokens of one sequence in a chunk. */
@@ -80,8 +59,6 @@ typedef struct chunk {
     span spans[CHUNK_TOKENS];
 } chunk;
 
-/* ---- workspace ------------------------------------------------------------------------------- */
-
 static size_t min_size(size_t a, size_t b)
 {
     return a < b ? a : b;
@@ -92,169 +69,25 @@ static size_t max_size(size_t a, size_t b)
     return a > b ? a : b;
 }
 
-static size_t attended_width(const decoder_config *c)
-{
-    return (size_t)c->n_heads * c->head_dim;
-}
+/* ---- workspace ------------------------------------------------------------------------------- */
 
-static kvp_status reserve_products(decoder *m, size_t rows)
+static kvp_status reserve(const pass *p)
 {
+    decoder *m = p->m;
+    size_t n_tokens = max_size(p->n_tokens, p->n_rows);
+    size_t rows = min_size(n_tokens, CHUNK_TOKENS);
     const decoder_layer *layer = &m->weights.layers[0]; /* all have the same shapes */
     const matrix *const shapes[] = {&layer->qkv, &layer->attn_out, &layer->up, &layer->down,
                                     &m->weights.head};
-    kvp_status status = KVP_OK;
+    kvp_status status = workspace_reserve(&m->work, &m->config, n_tokens, p->shifts);
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes && !status; i++)
         status = matmul_reserve(m->mm, shapes[i], rows);
     return status;
 }
 
-/* Cut `n` floats, rounded up to a cache line, from the block. With no block, only count. */
-static float *cut(size_t *used, float *block, size_t n)
-{
-    float *piece = block ? block + *used : NULL;
-    *used += (n + 15) & ~(size_t)15;
-    return piece;
-}
-
-static size_t lay_out(const decoder_config *c, workspace *w)
-{
-    size_t used = 0, rows = min_size(w->n_tokens, CHUNK_TOKENS);
-    size_t sinks_rows = w->has_sinks ? rows : 0;
-    size_t gated_rows = c->mlp == MLP_GATED_SILU ? rows : 0;
-    w->hidden = cut(&used, w->block, w->n_tokens * c->d_model);
-    w->norm = cut(&used, w->block, rows * c->d_model);
-    w->qkv = cut(&used, w->block, rows * decoder_qkv_width(c));
-    w->q_sinks = cut(&used, w->block, sinks_rows * decoder_qkv_width(c));
-    w->angles = cut(&used, w->block, rows * c->rope.dim);
-    w->sinks_angles = cut(&used, w->block, sinks_rows * c->rope.dim);
-    w->attended = cut(&used, w->block, rows * attended_width(c));
-    w->up = cut(&used, w->block, rows * decoder_up_width(c));
-    w->gated = cut(&used, w->block, gated_rows * c->d_inner);
-    w->delta = cut(&used, w->block, rows * c->d_model);
-    return used * sizeof(float);
-}
-
-static kvp_status reserve(const pass *p)
-{
-    decoder *m = p->m;
-    workspace *old = &m->work;
-    size_t n_tokens = max_size(p->n_tokens, p->n_rows);
-    if (n_tokens <= old->n_tokens && (!p->shifts || old->has_sinks))
-        return KVP_OK;
-    workspace w = {.n_tokens = max_size(n_tokens, old->n_tokens),
-                   .has_sinks = p->shifts || old->has_sinks};
-    kvp_status status = reserve_products(m, min_size(w.n_tokens, CHUNK_TOKENS));
-    if (status)
-        return status;
-    w.bytes = lay_out(&m->config, &w);
-    w.block = aligned_alloc(64, w.bytes);
-    if (!w.block)
-        return kvp_fail(KVP_E_NOMEM, "out of memory: %zu bytes of activations for %zu tokens",
-                        w.bytes, w.n_tokens);
-    memset(w.block, 0, w.bytes); /* rows that only fill up a product are never written */
-    (void)lay_out(&m->config, &w);
-    free(old->block);
-    *old = w;
-    return KVP_OK;
-}
-
 uint64_t decoder_workspace_bytes(const decoder *m)
 {
     return m->work.bytes + matmul_scratch_bytes(m->mm);
-}
-
-/* ---- rows, shared among threads -------------------------------------------------------------- */
-
-typedef struct row_job {
-    void (*run)(const struct row_job *j, size_t row, size_t n);
-    decoder *m;
-    const norm_weights *norm;
-    const float *from;
-    float *to;
-    const float *angles;
-    size_t n_heads;
-    size_t n_rows, width;
-} row_job;
-
-static void run_task(void *arg, size_t i)
-{
-    const row_job *j = arg;
-    j->run(j, i * ROWS_PER_TASK, min_size(ROWS_PER_TASK, j->n_rows - i * ROWS_PER_TASK));
-}
-
-static void run_rows(row_job j)
-{
-    kvp_pool_run(j.m->pool, (j.n_rows + ROWS_PER_TASK - 1) / ROWS_PER_TASK, run_task, &j);
-}
-
-static void norm_rows(const row_job *j, size_t row, size_t n)
-{
-    const decoder_config *c = &j->m->config;
-    const float *from = j->from + row * j->width;
-    float *to = j->to + row * j->width;
-    if (c->norm == NORM_RMS)
-        rms_norm(from, n, j->width, j->norm->weight, c->epsilon, to);
-    else
-        layer_norm(from, n, j->width, j->norm->weight, j->norm->bias, c->epsilon, to);
-}
-
-static void normalise(decoder *m, const norm_weights *norm, const float *rows, size_t n, float *out)
-{
-    run_rows((row_job){.run = norm_rows,
-                       .m = m,
-                       .norm = norm,
-                       .from = rows,
-                       .to = out,
-                       .n_rows = n,
-                       .width = m->config.d_model});
-}
-
-static void add_rows(const row_job *j, size_t row, size_t n)
-{
-    add_to(j->to + row * j->width, j->from + row * j->width, n * j->width);
-}
-
-static void add(decoder *m, float *rows, const float *delta, size_t n)
-{
-    run_rows((row_job){.run = add_rows,
-                       .m = m,
-                       .from = delta,
-                       .to = rows,
-                       .n_rows = n,
-                       .width = m->config.d_model});
-}
-
-static void activate_rows(const row_job *j, size_t row, size_t n)
-{
-    const decoder_config *c = &j->m->config;
-    size_t inner = c->d_inner;
-    float *up = j->m->work.up + row * decoder_up_width(c);
-    if (c->mlp == MLP_GELU_TANH)
-        gelu_tanh(up, n * inner);
-    else if (c->mlp == MLP_RELU)
-        relu(up, n * inner);
-    for (size_t i = 0; i < n && c->mlp == MLP_GATED_SILU; i++, up += 2 * inner)
-        gated_silu(up, up + inner, inner, j->m->work.gated + (row + i) * inner);
-}
-
-/* The first n_heads heads of rows as wide as qkv. */
-static void rotate_rows(const row_job *j, size_t row, size_t n)
-{
-    const decoder_config *c = &j->m->config;
-    for (size_t i = row; i < row + n; i++)
-        rope_rotate(j->angles + i * c->rope.dim, c->rope.dim / 2, j->to + i * j->width, j->n_heads,
-                    c->head_dim);
-}
-
-static void rotate(decoder *m, const float *angles, float *rows, size_t n_heads, size_t n)
-{
-    run_rows((row_job){.run = rotate_rows,
-                       .m = m,
-                       .to = rows,
-                       .angles = angles,
-                       .n_heads = n_heads,
-                       .n_rows = n,
-                       .width = decoder_qkv_width(&m->config)});
 }
 
 /* ---- chunks ---------------------------------------------------------------------------------- */
@@ -344,16 +177,16 @@ static kvp_status apply_rope(const pass *p, const chunk *c, uint32_t layer)
             return status;
         for (size_t i = 0; i < c->n; i++)
             memcpy(w->q_sinks + i * width, w->qkv + i * width,
-                   attended_width(config) * sizeof(float));
+                   decoder_attended_width(config) * sizeof(float));
         rope_angles(&m->rope, positions, c->n, w->sinks_angles);
-        rotate(m, w->sinks_angles, w->q_sinks, config->n_heads, c->n);
+        rows_rotate(m->pool, config, w->sinks_angles, config->n_heads, c->n, w->q_sinks);
     }
     for (size_t k = 0; k < c->n_spans; k++) {
         for (size_t i = 0; i < c->spans[k].n; i++)
             positions[c->spans[k].row + i] = c->spans[k].position + i;
     }
     rope_angles(&m->rope, positions, c->n, w->angles);
-    rotate(m, w->angles, w->qkv, config->n_heads + config->n_kv_heads, c->n);
+    rows_rotate(m->pool, config, w->angles, config->n_heads + config->n_kv_heads, c->n, w->qkv);
     return KVP_OK;
 }
 
@@ -361,7 +194,7 @@ static kvp_status apply_rope(const pass *p, const chunk *c, uint32_t layer)
 static kvp_status append(const pass *p, const chunk *c, uint32_t layer)
 {
     const decoder_config *config = &p->m->config;
-    size_t width = decoder_qkv_width(config), q_width = attended_width(config);
+    size_t width = decoder_qkv_width(config), q_width = decoder_attended_width(config);
     size_t kv_width = (size_t)config->n_kv_heads * config->head_dim;
     kvp_status status = KVP_OK;
     for (size_t k = 0; k < c->n_spans && !status; k++) {
@@ -382,7 +215,7 @@ static kvp_status attend(const pass *p, const chunk *c, uint32_t layer)
 {
     const decoder_config *config = &p->m->config;
     const workspace *w = &p->m->work;
-    size_t width = decoder_qkv_width(config), q_width = attended_width(config);
+    size_t width = decoder_qkv_width(config), q_width = decoder_attended_width(config);
     float scale = config->scale_by_layer ? config->scale / (float)(layer + 1) : config->scale;
     float *out = w->attended;
     kvp_status status = KVP_OK;
@@ -408,7 +241,8 @@ static kvp_status attend(const pass *p, const chunk *c, uint32_t layer)
 
 /* ---- products -------------------------------------------------------------------------------- */
 
-/* y = x * w for n rows; those behind them, up to p->n_rows, are anything and stay so. */
+/* y = x * w for n rows. Those behind them, up to p->n_rows, only fill up the product: what they have
+ * is some other call's. */
 static kvp_status multiply(const pass *p, const matrix *w, const float *x, size_t n, float *y)
 {
     return matmul_apply(p->m->mm, w, x, max_size(n, p->n_rows), y);
@@ -420,15 +254,14 @@ static kvp_status mlp(const pass *p, const decoder_layer *layer, float *hidden, 
 {
     decoder *m = p->m;
     const workspace *w = &m->work;
-    normalise(m, &layer->mlp_norm, hidden, n, w->norm);
+    rows_normalise(m->pool, &m->config, &layer->mlp_norm, hidden, n, w->norm);
     kvp_status status = multiply(p, &layer->up, w->norm, n, w->up);
     if (status)
         return status;
-    run_rows((row_job){.run = activate_rows, .m = m, .n_rows = n});
-    const float *inner = m->config.mlp == MLP_GATED_SILU ? w->gated : w->up;
+    const float *inner = rows_activate(m->pool, &m->config, w->up, w->gated, n);
     status = multiply(p, &layer->down, inner, n, w->delta);
     if (!status)
-        add(m, hidden, w->delta, n);
+        rows_add(m->pool, w->delta, n, m->config.d_model, hidden);
     return status;
 }
 
@@ -449,7 +282,7 @@ static kvp_status run_chunk(const pass *p, const chunk *c, uint32_t index, float
     decoder *m = p->m;
     const workspace *w = &m->work;
     const decoder_layer *layer = &m->weights.layers[index];
-    normalise(m, &layer->attn_norm, hidden, c->n, w->norm);
+    rows_normalise(m->pool, &m->config, &layer->attn_norm, hidden, c->n, w->norm);
     kvp_status status = multiply(p, &layer->qkv, w->norm, c->n, w->qkv);
     if (!status && m->config.rope.dim)
         status = apply_rope(p, c, index);
@@ -463,7 +296,7 @@ static kvp_status run_chunk(const pass *p, const chunk *c, uint32_t index, float
     if (status)
         return status;
     keep_rows(c, m->config.d_model, hidden, to);
-    add(m, to, w->delta, c->n_kept);
+    rows_add(m->pool, w->delta, c->n_kept, m->config.d_model, to);
     return mlp(p, layer, to, c->n_kept);
 }
 
@@ -492,7 +325,8 @@ static kvp_status write_rows(const pass *p, size_t row, size_t n, float *logits)
     kvp_status status = KVP_OK;
     for (size_t at = 0, rows; at < n && !status; at += rows) {
         rows = min_size(n - at, CHUNK_TOKENS);
-        normalise(m, &m->weights.norm, m->work.hidden + (row + at) * d, rows, m->work.norm);
+        rows_normalise(m->pool, &m->config, &m->weights.norm, m->work.hidden + (row + at) * d, rows,
+                       m->work.norm);
         status = multiply(p, &m->weights.head, m->work.norm, rows, logits + at * m->config.n_vocab);
     }
     return status;
@@ -527,10 +361,8 @@ kvp_status decoder_forward(decoder *m, const model_item *items, size_t n_items, 
 {
     const model_forward_args *first = &items[0].args;
     pass p = {.m = m, .items = items, .n_items = n_items, .n_rows = n_rows};
-    assert(n_rows <= CHUNK_TOKENS);
     for (size_t i = 0; i < n_items; i++) {
         p.n_tokens += items[i].args.n_tokens;
-        p.n_logits += items[i].args.n_logits;
         p.shifts = p.shifts || items[i].args.shift;
     }
     kvp_status status = reserve(&p);
@@ -577,7 +409,7 @@ void decoder_close(decoder *m)
     matmul_close(m->mm);
     rope_fini(&m->rope);
     decoder_weights_fini(&m->weights);
-    free(m->work.block);
+    workspace_fini(&m->work);
     free(m);
 }
 

@@ -44,10 +44,15 @@ typedef struct decoder_config {
     uint32_t n_eos;
 } decoder_config;
 
-/* Rows of the fused q, k, v matrix; of the matrix before the MLP's activation. */
+/* Widths of activations: q, k and v; what attention yields; before the MLP's activation. */
 static inline size_t decoder_qkv_width(const decoder_config *c)
 {
     return ((size_t)c->n_heads + 2 * (size_t)c->n_kv_heads) * c->head_dim;
+}
+
+static inline size_t decoder_attended_width(const decoder_config *c)
+{
+    return (size_t)c->n_heads * c->head_dim;
 }
 
 static inline size_t decoder_up_width(const decoder_config *c)

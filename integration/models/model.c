@@ -278,7 +278,19 @@ kvp_pool *model_pool(const model *m)
 
 /* ---- forward --------------------------------------------------------------------------------- */
 
-/* Positions go on without end: what a query sees at a time must fit into those that there are. */
+/* Positions go on without end: what a query sees at a time must fit into those that there are. The
+ * farthest key is the first sink. Without the gap it is as far from the query as the pages
+ * of the sinks are long, and those of the window, whose first page may begin page_tokens - 1
+ * positions before the window does. */
+uint64_t model_widest_shift(const model_info *info, uint64_t sinks, uint32_t page_tokens)
+{
+    uint64_t sink_pages = sinks / page_tokens + (sinks % page_tokens != 0);
+    if (sink_pages > info->n_ctx / page_tokens) /* also keeps the product from overflowing */
+        return 0;
+    uint64_t others = sink_pages * page_tokens + page_tokens - 1;
+    return info->n_ctx > others ? info->n_ctx - others : 0;
+}
+
 static kvp_status check_shift(const model_info *info, kvp_seq *seq, const model_forward_args *args)
 {
     kvp_layer_info layer;
@@ -291,15 +303,14 @@ static kvp_status check_shift(const model_info *info, kvp_seq *seq, const model_
     kvp_status status = kvp_seq_layer_info(seq, 0, &layer);
     if (status)
         return status;
-    uint64_t slack = 2 * (uint64_t)layer.page_tokens; /* the window's first page, the sinks' last */
-    if (args->window > info->n_ctx || args->sinks > info->n_ctx ||
-        args->window + args->sinks + slack > info->n_ctx)
+    uint64_t widest = model_widest_shift(info, args->sinks, layer.page_tokens);
+    if (args->window > widest)
         return kvp_fail(
             KVP_E_RANGE,
-            "a window of %llu tokens and %llu sinks, with pages of %u, reach beyond the "
-            "model's %u positions: together they may have %llu",
+            "a window of %llu tokens after %llu sinks, with pages of %u, reaches beyond "
+            "the model's %u positions: it may have %llu",
             (unsigned long long)args->window, (unsigned long long)args->sinks, layer.page_tokens,
-            info->n_ctx, (unsigned long long)(info->n_ctx > slack ? info->n_ctx - slack : 0));
+            info->n_ctx, (unsigned long long)widest);
     return KVP_OK;
 }
 

@@ -62,9 +62,9 @@ typedef struct model_forward_args {
     const int32_t *tokens;  /* [n_tokens], each below n_vocab */
     size_t n_tokens;        /* positions continue at kvp_seq_length(seq) */
     uint64_t window, sinks; /* kvp_attend_args; window 0: everything */
-    /* RoPE only, with a window: positions may go on without end; what was kept of the text counts
-     * as if it had no gap, so distances stay below window + sinks (StreamingLLM, arXiv 2309.17453;
-     * here the query is rotated for the sinks, keys are never rewritten). */
+    /* RoPE only, with a window up to model_widest_shift(): positions may go on without end; what
+     * was kept of the text counts as if it had no gap (StreamingLLM, arXiv 2309.17453; here the
+     * query is rotated for the sinks, keys are never rewritten). */
     bool shift;
     /* Logits of the last n_logits tokens, float32 [n_logits][n_vocab]; 0: none. In a batch,
      * neighbouring items share a product if their logits follow one another in memory. */
@@ -75,6 +75,10 @@ typedef struct model_forward_args {
     bool (*progress)(void *opaque, size_t done, size_t total);
     void *progress_opaque;
 } model_forward_args;
+
+/* The widest window with which, counted like that and in whole pages, no key is n_ctx positions
+ * away from a query. 0: there is none. */
+uint64_t model_widest_shift(const model_info *info, uint64_t sinks, uint32_t page_tokens);
 
 /* Run tokens through the model, layer by layer (design: every page is written at most once and one
  * layer is hot at a time), appending their KV to `seq`.

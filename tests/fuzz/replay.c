@@ -1,12 +1,25 @@
-/* replay.c - feeds a fuzz target the files of a folder, once each: for compilers without libFuzzer.
+/* replay.c - feeds a fuzz target the files of a folder: for compilers without libFuzzer.
  *
- * Each input is in memory of exactly its size, so that AddressSanitizer sees reads past its end. */
+ * Each file is tried whole, and without its last 1, 2 ... CUTS bytes, in memory of exactly that
+ * size, so that AddressSanitizer sees reads past the end. */
 #include "tests/fuzz/target.h"
 
 #include <dirent.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/stat.h>
+
+#define CUTS ((size_t)256)
+
+static void replay_cut(const uint8_t *bytes, size_t n)
+{
+    uint8_t *copy = malloc(n);
+    if (n)
+        memcpy(copy, bytes, n);
+    LLVMFuzzerTestOneInput(copy, n);
+    free(copy);
+}
 
 static int replay(const char *path)
 {
@@ -21,8 +34,11 @@ static int replay(const char *path)
     int failed = !bytes || fread(bytes, 1, n, file) != n;
     if (failed)
         perror(path);
-    else
-        LLVMFuzzerTestOneInput(bytes, n);
+    size_t least = n > CUTS ? n - CUTS : 0;
+    for (size_t left = n; !failed && left > least; left--)
+        replay_cut(bytes, left);
+    if (!failed && !least)
+        replay_cut(bytes, 0);
     free(bytes);
     fclose(file);
     return failed;

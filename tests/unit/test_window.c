@@ -77,46 +77,6 @@ static void test_chunks_cover_what_is_fed(void **state)
     assert_true(window_stop(&chunked, UINT64_MAX - 3, UINT64_MAX) == UINT64_MAX);
 }
 
-/* ---- shift ----------------------------------------------------------------------------------- */
-
-/* The farthest that the query at `p` is from a key which it attends: whole pages, and no gap
- * between those of the sinks and those of the window. */
-static uint64_t farthest_key(uint64_t p, uint64_t keep, uint64_t sinks, uint64_t size)
-{
-    uint64_t compact = 0, farthest = 0;
-    for (uint64_t page = 0; page <= p / size; page++) {
-        bool is_seen = (page + 1) * size - 1 + keep > p || page * size < sinks;
-        compact += is_seen ? size : 0;
-    }
-    /* The query's own page is not full. */
-    for (uint64_t page = 0; page <= p / size && !farthest; page++) {
-        bool is_seen = (page + 1) * size - 1 + keep > p || page * size < sinks;
-        farthest = is_seen ? compact - size + p % size : 0;
-    }
-    return farthest;
-}
-
-static void test_widest_shift_is_the_widest_that_stays_inside_the_context(void **state)
-{
-    (void)state;
-    for (uint64_t n_ctx = 1; n_ctx <= 40; n_ctx++)
-        for (uint64_t sinks = 0; sinks <= 9; sinks++)
-            for (uint32_t size = 1; size <= 7; size++) {
-                uint64_t widest = window_widest_shift(n_ctx, sinks, size);
-                uint64_t inside = 0, outside = 0;
-                for (uint64_t p = 60; p < 60 + 3 * size; p++) { /* far behind any gap's beginning */
-                    uint64_t d = farthest_key(p, widest, sinks, size);
-                    inside = d > inside ? d : inside;
-                    d = farthest_key(p, widest + 1, sinks, size);
-                    outside = d > outside ? d : outside;
-                }
-                assert_true(widest == 0 || inside < n_ctx);
-                assert_true(outside >= n_ctx);
-            }
-    assert_int_equal(window_widest_shift(100, UINT64_MAX, 1), 0);
-    assert_int_equal(window_widest_shift(100, UINT64_MAX, 64), 0);
-}
-
 /* ---- peaks ----------------------------------------------------------------------------------- */
 
 #define MAX_PAGES 512
@@ -220,7 +180,6 @@ int main(void)
         cmocka_unit_test(test_keeping_all_leaves_nothing_unreachable),
         cmocka_unit_test(test_unreachable_positions_are_those_that_no_later_query_may_see),
         cmocka_unit_test(test_chunks_cover_what_is_fed),
-        cmocka_unit_test(test_widest_shift_is_the_widest_that_stays_inside_the_context),
         cmocka_unit_test(test_peak_of_pages_matches_a_simulation),
         cmocka_unit_test(test_peak_without_an_end_matches_a_simulation),
         cmocka_unit_test(test_peak_of_a_boundless_text_is_found_at_once),

@@ -536,12 +536,12 @@ static void test_shift_needs_rotary_positions_and_a_small_window(void **state)
     args = piece(&t, 0, 3);
     args.shift = true;
     refused(model_forward(t.m, t.seqs[0], &args), KVP_E_INVALID, "only with a window");
-    args.window = 125;
-    args.sinks = 4; /* + 2 pages of 64 = 257 */
+    args.window = 130;
+    args.sinks = 4; /* + their page of 64, and up to 63 before the window = 257 */
     refused(model_forward(t.m, t.seqs[0], &args), KVP_E_RANGE, "256 positions");
     args.window = UINT64_MAX;
     refused(model_forward(t.m, t.seqs[0], &args), KVP_E_RANGE, "256 positions");
-    args.window = 124;
+    args.window = 129;
     need(model_forward(t.m, t.seqs[0], &args));
     close_tiny(&t);
 }

@@ -27,12 +27,12 @@ static kvp_status read_object(const char *line, size_t n, batch_prompt *p, promp
         return kvp_fail(KVP_E_INVALID, "not a JSON object: column %d: %s", error.column,
                         error.text);
     out->holder = object;
+    p->id = json_incref(json_object_get(object, "id"));
     const json_t *prompt = json_object_get(object, "prompt");
     if (!json_is_string(prompt))
         return kvp_fail(KVP_E_INVALID, "the object has no string \"prompt\"");
     out->text = json_string_value(prompt);
     out->n = json_string_length(prompt);
-    p->id = json_incref(json_object_get(object, "id"));
     return KVP_OK;
 }
 

@@ -165,13 +165,16 @@ static kvp_status count_frames(const schedule *d, const place *p, uint64_t *n_fr
 static kvp_status advise(schedule *d)
 {
     kvp_status status = KVP_OK;
+    bool is_turn = false;
     for (size_t i = 0; i < d->n_in_flight && !status; i++) {
         place *p = d->turns[i];
         bool was_cold = p->is_cold;
         p->is_cold = i >= d->n_together;
         if (p->is_cold && !was_cold)
             status = kvp_seq_advise(p->context.seq, 0, UINT64_MAX, KVP_COLD);
+        is_turn = is_turn || (was_cold && !p->is_cold);
     }
+    d->counts->n_turns += is_turn;
     return status;
 }
 
@@ -204,10 +207,9 @@ static void send_back(schedule *d)
 
 static kvp_status begin_round(schedule *d)
 {
-    bool others_wait = d->n_together && d->n_together < d->n_in_flight;
-    for (size_t i = 0; i < d->n_together && others_wait; i++)
+    bool others_wait = d->n_together < d->n_in_flight;
+    for (size_t i = 0; others_wait && i < d->n_together; i++)
         send_back(d);
-    d->counts->n_turns += others_wait;
     d->n_together = 0;
     d->steps_left = ROUND_STEPS;
     return gather(d);

@@ -1,5 +1,5 @@
-/* generate.h - the ways of kvpager generate: a text (cmd_generate.c), a conversation, and a batch of
- * prompts. */
+/* generate.h - the ways of kvpager generate: a text (cmd_generate.c), a conversation, and a batch
+ * of prompts. */
 #ifndef KVPAGER_CLI_GENERATE_H
 #define KVPAGER_CLI_GENERATE_H
 

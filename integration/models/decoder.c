@@ -241,8 +241,8 @@ static kvp_status attend(const pass *p, const chunk *c, uint32_t layer)
 
 /* ---- products -------------------------------------------------------------------------------- */
 
-/* y = x * w for n rows. Those behind them, up to p->n_rows, only fill up the product: what they have
- * is some other call's. */
+/* y = x * w for n rows. Those behind them, up to p->n_rows, only fill up the product: what they
+ * have is left from some other call. */
 static kvp_status multiply(const pass *p, const matrix *w, const float *x, size_t n, float *y)
 {
     return matmul_apply(p->m->mm, w, x, max_size(n, p->n_rows), y);

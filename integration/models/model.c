@@ -346,15 +346,20 @@ static kvp_status check_item(const model_info *info, const model_item *item)
 kvp_status model_forward(model *m, kvp_seq *seq, const model_forward_args *args)
 {
     const model_item item = {.seq = seq, .args = *args};
-    return model_forward_batch(m, &item, 1);
+    return model_forward_batch(m, &item, 1, 0);
 }
 
-kvp_status model_forward_batch(model *m, const model_item *items, size_t n_items)
+size_t model_batch_rows(const model *m, size_t n)
+{
+    return decoder_batch_rows(m->decoder, n);
+}
+
+kvp_status model_forward_batch(model *m, const model_item *items, size_t n_items, size_t n_rows)
 {
     kvp_status status = KVP_OK;
     for (size_t i = 0; i < n_items && !status; i++)
         status = check_item(&m->info, &items[i]);
     if (status || !n_items)
         return status;
-    return decoder_forward(m->decoder, items, n_items);
+    return decoder_forward(m->decoder, items, n_items, n_rows);
 }

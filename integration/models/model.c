@@ -278,10 +278,9 @@ kvp_pool *model_pool(const model *m)
 
 /* ---- forward --------------------------------------------------------------------------------- */
 
-/* Positions go on without end: what a query sees at a time must fit into those that there are. The
- * farthest key is the first sink. Without the gap it is as far from the query as the pages
- * of the sinks are long, and those of the window, whose first page may begin page_tokens - 1
- * positions before the window does. */
+/* The farthest key is the first sink. Without the gap it is as far from the query as the pages of
+ * the sinks are long, and those of the window, whose first page may begin page_tokens - 1 positions
+ * before the window does. */
 uint64_t model_widest_shift(const model_info *info, uint64_t sinks, uint32_t page_tokens)
 {
     uint64_t sink_pages = sinks / page_tokens + (sinks % page_tokens != 0);
@@ -291,6 +290,7 @@ uint64_t model_widest_shift(const model_info *info, uint64_t sinks, uint32_t pag
     return info->n_ctx > others ? info->n_ctx - others : 0;
 }
 
+/* Positions go on without end: what a query sees at a time must fit into those that there are. */
 static kvp_status check_shift(const model_info *info, kvp_seq *seq, const model_forward_args *args)
 {
     kvp_layer_info layer;

@@ -42,7 +42,7 @@ typedef struct model_info {
 KVP_NODISCARD kvp_status model_open(const char *path, const model_options *options, model **out);
 /* The same model without its weights: only headers are read, matrices hold arbitrary numbers, and
  * it has n_layers layers (at most its own). For measuring what the real one will cost;
- * info.weights_bytes is what the real one would hold. */
+ * info.weights_bytes is what the real one would hold, info.fingerprint is 0. */
 KVP_NODISCARD kvp_status model_open_hollow(const char *path, const model_options *options,
                                            uint32_t n_layers, model **out);
 void model_close(model *m);

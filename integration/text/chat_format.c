@@ -68,61 +68,53 @@ static bool has(const char *text, const char *turn, const char *open)
     return !*at || strchr(VALUES, *at) || strncmp(at, open, strlen(open)) == 0;
 }
 
-static kvp_status has_turn(const chat_marks *m, const chat_outline *o, const char *role,
-                           const char *content, bool *found)
+static kvp_status find_turn(chat_format *f, const chat_marks *m, const chat_outline *o,
+                            const char *role, const char *content)
 {
     char *turn = joined(
         (const char *const[]){m->open, role, m->close, content, end_of(m), m->separator, NULL});
     if (!turn)
         return chat_no_memory();
-    *found = has(o->written, turn, m->open) || has(o->assigned, turn, m->open);
+    f->assigns_turns = has(o->assigned, turn, m->open);
+    if (f->assigns_turns || has(o->written, turn, m->open))
+        f->marks = m;
     free(turn);
     return KVP_OK;
 }
 
-/* Whether there are turns with these marks, of any role or of users. */
-static kvp_status match(chat_format *f, const chat_marks *m, const chat_outline *o, bool *found)
+/* Turns with these marks, of any role or of users: f->marks stays NULL if there are none. */
+static kvp_status match(chat_format *f, const chat_marks *m, const chat_outline *o)
 {
     static const char *const roles[] = {VALUE_ROLE, "user"};
     static const char *const contents[] = {VALUE_CONTENT, VALUE_TRIMMED};
-    for (size_t i = 0; i < 4; i++) {
-        kvp_status status = has_turn(m, o, roles[i / 2], contents[i % 2], found);
+    for (size_t i = 0; i < 4 && !f->marks; i++) {
+        kvp_status status = find_turn(f, m, o, roles[i / 2], contents[i % 2]);
         if (status)
             return status;
-        if (*found) {
-            f->marks = m;
-            f->trims_user = f->trims_system = i % 2;
-            f->takes_system = i / 2 == 0;
-            return KVP_OK;
-        }
+        f->trims_user = f->trims_system = i % 2;
+        f->takes_system = i / 2 == 0;
     }
     return KVP_OK;
 }
 
 static kvp_status find_marks(chat_format *f, const chat_outline *o)
 {
-    bool found = false;
-    for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
-        kvp_status status = match(f, &known[i], o, &found);
-        if (status || found)
-            return status;
-    }
-    return chat_unsupported("has another format");
+    kvp_status status = KVP_OK;
+    for (size_t i = 0; i < sizeof known / sizeof *known && !f->marks && !status; i++)
+        status = match(f, &known[i], o);
+    return status || f->marks ? status : chat_unsupported("has another format");
 }
 
-/* The header of an answer, with nothing of an answer behind it. */
+/* Somewhere there is the header of an answer. */
 static kvp_status check_answer(const chat_format *f, const chat_outline *o)
 {
     char *header =
         joined((const char *const[]){f->marks->open, "assistant", f->marks->close, NULL});
     if (!header)
         return chat_no_memory();
-    bool found = false;
-    size_t n = strlen(header);
-    for (const char *at = o->written; !found && (at = strstr(at, header)); at += n)
-        found = !at[n] || !strchr(VALUE_CONTENT VALUE_TRIMMED, at[n]);
+    bool found = strstr(o->written, header) != NULL;
     free(header);
-    return found ? KVP_OK : chat_unsupported("does not end with the header of an answer");
+    return found ? KVP_OK : chat_unsupported("writes no header of an answer");
 }
 
 /* ---- the tokens at the ends ------------------------------------------------------------------ */
@@ -161,7 +153,9 @@ static kvp_status find_beginning(chat_format *f, const tokenizer *t, const chat_
     else
         free(bos);
     const char *first = strstr(at, open); /* check_answer() has found one */
-    return strspn(at, VALUE_BOS VALUE_OTHER) >= (size_t)(first - at)
+    const char *expected =
+        f->assigns_turns ? VALUE_OTHER VALUE_CONTENT VALUE_BOS : VALUE_OTHER VALUE_BOS;
+    return strspn(at, expected) >= (size_t)(first - at)
                ? KVP_OK
                : chat_unsupported("writes more before the conversation");
 }
@@ -206,16 +200,20 @@ static kvp_status read_system(chat_format *f, const char *template, const chat_o
         return !n || is_about_tools(text, n)
                    ? KVP_OK
                    : chat_unsupported("writes more into the system's turn");
-    bool is_content = n == 1 && *text != *VALUE_OTHER; /* otherwise a variable, assigned before */
     f->takes_system = true;
-    f->trims_system =
-        is_content ? *text == *VALUE_TRIMMED : strstr(o->assigned, VALUE_TRIMMED) != NULL;
-    return is_dated && !f->date ? find_date(f, template, o) : KVP_OK;
+    if (n == 1 && *text != *VALUE_OTHER) {
+        f->trims_system = *text == *VALUE_TRIMMED;
+        return KVP_OK;
+    }
+    /* A variable: what was assigned to it. */
+    f->trims_system = strstr(o->assigned, VALUE_TRIMMED) != NULL;
+    kvp_status status = o->system ? keep(&f->system, o->system, strlen(o->system)) : KVP_OK;
+    return !status && is_dated && !f->date ? find_date(f, template, o) : status;
 }
 
 static kvp_status find_system(chat_format *f, const char *template, const chat_outline *o)
 {
-    kvp_status status = o->system ? keep(&f->system, o->system, strlen(o->system)) : KVP_OK;
+    kvp_status status = KVP_OK;
     char *header = joined((const char *const[]){f->marks->open, "system", f->marks->close, NULL});
     if (!header)
         return chat_no_memory();

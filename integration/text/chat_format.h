@@ -23,6 +23,7 @@ typedef struct chat_format {
     char *date;        /* CHAT_DATED goes before the system's text; NULL: no; "": today */
     bool takes_system; /* the caller may give a text */
     bool trims_user, trims_system;
+    bool assigns_turns; /* to a variable, and writes that */
 } chat_format;
 
 /* What Llama 3.1 and its successors write before a date. */

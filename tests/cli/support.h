@@ -61,6 +61,12 @@ void outcome_free(outcome *o);
  * contains `text` (NULL: anything). */
 void expect_failure(const outcome *o, int code, const char *text);
 
+/* Files that are created in the scratch folder from now on; close() it. A file there tells that a
+ * run has begun. */
+int watch_scratch(void);
+/* Wait for one of them. */
+void wait_for_file(int watch, const char *name);
+
 /* Members by path, e.g. "stats.pages.disk"; fail if there is none. */
 json_t *member(const json_t *object, const char *path);
 int64_t int_member(const json_t *object, const char *path);

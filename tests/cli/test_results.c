@@ -542,6 +542,22 @@ static void test_tokenizer_cases_equal_the_reference_both_ways(void **state)
     assert_true(i >= 10);
 }
 
+/* What generate sees: tests/data/tokenizer/ has what tokenizer(text) gives in transformers. */
+static void test_tokenize_shows_what_goes_before_a_text(void **state)
+{
+    (void)state;
+    outcome o = run_expecting(0, "", "tokenize -m tests/data/tokenizer/llama3 -p a");
+    json_t *with = json_loadb(o.out, o.n_out, 0, NULL);
+    outcome_free(&o);
+    o = run_expecting(0, "", "tokenize -m tests/data/tokenizer/gpt2 -p a");
+    json_t *without = json_loadb(o.out, o.n_out, 0, NULL);
+    outcome_free(&o);
+    assert_int_equal(json_array_size(with), 2);
+    assert_int_equal(json_array_size(without), 1);
+    json_decref(with);
+    json_decref(without);
+}
+
 static void test_tokenize_of_an_empty_file_prints_an_empty_array(void **state)
 {
     (void)state;
@@ -580,6 +596,7 @@ int main(void)
         cmocka_unit_test(test_strided_perplexity_is_the_sum_over_windows),
         cmocka_unit_test(test_perplexity_of_nothing_is_null),
         cmocka_unit_test(test_tokenizer_cases_equal_the_reference_both_ways),
+        cmocka_unit_test(test_tokenize_shows_what_goes_before_a_text),
         cmocka_unit_test(test_tokenize_of_an_empty_file_prints_an_empty_array),
     };
     return cmocka_run_group_tests(tests, support_init, support_fini) != 0;

@@ -537,7 +537,7 @@ static void test_shift_needs_rotary_positions_and_a_small_window(void **state)
     args.shift = true;
     refused(model_forward(t.m, t.seqs[0], &args), KVP_E_INVALID, "only with a window");
     args.window = 130;
-    args.sinks = 4; /* + their page of 64, and up to 63 before the window = 257 */
+    args.sinks = 4; /* their page is 64 long, the window's first begins up to 63 before it */
     refused(model_forward(t.m, t.seqs[0], &args), KVP_E_RANGE, "256 positions");
     args.window = UINT64_MAX;
     refused(model_forward(t.m, t.seqs[0], &args), KVP_E_RANGE, "256 positions");

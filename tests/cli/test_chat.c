@@ -1,5 +1,5 @@
-/* test_chat.c - generate --chat: turns from the command line, from stdin and from a terminal; KV that
- * stays from turn to turn, with the same bits under every budget.
+/* test_chat.c - generate --chat: turns from the command line, from stdin and from a terminal; KV
+ * that stays from turn to turn, with the same bits under every budget.
  *
  * The model is the demo GPT-2, whose last two tokens became those of ChatML. It has never seen a
  * conversation, so its answers end at -n. */

@@ -309,7 +309,7 @@ kvp_status matmul_apply(matmul *mm, const matrix *w, const float *x, size_t m, f
 size_t matmul_fair_rows(const matmul *mm, const matrix *w, size_t m)
 {
     size_t rows = m;
-    if (w->is_bf16 && mm->has_bf16) {
+    if (w->is_bf16 && mm->bf16) {
         for (rows = 1; rows < m;)
             rows *= 2;
         return rows;

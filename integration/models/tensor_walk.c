@@ -200,13 +200,25 @@ kvp_status tensor_walk_run(const tensor_walk *t, decoder_weights *w)
 
 /* ---- names ----------------------------------------------------------------------------------- */
 
+/* A bare model was saved without the outer modules: "decoder.layers." for "model.decoder.layers.",
+ * as in the published files of OPT. */
+static const char *find_prefix(const tensor_walk *t)
+{
+    for (const char *prefix = t->names->prefix;; prefix = strchr(prefix, '.') + 1) {
+        char name[TENSOR_NAME_BYTES];
+        snprintf(name, sizeof name, "%s%s.weight", prefix, t->names->parts[PART_TOKENS]);
+        if (weights_find(t->source->weights, name))
+            return prefix;
+        if (!*prefix)
+            return t->names->prefix;
+    }
+}
+
 tensor_walk tensor_walk_of(const weights_source *source)
 {
-    char name[TENSOR_NAME_BYTES];
     tensor_walk t = {.source = source, .n_layers = source->config->n_layers};
     t.names = tensor_walk_is_gguf(&t) ? &gguf_names : source->arch->names;
-    snprintf(name, sizeof name, "%s.weight", t.names->parts[PART_TOKENS]);
-    t.prefix = weights_find(source->weights, name) ? "" : t.names->prefix;
+    t.prefix = find_prefix(&t);
     return t;
 }
 

@@ -21,7 +21,7 @@ typedef struct weight {
 typedef struct tensor_walk {
     const weights_source *source;
     const tensor_names *names; /* of the files' kind */
-    const char *prefix;        /* names->prefix, or nothing */
+    const char *prefix;        /* names->prefix, or its end */
     uint32_t n_layers;         /* to walk over */
     kvp_status (*visit)(void *opaque, const weight *w);
     void *opaque;

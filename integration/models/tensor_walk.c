@@ -165,10 +165,9 @@ static kvp_status walk_positions(const tensor_walk *t, decoder_weights *w)
     return visit(t, NO_LAYER, PART_POSITIONS, "weight", &table);
 }
 
-/* GGUF only, and only where positions are scaled like Llama 3's. */
 static kvp_status walk_rope_dividers(const tensor_walk *t, decoder_weights *w)
 {
-    static const char name[] = "rope_freqs.weight";
+    static const char name[] = TENSOR_ROPE_DIVIDERS;
     size_t n = t->source->config->rope.dim / 2;
     weight dividers = {.rank = 1, .shape = {n}, .floats = &w->rope_dividers, .n_floats = n};
     if (!n || !tensor_walk_is_gguf(t) || !weights_find(t->source->weights, name))

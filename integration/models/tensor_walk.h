@@ -6,6 +6,10 @@
 
 #define TENSOR_NAME_BYTES 128
 
+/* In GGUF files: what frequencies of rotary positions are divided by, where they are scaled like
+ * Llama 3's. */
+#define TENSOR_ROPE_DIVIDERS "rope_freqs.weight"
+
 /* A tensor of the model: floats, or outputs of a matrix. */
 typedef struct weight {
     char name[TENSOR_NAME_BYTES]; /* as in the file */

@@ -229,6 +229,16 @@ static void test_gguf_of_other_models_is_refused(void **state)
     refused(dir, "/nothing.gguf", NULL, KVP_E_IO, "nothing.gguf");
 }
 
+/* A GGUF file has the scaling as a tensor, a folder in its config. */
+static void test_scaled_positions_are_not_stretched_besides(void **state)
+{
+    const model_options some = {.n_ctx = 1024, .yarn = true};
+    (void)state;
+    refused(TINY "/llama_llama3", "/model.gguf", &some, KVP_E_UNSUPPORTED,
+            "scaled already (rope_freqs.weight)");
+    refused(TINY "/llama_llama3", "", &some, KVP_E_UNSUPPORTED, "scaled already (llama3)");
+}
+
 /* ---- options --------------------------------------------------------------------------------- */
 
 static uint64_t fingerprint_with(const model_options *options)
@@ -279,6 +289,7 @@ int main(void)
         CASE(test_outer_modules_may_lack_in_names),
         CASE(test_end_tokens_come_from_both_files),
         CASE(test_gguf_of_other_models_is_refused),
+        CASE(test_scaled_positions_are_not_stretched_besides),
         CASE(test_fingerprint_knows_the_stretch),
         CASE(test_hollow_models_have_some_layers),
     };

@@ -63,6 +63,7 @@ static void make(problem *p, size_t n_in, size_t n_out, size_t m, bool is_out_ma
                     .is_bf16 = is_bf16,
                     .bias = p->bias};
     p->w.data = allocate(matrix_bytes(&p->w));
+    memset(p->w.data, 0, matrix_bytes(&p->w));
     size_t n_rows, width;
     matrix_shape(&p->w, &n_rows, &width);
     for (size_t at = 0, n; at < n_rows; at += n) { /* in uneven portions, the last ones first */

@@ -40,8 +40,8 @@ static bool fill(raw_file *f)
 static bool map_buffers(raw_file *f)
 {
     const size_t huge = (size_t)2 << 20;
-    f->mapping = mmap(NULL, BUFFER_BYTES + huge, PROT_READ | PROT_WRITE,
-                      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    f->mapping =
+        mmap(NULL, BUFFER_BYTES + huge, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (f->mapping == MAP_FAILED)
         return false;
     f->buffers = f->mapping + (huge - (uintptr_t)f->mapping % huge);

@@ -143,7 +143,7 @@ kvp_status offload_info(const offload_options *o, json_t *result)
 {
     workload w = {0};
     uint64_t kv_bytes;
-    kvp_status status = workload_load(o, &w);
+    kvp_status status = workload_load(o, 1, &w);
     if (!status)
         status = workload_open_pager(&w, 0);
     if (!status)
@@ -151,6 +151,7 @@ kvp_status offload_info(const offload_options *o, json_t *result)
     if (!status)
         status = workload_describe(&w, result);
     if (!status) {
+        kv_bytes *= model_real_layers(w.m); /* they are alike */
         json_object_set_new(result, "kv_bytes", json_integer((json_int_t)kv_bytes));
         json_object_set_new(result, "n_ctx_trained", json_integer(w.info->n_ctx_trained));
         json_object_set_new(result, "has_rope", json_boolean(w.info->has_rope));

@@ -172,7 +172,7 @@ kvp_status offload_decode(const offload_options *o, json_t *result)
     kv_file_head head;
     kvp_status status = kv_file_head_read(o->kv, &head);
     if (!status)
-        status = workload_load(o, &w);
+        status = workload_load(o, 0, &w);
     if (!status)
         status = touch_everything(&w);
     if (!status)

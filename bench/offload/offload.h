@@ -23,7 +23,9 @@ typedef struct workload {
     float *logits; /* [n_vocab] */
 } workload;
 
-KVP_NODISCARD kvp_status workload_load(const offload_options *o, workload *w);
+/* hollow_layers: that many layers, without reading weights; 0: the whole model. */
+KVP_NODISCARD kvp_status workload_load(const offload_options *o, uint32_t hollow_layers,
+                                       workload *w);
 /* Within ram_bytes and on disk; 0: everything in RAM. */
 KVP_NODISCARD kvp_status workload_open_pager(workload *w, uint64_t ram_bytes);
 void workload_close_pager(workload *w);

@@ -59,7 +59,7 @@ kvp_status offload_prefill(const offload_options *o, json_t *result)
     int32_t *ids = NULL;
     kvp_status status = read_tokens(o, &ids);
     if (!status)
-        status = workload_load(o, &w);
+        status = workload_load(o, 0, &w);
     if (!status)
         status = workload_open_pager(&w, o->ram_bytes);
     const model_forward_args args = {

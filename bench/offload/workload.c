@@ -5,14 +5,15 @@
 
 #include "integration/cli/proc.h"
 
-kvp_status workload_load(const offload_options *o, workload *w)
+kvp_status workload_load(const offload_options *o, uint32_t hollow_layers, workload *w)
 {
     const model_options options = {.weights = o->bf16 ? MODEL_WEIGHTS_BF16 : MODEL_WEIGHTS_F32,
                                    .n_threads = o->n_threads,
                                    .n_ctx = o->n_ctx,
                                    .yarn = o->yarn};
     *w = (workload){.options = o};
-    kvp_status status = model_open(o->model, &options, &w->m);
+    kvp_status status = hollow_layers ? model_open_hollow(o->model, &options, hollow_layers, &w->m)
+                                      : model_open(o->model, &options, &w->m);
     if (status)
         return status;
     w->info = model_get_info(w->m);

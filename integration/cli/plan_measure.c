@@ -13,8 +13,9 @@
 
 #define PROBE_BYTES ((uint64_t)1536 << 20) /* of weights and KV: a second or two of moving them */
 #define PLANT_TOKENS 256u                  /* planted at a time */
-#define MAX_SAMPLES 9u
-#define SAMPLE_SECONDS 0.35 /* for the samples of one figure, after the third */
+#define MAX_SAMPLES 9u                     /* of one figure */
+#define MIN_SAMPLES 3u
+#define SAMPLE_SECONDS 0.35 /* for them; at most four times that for the first MIN_SAMPLES */
 #define BIG_LAYER_BYTES ((uint64_t)64 << 20)
 
 /* Of the probe's KV; the smaller is where the disk decides. */
@@ -92,26 +93,43 @@ static int compare_doubles(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* The median of some calls, after one that does not count. */
-static kvp_status time_calls(rig *r, const int32_t *tokens, size_t n, size_t n_logits,
-                             double *median)
+/* The lower quartile: what else runs on the machine makes calls slower, never faster. */
+static double quartile(double *samples, size_t n)
 {
-    double samples[MAX_SAMPLES], ignored;
-    size_t n_samples = 0;
-    kvp_status status = forward(r, tokens, n, n_logits, &ignored);
-    double end = now_seconds() + SAMPLE_SECONDS;
-    while (!status && n_samples < MAX_SAMPLES && (n_samples < 3 || now_seconds() < end))
-        status = forward(r, tokens, n, n_logits, &samples[n_samples++]);
-    if (status)
-        return status;
-    qsort(samples, n_samples, sizeof *samples, compare_doubles);
-    *median = samples[n_samples / 2];
+    qsort(samples, n, sizeof *samples, compare_doubles);
+    return samples[n / 4];
+}
+
+/* Several calls, as many as there is time for. */
+static kvp_status time_calls(rig *r, const int32_t *tokens, size_t n_tokens, size_t n_logits,
+                             double *seconds, size_t *n_calls)
+{
+    double samples[MAX_SAMPLES], begin = now_seconds(), elapsed = 0;
+    size_t n = 0;
+    kvp_status status = KVP_OK;
+    while (n < MAX_SAMPLES && elapsed < (n < MIN_SAMPLES ? 4 : 1) * SAMPLE_SECONDS) {
+        status = forward(r, tokens, n_tokens, n_logits, &samples[n++]);
+        if (status)
+            return status;
+        elapsed = now_seconds() - begin;
+    }
+    *seconds = quartile(samples, n);
+    *n_calls = n;
     return KVP_OK;
+}
+
+/* The same after calls that do not count. */
+static kvp_status time_warm_calls(rig *r, const int32_t *tokens, size_t n_tokens, size_t n_logits,
+                                  double *seconds)
+{
+    size_t n_calls;
+    kvp_status status = forward(r, tokens, n_tokens, n_logits, seconds);
+    return status ? status : time_calls(r, tokens, n_tokens, n_logits, seconds, &n_calls);
 }
 
 static kvp_status time_step(rig *r, double *seconds)
 {
-    return time_calls(r, &(int32_t){0}, 1, 1, seconds);
+    return time_warm_calls(r, &(int32_t){0}, 1, 1, seconds);
 }
 
 /* ---- opening ---- */
@@ -159,13 +177,13 @@ static kvp_status time_chunks(rig *r, plan_probe *p)
     int32_t *tokens = calloc(p->chunk_tokens, sizeof *tokens);
     kvp_status status = tokens ? KVP_OK : kvp_fail(KVP_E_NOMEM, "out of memory for tokens");
     if (!status)
-        status = time_calls(r, tokens, p->chunk_tokens, 0, &p->chunk_first);
+        status = time_warm_calls(r, tokens, p->chunk_tokens, 0, &p->chunk_first);
     p->chunk_last = p->chunk_first;
     p->chunk_position = p->n_tokens > 2 * p->chunk_tokens ? p->n_tokens - p->chunk_tokens : 0;
     if (!status && p->chunk_position)
         status = plant(r, p->chunk_position);
     if (!status && p->chunk_position)
-        status = time_calls(r, tokens, p->chunk_tokens, 0, &p->chunk_last);
+        status = time_warm_calls(r, tokens, p->chunk_tokens, 0, &p->chunk_last);
     free(tokens);
     return status;
 }
@@ -208,25 +226,21 @@ static kvp_status open_paged(rig *r, kvp_config *cfg, uint64_t ram_bytes)
 /* The steps before those that count bring RAM into the state that stays. */
 static kvp_status time_paged_steps(rig *r, plan_paged *out)
 {
-    double samples[MAX_SAMPLES];
-    size_t n = 0;
+    const int32_t token = 0;
+    size_t n_steps = 0;
     uint64_t before = 0, after = 0;
     kvp_status status = KVP_OK;
     for (int i = 0; i < 2 && !status; i++)
-        status = forward(r, &(int32_t){0}, 1, 1, &samples[0]);
+        status = forward(r, &token, 1, 1, &out->seconds);
     if (!status)
         status = count_faults(r, &before);
-    double end = now_seconds() + SAMPLE_SECONDS;
-    while (!status && n < MAX_SAMPLES && (n < 3 || now_seconds() < end))
-        status = forward(r, &(int32_t){0}, 1, 1, &samples[n++]);
+    if (!status)
+        status = time_calls(r, &token, 1, 1, &out->seconds, &n_steps);
     if (!status)
         status = count_faults(r, &after);
-    if (status)
-        return status;
-    qsort(samples, n, sizeof *samples, compare_doubles);
-    out->seconds = samples[n / 2];
-    out->missing_pages = (double)(after - before) / (double)n;
-    return KVP_OK;
+    if (!status)
+        out->missing_pages = (double)(after - before) / (double)n_steps;
+    return status;
 }
 
 static kvp_status measure_paged(const plan_subject *s, const plan_kv *kv, rig *r, double fraction,
@@ -275,12 +289,12 @@ static kvp_status measure_many(const plan_subject *s, const plan_kv *kv, model *
     kvp_status status = open_rig(m, &r);
     if (!status)
         status = measure_in_ram(s, &r, p);
-    bool has_lower = s->budget.disk_bytes || s->budget.zram_bytes;
+    bool has_lower = (s->budget.disk_bytes || s->budget.zram_bytes) && p->n_pages;
     for (int i = 0; i < PLAN_PAGED && has_lower && !status; i++)
         status = measure_paged(s, kv, &r, paged_fractions[i], p, &p->paged[i]);
     p->has_paged = !status && has_lower && p->paged[PLAN_PAGED - 1].missing_pages > 0;
     close_rig(&r);
-    return status;
+    return status == KVP_E_NOSPACE ? KVP_OK : status; /* compressed RAM alone: too little of it */
 }
 
 /* ---- how much the probe can afford ---- */

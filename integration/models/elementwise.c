@@ -1,7 +1,8 @@
 /* elementwise.c - the small arithmetic between matrix products.
  *
- * Loops are written so that compilers vectorise them without -ffast-math: sums run in independent
- * lanes, whose order is part of the code, so every compiler adds in the same order. */
+ * Loops are written so that compilers vectorise them without -ffast-math (-fno-trapping-math, which
+ * changes no number, is enough: CMakeLists.txt). Sums run in independent lanes, whose order is part
+ * of the code, so every compiler adds in the same order. */
 #include "integration/models/elementwise.h"
 
 #include <math.h>
@@ -92,7 +93,7 @@ void gelu_tanh(float *x, size_t n)
 void relu(float *x, size_t n)
 {
     for (size_t i = 0; i < n; i++)
-        x[i] = x[i] > 0.0f ? x[i] : 0.0f;
+        x[i] = x[i] < 0.0f ? 0.0f : x[i]; /* NaN stays */
 }
 
 void gated_silu(const float *gate, const float *up, size_t n, float *out)

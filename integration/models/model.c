@@ -12,6 +12,7 @@
 #include "integration/models/decoder.h"
 #include "integration/models/fingerprint.h"
 #include "integration/models/gguf_config.h"
+#include "integration/models/tensor_walk.h"
 
 #define SUPPORTED "gpt2, llama, mistral, qwen2 and opt are"
 
@@ -107,6 +108,16 @@ static kvp_status read_generation(opening *o)
     return status ? status : decoder_read_eos(&file, -1, &o->config);
 }
 
+static kvp_status stretch(opening *o, const config_file *file)
+{
+    if (weights_gguf(o->weights) && weights_find(o->weights, TENSOR_ROPE_DIVIDERS))
+        return kvp_fail(KVP_E_UNSUPPORTED,
+                        "%s: the model's %u positions are scaled already (" TENSOR_ROPE_DIVIDERS
+                        "); they cannot be stretched to %llu besides",
+                        o->where, o->config.n_ctx, (unsigned long long)o->n_ctx);
+    return rope_config_stretch(file, o->n_ctx, &o->config);
+}
+
 /* How many positions the model is to have. */
 static kvp_status choose_n_ctx(opening *o, const config_file *file)
 {
@@ -125,7 +136,7 @@ static kvp_status choose_n_ctx(opening *o, const config_file *file)
                         "%s: its layers see a sliding window of %u tokens, which is supported for "
                         "no more positions than that (%llu are wanted: choose a context of %u)",
                         o->where, c->window, (unsigned long long)o->n_ctx, c->window);
-    return o->n_ctx > c->n_ctx ? rope_config_stretch(file, o->n_ctx, c) : KVP_OK;
+    return o->n_ctx > c->n_ctx ? stretch(o, file) : KVP_OK;
 }
 
 static kvp_status read_config(opening *o)
@@ -278,7 +289,6 @@ kvp_pool *model_pool(const model *m)
 
 /* ---- forward --------------------------------------------------------------------------------- */
 
-/* Positions go on without end: what a query sees at a time must fit into those that there are. */
 /* The farthest key is the first sink. Without the gap it is as far from the query as the pages of
  * the sinks are long, and those of the window, whose first page may begin page_tokens - 1 positions
  * before the window does. */
@@ -291,6 +301,7 @@ uint64_t model_widest_shift(const model_info *info, uint64_t sinks, uint32_t pag
     return info->n_ctx > others ? info->n_ctx - others : 0;
 }
 
+/* Positions go on without end: what a query sees at a time must fit into those that there are. */
 static kvp_status check_shift(const model_info *info, kvp_seq *seq, const model_forward_args *args)
 {
     kvp_layer_info layer;
@@ -346,15 +357,20 @@ static kvp_status check_item(const model_info *info, const model_item *item)
 kvp_status model_forward(model *m, kvp_seq *seq, const model_forward_args *args)
 {
     const model_item item = {.seq = seq, .args = *args};
-    return model_forward_batch(m, &item, 1);
+    return model_forward_batch(m, &item, 1, 0);
 }
 
-kvp_status model_forward_batch(model *m, const model_item *items, size_t n_items)
+size_t model_batch_rows(const model *m, size_t n)
+{
+    return decoder_batch_rows(m->decoder, n);
+}
+
+kvp_status model_forward_batch(model *m, const model_item *items, size_t n_items, size_t n_rows)
 {
     kvp_status status = KVP_OK;
     for (size_t i = 0; i < n_items && !status; i++)
         status = check_item(&m->info, &items[i]);
     if (status || !n_items)
         return status;
-    return decoder_forward(m->decoder, items, n_items);
+    return decoder_forward(m->decoder, items, n_items, n_rows);
 }

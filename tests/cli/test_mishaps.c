@@ -12,7 +12,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sched.h>
-#include <sys/inotify.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -69,31 +68,11 @@ static void test_signals_end_cleanly_and_leave_no_file(void **state)
     check_signal(SIGQUIT, 131);
 }
 
-/* Its creation tells that the run has begun. */
-static void wait_for_file(int watch, const char *name)
-{
-    union {
-        struct inotify_event event;
-        char bytes[4096];
-    } buffer;
-    for (;;) {
-        ssize_t n = read(watch, &buffer, sizeof buffer);
-        assert_true(n > 0);
-        for (char *at = buffer.bytes; at < buffer.bytes + n;) {
-            const struct inotify_event *e = (const struct inotify_event *)(void *)at;
-            if (e->len && strcmp(e->name, name) == 0)
-                return;
-            at += sizeof *e + e->len;
-        }
-    }
-}
-
 static void test_interrupted_json_has_what_there_is(void **state)
 {
     (void)state;
     const char *swap = scratch("json.swap");
-    int watch = inotify_init1(IN_CLOEXEC);
-    assert_true(watch >= 0 && inotify_add_watch(watch, scratch(""), IN_CREATE) >= 0);
+    int watch = watch_scratch();
     process p = start("", NULL, "generate -m %s --ids %s " ENDLESS " --ram 1M --swap %s --json",
                       demo_model(), long_prompt(), swap);
     wait_for_file(watch, "json.swap");
@@ -128,8 +107,7 @@ static void test_signal_while_it_loads_ends_with_a_message(void **state)
 static void test_interrupted_perplexity_is_marked_as_partial(void **state)
 {
     (void)state;
-    int watch = inotify_init1(IN_CLOEXEC);
-    assert_true(watch >= 0 && inotify_add_watch(watch, scratch(""), IN_CREATE) >= 0);
+    int watch = watch_scratch();
     process p = start("", NULL, "perplexity -m %s --ids %s --stride 1 --ram 1M --swap %s --json",
                       demo_model(), ids_file("rolling.token_ids", 0, 1200), scratch("ppl.swap"));
     wait_for_file(watch, "ppl.swap");

@@ -383,7 +383,7 @@ static void test_batch_may_mix_shifted_sequences_with_others(void **state)
 static const float *step_and_undo(tiny *t, const size_t *which, size_t n, size_t n_rows,
                                   float *rows)
 {
-    model_item items[N_BATCH];
+    model_item items[N_BATCH] = {0};
     for (size_t i = 0; i < n; i++) {
         items[i] = batch_item(t, which[i], 1, false, rows, i);
         items[i].seq = t->seqs[which[i]];

@@ -234,22 +234,27 @@ static const option_row rows[] = {
 const command cmd_generate = {
     .name = "generate",
     .summary = "continue a text",
-    .synopsis = "-m PATH (-p TEXT | -f FILE | --ids FILE | --batch FILE) [options]",
+    .synopsis = "-m PATH (-p TEXT | -f FILE | --ids FILE | --chat | --batch FILE) [options]",
     .details =
         "Continues the input and prints the new text on stdout as it is produced.\n\n"
-        "Where the input is ids and the tokenizer is of a kind that is not supported, ids "
-        "are printed.\n\n"
+        "Where the input is ids and the tokenizer is of a kind that is not supported, ids are "
+        "printed.\n\n"
         "--json prints: tokens (new ids), text (new text, or null), prompt_tokens, stop_reason "
-        "(length, eos, context\nor interrupted), logits_xxh3 (hash of all steps' float32 "
-        "logits), identical (with --verify), seconds\n(prefill, decode) and stats.\n\n"
-        "--batch prints JSON Lines, an object per prompt: index (of its line, from 0), id "
-        "(if it has one), prompt_tokens,\ntokens, text, stop_reason, logits_xxh3; or index, "
-        "id and error, and exit status 1. With --json another line\nfollows: prompts, "
-        "failed, prompt_tokens, new_tokens, steps (passes over the weights), together (most "
-        "prompts in\none), turns (times that waiting ones took over), identical (with "
-        "--verify), seconds and stats. The prompt with\nindex I is sampled with seed S + I. "
-        "Results depend neither on budgets nor on the other prompts, but rounding\ndepends on "
-        "--parallel.",
+        "(length, eos,\ncontext or interrupted), logits_xxh3 (hash of all steps' float32 logits), "
+        "identical (with --verify),\nseconds (prefill, decode) and stats.\n\n"
+        "--chat --json prints an object per turn, one in a line: turn (from 0), prompt_tokens "
+        "(that "
+        "the turn\nadded), prefill_tokens (that were read: never those of earlier turns), "
+        "text_tokens (of all that was\nsaid), tokens, text, stop_reason, logits_xxh3, seconds and "
+        "stats; and with --verify a last line with\nidentical.\n\n"
+        "--batch prints an object per prompt, one in a line: index (of its line, from 0), id (if "
+        "it "
+        "has one),\nprompt_tokens, tokens, text, stop_reason, logits_xxh3; or index, id and error, "
+        "and then the exit status\nis 1. With --json another line follows: prompts, failed, "
+        "prompt_tokens, new_tokens, steps (passes over\nthe weights), together (most prompts in "
+        "one), turns (times that waiting ones took over), identical\n(with --verify), seconds and "
+        "stats. The prompt with index I is sampled with seed S + I. Results depend\nneither on "
+        "budgets nor on the other prompts; --parallel may round them differently.",
     .checks_input = true,
     .groups = OPTIONS_MODEL | OPTIONS_INPUT | OPTIONS_BUDGET | OPTIONS_KEEP | OPTIONS_BEYOND |
               OPTIONS_GENERATION | OPTIONS_OUTPUT,

@@ -25,7 +25,7 @@ typedef enum tensor_part {
 } tensor_part;
 
 typedef struct tensor_names {
-    const char *prefix;         /* of all but the head; files of a bare model lack it */
+    const char *prefix;         /* of all but the head: modules; files may lack the outer */
     const char *layers;         /* of a layer's tensors, before its number and a dot */
     bool is_in_major;           /* matrices are [in][out] */
     const char *parts[N_PARTS]; /* without ".weight"; NULL: there is none */

@@ -147,16 +147,23 @@ static void add_number(builder *b, json_t *object, const char *to, const char *n
         set(b, object, to, json_real(number));
 }
 
+/* A factor alone (rope.scale_linear is its older name) means linear; 0 is none. */
 static void add_rope_scaling(builder *b)
 {
+    static const char old_factor[] = "rope.scale_linear", factor[] = "rope.scaling.factor";
     char key[KEY_BYTES];
-    const char *text;
-    size_t n;
-    if (!gguf_get_text(b->g, full_key(b, "rope.scaling.type", key), &text, &n))
+    const char *text = "linear";
+    size_t n = strlen(text);
+    double number = 0;
+    if (!gguf_get_number(b->g, full_key(b, factor, key), &number))
+        (void)gguf_get_number(b->g, full_key(b, old_factor, key), &number);
+    bool is_scaled = number > 0 && number != 1;
+    if (!gguf_get_text(b->g, full_key(b, "rope.scaling.type", key), &text, &n) && !is_scaled)
         return;
     json_t *scaling = json_object();
     set(b, scaling, "rope_type", json_stringn(text, n));
-    add_number(b, scaling, "factor", "rope.scaling.factor");
+    add_number(b, scaling, "factor", old_factor);
+    add_number(b, scaling, "factor", factor);
     add_number(b, scaling, "original_max_position_embeddings",
                "rope.scaling.original_context_length");
     add_number(b, scaling, "beta_fast", "rope.scaling.yarn_beta_fast");

@@ -12,6 +12,7 @@
 #include "integration/models/decoder.h"
 #include "integration/models/fingerprint.h"
 #include "integration/models/gguf_config.h"
+#include "integration/models/tensor_walk.h"
 
 #define SUPPORTED "gpt2, llama, mistral, qwen2 and opt are"
 
@@ -107,6 +108,16 @@ static kvp_status read_generation(opening *o)
     return status ? status : decoder_read_eos(&file, -1, &o->config);
 }
 
+static kvp_status stretch(opening *o, const config_file *file)
+{
+    if (weights_gguf(o->weights) && weights_find(o->weights, TENSOR_ROPE_DIVIDERS))
+        return kvp_fail(KVP_E_UNSUPPORTED,
+                        "%s: the model's %u positions are scaled already (" TENSOR_ROPE_DIVIDERS
+                        "); they cannot be stretched to %llu besides",
+                        o->where, o->config.n_ctx, (unsigned long long)o->n_ctx);
+    return rope_config_stretch(file, o->n_ctx, &o->config);
+}
+
 /* How many positions the model is to have. */
 static kvp_status choose_n_ctx(opening *o, const config_file *file)
 {
@@ -125,7 +136,7 @@ static kvp_status choose_n_ctx(opening *o, const config_file *file)
                         "%s: its layers see a sliding window of %u tokens, which is supported for "
                         "no more positions than that (%llu are wanted: choose a context of %u)",
                         o->where, c->window, (unsigned long long)o->n_ctx, c->window);
-    return o->n_ctx > c->n_ctx ? rope_config_stretch(file, o->n_ctx, c) : KVP_OK;
+    return o->n_ctx > c->n_ctx ? stretch(o, file) : KVP_OK;
 }
 
 static kvp_status read_config(opening *o)

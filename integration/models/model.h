@@ -54,8 +54,8 @@ bool model_is_eos(const model_info *info, int32_t id);
 /* Geometry of this model's KV in `dtype` pages; page_tokens 0: the default. */
 kvp_geometry model_geometry(const model *m, kvp_dtype dtype, uint32_t page_tokens);
 
-/* Bytes of activations that model_forward() holds for n tokens at a time (reported as workspace).
- */
+/* Bytes of activations that are held: as many as the largest model_forward() so far took (reported
+ * as workspace). */
 uint64_t model_workspace_bytes(const model *m);
 
 typedef struct model_forward_args {

@@ -13,14 +13,20 @@
 #define MAX_FACTOR 1e6
 #define MAX_THETA 1e15
 
-/* The object that says how positions are scaled; NULL: there is none. */
+static bool is_empty(const json_t *json)
+{
+    return json_is_unset(json) || (json_is_object(json) && !json_object_size(json));
+}
+
+/* The object that says how positions are scaled; NULL: there is none. rope_scaling goes first: who
+ * follows the advice to add one to a config may find rope_parameters there. */
 static const json_t *find_parameters(const config_file *file, const char **key)
 {
-    *key = "rope_parameters";
-    if (json_is_unset(json_object_get(file->root, *key)))
-        *key = "rope_scaling";
+    *key = "rope_scaling";
+    if (is_empty(json_object_get(file->root, *key)))
+        *key = "rope_parameters";
     const json_t *parameters = json_object_get(file->root, *key);
-    return json_is_unset(parameters) ? NULL : parameters;
+    return is_empty(parameters) ? NULL : parameters;
 }
 
 /* A member of the parameters, which may also stand beside them. */

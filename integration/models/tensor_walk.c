@@ -165,10 +165,9 @@ static kvp_status walk_positions(const tensor_walk *t, decoder_weights *w)
     return visit(t, NO_LAYER, PART_POSITIONS, "weight", &table);
 }
 
-/* GGUF only, and only where positions are scaled like Llama 3's. */
 static kvp_status walk_rope_dividers(const tensor_walk *t, decoder_weights *w)
 {
-    static const char name[] = "rope_freqs.weight";
+    static const char name[] = TENSOR_ROPE_DIVIDERS;
     size_t n = t->source->config->rope.dim / 2;
     weight dividers = {.rank = 1, .shape = {n}, .floats = &w->rope_dividers, .n_floats = n};
     if (!n || !tensor_walk_is_gguf(t) || !weights_find(t->source->weights, name))
@@ -200,13 +199,25 @@ kvp_status tensor_walk_run(const tensor_walk *t, decoder_weights *w)
 
 /* ---- names ----------------------------------------------------------------------------------- */
 
+/* A bare model was saved without the outer modules: "decoder.layers." for "model.decoder.layers.",
+ * as in the published files of OPT. */
+static const char *find_prefix(const tensor_walk *t)
+{
+    for (const char *prefix = t->names->prefix;; prefix = strchr(prefix, '.') + 1) {
+        char name[TENSOR_NAME_BYTES];
+        snprintf(name, sizeof name, "%s%s.weight", prefix, t->names->parts[PART_TOKENS]);
+        if (weights_find(t->source->weights, name))
+            return prefix;
+        if (!*prefix)
+            return t->names->prefix;
+    }
+}
+
 tensor_walk tensor_walk_of(const weights_source *source)
 {
-    char name[TENSOR_NAME_BYTES];
     tensor_walk t = {.source = source, .n_layers = source->config->n_layers};
     t.names = tensor_walk_is_gguf(&t) ? &gguf_names : source->arch->names;
-    snprintf(name, sizeof name, "%s.weight", t.names->parts[PART_TOKENS]);
-    t.prefix = weights_find(source->weights, name) ? "" : t.names->prefix;
+    t.prefix = find_prefix(&t);
     return t;
 }
 

@@ -6,6 +6,10 @@
 
 #define TENSOR_NAME_BYTES 128
 
+/* In GGUF files: what frequencies of rotary positions are divided by, where they are scaled like
+ * Llama 3's. */
+#define TENSOR_ROPE_DIVIDERS "rope_freqs.weight"
+
 /* A tensor of the model: floats, or outputs of a matrix. */
 typedef struct weight {
     char name[TENSOR_NAME_BYTES]; /* as in the file */
@@ -21,7 +25,7 @@ typedef struct weight {
 typedef struct tensor_walk {
     const weights_source *source;
     const tensor_names *names; /* of the files' kind */
-    const char *prefix;        /* names->prefix, or nothing */
+    const char *prefix;        /* names->prefix, or its end */
     uint32_t n_layers;         /* to walk over */
     kvp_status (*visit)(void *opaque, const weight *w);
     void *opaque;

@@ -133,6 +133,12 @@ static void test_scalings_are_read_in_every_spelling(void **state)
     assert_true(c.rope.scaling == ROPE_LINEAR && c.rope.theta == 77);
     c = good(&llama_arch, LLAMA ",'rope_parameters':{'rope_theta':77.0}");
     assert_true(c.rope.scaling == ROPE_UNSCALED && c.rope.theta == 77);
+    /* Both: transformers drops the latter, with all that is in it. */
+    c = good(&llama_arch, SCALING("'type':'linear','factor':4") ",'rope_parameters':{'rope_type':"
+                                                                "'default','rope_theta':77.0}");
+    assert_true(c.rope.scaling == ROPE_LINEAR && c.rope.factor == 4 && c.rope.theta == 10000);
+    c = good(&llama_arch, SCALING("") ",'rope_parameters':{'rope_theta':77.0}");
+    assert_true(c.rope.scaling == ROPE_UNSCALED && c.rope.theta == 77);
     c = good(&llama_arch, LLAMA ",'partial_rotary_factor':0.5");
     assert_int_equal(c.rope.dim, 8);
 }

@@ -162,6 +162,25 @@ static void test_rope_scaling_becomes_an_object(void **state)
     json_decref(c);
 }
 
+static void test_a_factor_alone_scales_linearly(void **state)
+{
+    (void)state;
+    static const char *const keys[] = {"llama.rope.scaling.factor", "llama.rope.scale_linear"};
+    for (size_t i = 0; i < 2; i++) {
+        file f = llama_without(NULL);
+        put_float(&f, keys[i], 2.5f);
+        json_t *c = good(&f), *scaling = json_object_get(c, "rope_scaling");
+        assert_true(json_is_text(json_object_get(scaling, "rope_type"), "linear"));
+        assert_true(json_number_value(json_object_get(scaling, "factor")) == 2.5);
+        json_decref(c);
+        f = llama_without(NULL);
+        put_float(&f, keys[i], (float)i); /* no scaling */
+        c = good(&f);
+        assert_null(json_object_get(c, "rope_scaling"));
+        json_decref(c);
+    }
+}
+
 /* The reader multiplies and rounds down. */
 static void test_partly_rotated_heads_are_said(void **state)
 {
@@ -247,6 +266,7 @@ int main(void)
         cmocka_unit_test(test_sizes_get_the_names_of_config_json),
         cmocka_unit_test(test_end_tokens_are_collected),
         cmocka_unit_test(test_rope_scaling_becomes_an_object),
+        cmocka_unit_test(test_a_factor_alone_scales_linearly),
         cmocka_unit_test(test_partly_rotated_heads_are_said),
         cmocka_unit_test(test_gpt2_has_names_of_its_own),
         cmocka_unit_test(test_missing_and_wrong_keys_are_named),

@@ -92,6 +92,25 @@ static void change_gguf(const char *name, const char *dir, const char *after, si
     fail_msg("%s is not in %s", after, path);
 }
 
+/* `to` in place of every `from` of model.safetensors; they are equally long. */
+static void rename_tensors(const char *name, const char *dir, const char *from, const char *to)
+{
+    char path[MAX_PATH];
+    size_t n, m = strlen(from), count = 0;
+    assert_int_equal(strlen(to), m);
+    snprintf(path, sizeof path, TINY "/%s/model.safetensors", name);
+    unsigned char *bytes = read_file(path, &n);
+    for (size_t i = 0; i + m <= n; i++) {
+        if (memcmp(bytes + i, from, m) == 0) {
+            memcpy(bytes + i, to, m);
+            count++;
+        }
+    }
+    assert_true(count > 0);
+    temp_dir_write(dir, "model.safetensors", bytes, n);
+    free(bytes);
+}
+
 static void refused(const char *dir, const char *file, const model_options *options,
                     kvp_status wanted, const char *message)
 {
@@ -156,6 +175,22 @@ static void test_sliding_windows_must_not_matter(void **state)
     refused(dir, "", NULL, KVP_E_UNSUPPORTED, "sliding window of 64 tokens");
 }
 
+/* White space before a name is none of it. */
+static void test_outer_modules_may_lack_in_names(void **state)
+{
+    const char *dir = *state;
+    model *m;
+    copy("opt", "config.json", dir);
+    rename_tensors("opt", dir, "\"model.decoder.", "      \"decoder.");
+    need(model_open(dir, NULL, &m));
+    model_close(m);
+    rename_tensors("opt", dir, "\"model.decoder.", "              \"");
+    need(model_open(dir, NULL, &m));
+    model_close(m);
+    rename_tensors("opt", dir, "\"model.decoder.", "\"other.decoder.");
+    refused(dir, "", NULL, KVP_E_INVALID, "\"model.decoder.embed_tokens.weight\"");
+}
+
 static void test_end_tokens_come_from_both_files(void **state)
 {
     const char *dir = *state;
@@ -192,6 +227,16 @@ static void test_gguf_of_other_models_is_refused(void **state)
     temp_dir_write_text(dir, "model.gguf", "GGUF");
     refused(dir, "/model.gguf", NULL, KVP_E_CORRUPT, "model.gguf");
     refused(dir, "/nothing.gguf", NULL, KVP_E_IO, "nothing.gguf");
+}
+
+/* A GGUF file has the scaling as a tensor, a folder in its config. */
+static void test_scaled_positions_are_not_stretched_besides(void **state)
+{
+    const model_options some = {.n_ctx = 1024, .yarn = true};
+    (void)state;
+    refused(TINY "/llama_llama3", "/model.gguf", &some, KVP_E_UNSUPPORTED,
+            "scaled already (rope_freqs.weight)");
+    refused(TINY "/llama_llama3", "", &some, KVP_E_UNSUPPORTED, "scaled already (llama3)");
 }
 
 /* ---- options --------------------------------------------------------------------------------- */
@@ -241,8 +286,10 @@ int main(void)
         CASE(test_config_that_contradicts_weights_is_named),
         CASE(test_biases_must_be_as_the_config_says),
         CASE(test_sliding_windows_must_not_matter),
+        CASE(test_outer_modules_may_lack_in_names),
         CASE(test_end_tokens_come_from_both_files),
         CASE(test_gguf_of_other_models_is_refused),
+        CASE(test_scaled_positions_are_not_stretched_besides),
         CASE(test_fingerprint_knows_the_stretch),
         CASE(test_hollow_models_have_some_layers),
     };

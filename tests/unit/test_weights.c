@@ -184,7 +184,7 @@ static void test_folders_without_weights_say_what_to_do(void **state)
     temp_dir_write(f->dir, "model.safetensors", "x", 1);
     expect(f, KVP_E_CORRUPT, "model.safetensors: 1 bytes are too few");
     snprintf(path, sizeof path, "%s/model.safetensors", f->dir);
-    expect_path(path, KVP_E_IO, "is not a folder");
+    expect_path(path, KVP_E_IO, "is neither a model folder nor a file");
 }
 
 /* ---- shards ---------------------------------------------------------------------------------- */

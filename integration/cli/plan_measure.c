@@ -93,11 +93,10 @@ static int compare_doubles(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* The lower quartile: what else runs on the machine makes calls slower, never faster. */
-static double quartile(double *samples, size_t n)
+static double median(double *samples, size_t n)
 {
     qsort(samples, n, sizeof *samples, compare_doubles);
-    return samples[n / 4];
+    return samples[(n - 1) / 2];
 }
 
 /* Several calls, as many as there is time for. */
@@ -113,7 +112,7 @@ static kvp_status time_calls(rig *r, const int32_t *tokens, size_t n_tokens, siz
             return status;
         elapsed = now_seconds() - begin;
     }
-    *seconds = quartile(samples, n);
+    *seconds = median(samples, n);
     *n_calls = n;
     return KVP_OK;
 }

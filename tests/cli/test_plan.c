@@ -91,7 +91,7 @@ static void check_rows(const outcome *o)
     assert_int_equal(json_array_size(member(o->json, "budgets")), 6); /* and --ram */
 }
 
-/* What plan says is needed is what generate takes; and what is one page or byte less, it refuses. */
+/* What plan says is needed is what generate takes; what is one page or byte less, it refuses. */
 static void check_needs(const outcome *o)
 {
     uint64_t least = (uint64_t)int_member(o->json, "least_ram_bytes");

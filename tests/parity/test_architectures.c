@@ -119,7 +119,7 @@ static double largest(const float *logits, size_t n)
 {
     double highest = 0;
     for (size_t i = 0; i < n; i++)
-        highest = fmax(highest, fabs((double)logits[i]));
+        highest = larger(highest, fabs((double)logits[i]));
     return highest;
 }
 

@@ -273,14 +273,13 @@ static void test_gguf_of_other_models_is_refused(void **state)
     refused(dir, "/nothing.gguf", NULL, KVP_E_IO, "nothing.gguf");
 }
 
-/* A GGUF file has the scaling as a tensor, a folder in its config. */
-static void test_scaled_positions_are_not_stretched_besides(void **state)
+/* Of folders, whose configs say so: test_architectures.c. */
+static void test_positions_that_a_tensor_scales_are_not_stretched(void **state)
 {
     const model_options some = {.n_ctx = 1024, .yarn = true};
     (void)state;
     refused(TINY "/llama_llama3", "/model.gguf", &some, KVP_E_UNSUPPORTED,
             "scaled already (rope_freqs.weight)");
-    refused(TINY "/llama_llama3", "", &some, KVP_E_UNSUPPORTED, "scaled already (llama3)");
 }
 
 /* ---- options --------------------------------------------------------------------------------- */
@@ -334,7 +333,7 @@ int main(void)
         CASE(test_a_head_of_its_own_is_not_tied),
         CASE(test_end_tokens_come_from_both_files),
         CASE(test_gguf_of_other_models_is_refused),
-        CASE(test_scaled_positions_are_not_stretched_besides),
+        CASE(test_positions_that_a_tensor_scales_are_not_stretched),
         CASE(test_fingerprint_knows_the_stretch),
         CASE(test_hollow_models_have_some_layers),
     };

@@ -4,7 +4,7 @@
 set -eu
 
 kvpager=${1:?usage: demo_long.sh KVPAGER}
-question='In one sentence: who tells this story, and what is the name of the inn where he wants to sleep?'
+question='What is this text about? Answer in one or two sentences.'
 
 model=$(sh models/smollm2/fetch.sh)
 
@@ -14,10 +14,10 @@ run() {
 }
 
 cat >&2 <<'END'
-SmolLM2, a Llama of 135 million parameters, reads the first chapters of Moby-Dick, some 7,800 tokens,
-and answers a question. Their keys and values take about 180 MB; they get 22 MiB of RAM, an eighth,
-and the rest lies on disk. Afterwards the same is done with everything in RAM, and tokens and logits
-are compared bit by bit. That takes a minute or two.
+SmolLM2, a Llama of 135 million parameters, reads the first chapters of Moby-Dick, 7,700 tokens, and
+answers a question. Their keys and values take about 175 MiB; they get 22 MiB of RAM, an eighth, and
+the rest lies on disk. Afterwards the same is done with everything in RAM, and tokens and logits are
+compared bit by bit. That takes a minute or two.
 
 END
 
@@ -34,7 +34,7 @@ cat >&2 <<END
 
 A model this small reads badly, but what it read was there to the last bit, from disk or not.
 
-With a model and a text of your own (a Hugging Face folder or a .gguf file; GPT-2, Llama, Qwen2, OPT):
+With a model and a text of your own (a Hugging Face folder or .gguf file of GPT-2, Llama, Qwen2, OPT):
     $path plan -m MODEL --ctx TOKENS --ram SIZE     says beforehand what it will take
     $path generate -m MODEL --chat -f TEXT -p QUESTION --ram SIZE
 END

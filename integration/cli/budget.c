@@ -30,7 +30,7 @@ static kvp_status reword(const session *s, kvp_status status)
 
 /* ---- RAM alone ------------------------------------------------------------------------------- */
 
-static kvp_status open_in_ram(const session *s, const kvp_config *cfg, uint64_t pages_per_lane,
+static kvp_status open_in_ram(const session *s, const kvp_config *cfg, const budget_need *need,
                               kvp_pager **pager)
 {
     kvp_config unbounded = *cfg;
@@ -39,7 +39,7 @@ static kvp_status open_in_ram(const session *s, const kvp_config *cfg, uint64_t 
     uint64_t needed;
     kvp_status status = page_facts_learn(&unbounded, &facts);
     if (!status)
-        status = page_facts_ram(cfg, facts.n_lanes * pages_per_lane, &needed);
+        status = page_facts_ram(cfg, facts.n_lanes * need->pages_per_lane, &needed);
     if (status)
         return status;
     return cfg->ram_bytes >= needed ? kvp_pager_open(cfg, pager)
@@ -63,15 +63,17 @@ static kvp_status check_machine(const page_facts *facts, uint64_t n_pages)
 /* Pages that RAM does not hold, and how many of them may end up in compressed RAM. */
 typedef struct overflow {
     uint64_t n_pages, n_zram_at_best;
+    uint64_t n_last; /* last pages of lanes */
 } overflow;
 
 /* The last page of a lane may be nearly empty, and takes no room then. */
 static overflow find_overflow(const kvp_config *cfg, const page_facts *facts,
-                              uint64_t pages_per_lane)
+                              const budget_need *need)
 {
-    overflow o = {.n_pages = page_facts_overflow(facts, facts->n_lanes * pages_per_lane)};
+    overflow o = {.n_pages = page_facts_overflow(facts, facts->n_lanes * need->pages_per_lane),
+                  .n_last = facts->n_lanes * need->n_seqs};
     if (cfg->zram_bytes)
-        o.n_zram_at_best = cfg->zram_bytes / facts->least_stored_bytes + facts->n_lanes;
+        o.n_zram_at_best = cfg->zram_bytes / facts->least_stored_bytes + o.n_last;
     return o;
 }
 
@@ -89,8 +91,7 @@ static kvp_status check_zram(const session *s, const kvp_config *cfg, const page
     return kvp_fail(KVP_E_BUDGET,
                     "--zram %s is too small: " NEEDS "%" PRIu64
                     " bytes, however well pages compress; or give a --disk",
-                    s->options->zram.text,
-                    (o->n_pages - facts->n_lanes) * facts->least_stored_bytes);
+                    s->options->zram.text, (o->n_pages - o->n_last) * facts->least_stored_bytes);
 }
 
 static kvp_status check_disk(const session *s, const kvp_config *cfg, const page_facts *facts,
@@ -128,15 +129,15 @@ static kvp_status check_free_space(const kvp_config *cfg, const page_facts *fact
 
 /* An opened pager would begin the run: would it end? */
 static kvp_status check_room(const session *s, const kvp_config *cfg, kvp_pager *pager,
-                             uint64_t pages_per_lane)
+                             const budget_need *need)
 {
     page_facts facts;
     kvp_status status = page_facts_of(pager, s->info->n_layers, &facts);
     if (status)
         return status;
     if (cfg->ram_bytes == KVP_UNLIMITED && !cfg->zram_bytes && !cfg->disk_bytes)
-        return check_machine(&facts, facts.n_lanes * pages_per_lane);
-    const overflow o = find_overflow(cfg, &facts, pages_per_lane);
+        return check_machine(&facts, facts.n_lanes * need->pages_per_lane);
+    const overflow o = find_overflow(cfg, &facts, need);
     status = check_zram(s, cfg, &facts, &o);
     if (!status)
         status = check_disk(s, cfg, &facts, &o);
@@ -144,7 +145,7 @@ static kvp_status check_room(const session *s, const kvp_config *cfg, kvp_pager 
 }
 
 /* A disk that is too small even for the pager itself is found out after what the pages need. */
-static kvp_status check_small_disk(const session *s, const kvp_config *cfg, uint64_t pages_per_lane)
+static kvp_status check_small_disk(const session *s, const kvp_config *cfg, const budget_need *need)
 {
     kvp_config unbounded = *cfg;
     kvp_pager *pager;
@@ -152,25 +153,25 @@ static kvp_status check_small_disk(const session *s, const kvp_config *cfg, uint
     kvp_status status = kvp_pager_open(&unbounded, &pager);
     if (status)
         return status;
-    status = check_room(s, cfg, pager, pages_per_lane);
+    status = check_room(s, cfg, pager, need);
     kvp_pager_close(pager);
     return status;
 }
 
-kvp_status budget_open(const session *s, uint64_t pages_per_lane, kvp_pager **pager)
+kvp_status budget_open(const session *s, const budget_need *need, kvp_pager **pager)
 {
     const kvp_config cfg = session_pager_config(s, false);
     bool has_lower = cfg.zram_bytes || cfg.disk_bytes;
     if (!has_lower && cfg.ram_bytes != KVP_UNLIMITED)
-        return open_in_ram(s, &cfg, pages_per_lane, pager);
+        return open_in_ram(s, &cfg, need, pager);
     kvp_status status = KVP_OK;
     if (cfg.disk_bytes && cfg.disk_bytes != KVP_UNLIMITED)
-        status = check_small_disk(s, &cfg, pages_per_lane);
+        status = check_small_disk(s, &cfg, need);
     kvp_pager *opened = NULL;
     if (!status)
         status = kvp_pager_open(&cfg, &opened);
     if (!status)
-        status = check_room(s, &cfg, opened, pages_per_lane);
+        status = check_room(s, &cfg, opened, need);
     if (status) {
         kvp_pager_close(opened);
         return reword(s, status);

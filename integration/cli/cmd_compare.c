@@ -103,7 +103,7 @@ static int run(int argc, char **argv)
         return code;
     code = session_open(&k.session, &o, SESSION_INPUT);
     if (!code) {
-        const window_feed feed = run_feed(&k.session);
+        const window_feed feed = run_feed(&k.session.rule, k.session.n_tokens, o.n_new);
         code = session_open_pager(&k.session, &feed);
     }
     if (!code) {

@@ -324,15 +324,23 @@ static bool set_value(const option_row *row, const char *text, options *shared, 
     return false;
 }
 
+int options_check_input(const options *o)
+{
+    int n = !!o->prompt + !!o->file + !!o->ids_file;
+    if (n == 1)
+        return EXIT_DONE;
+    return usage_error("%s: give exactly one of -p TEXT, -f FILE and --ids FILE",
+                       n ? "more than one input" : "no input");
+}
+
 /* What no single option can see. */
 static bool check(const command *cmd, const options *o)
 {
     if ((cmd->groups & OPTIONS_MODEL) && !o->model_path)
         usage_error("no model: give its folder or .gguf file with -m PATH; see kvpager %s --help",
                     cmd->name);
-    else if ((cmd->groups & OPTIONS_INPUT) && !!o->prompt + !!o->file + !!o->ids_file != 1)
-        usage_error("%s: give exactly one of -p TEXT, -f FILE and --ids FILE",
-                    o->prompt || o->file || o->ids_file ? "more than one input" : "no input");
+    else if ((cmd->groups & OPTIONS_INPUT) && !cmd->checks_input && options_check_input(o))
+        return false;
     else if ((cmd->groups & OPTIONS_BEYOND) && o->beyond.kind == BEYOND_YARN && !o->n_ctx)
         usage_error("--beyond yarn needs --ctx N: how many positions to stretch the model's to");
     else if (o->swap && o->disk.given && o->disk.bytes == 0)

@@ -111,6 +111,7 @@ typedef struct command {
     const char *synopsis; /* what follows the name, e.g. "-m PATH (-p TEXT | -f FILE) [options]" */
     const char *details;  /* paragraphs of its --help */
     unsigned groups;      /* OPTIONS_* */
+    bool checks_input;    /* itself, with options_check_input() where there must be one */
     const option_row *own;
     size_t n_own;
     /* Names of the shared options that its help shows, ended by NULL: those that have an effect.
@@ -123,6 +124,9 @@ typedef struct command {
  * to go on; otherwise *exit_code is the end of it: help was printed, or a mistake reported. */
 bool options_parse(const command *cmd, int argc, char **argv, options *shared, void *own,
                    int *exit_code);
+
+/* Exactly one input? Else the exit code. */
+int options_check_input(const options *o);
 
 options options_default(void);
 void options_print_help(const command *cmd);

@@ -3,6 +3,7 @@
 #include "integration/cli/output.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -43,6 +44,11 @@ kvp_status output_json(json_t *object)
 json_t *json_finite(double x)
 {
     return isfinite(x) ? json_real(x) : json_null();
+}
+
+json_t *json_hash(uint64_t hash)
+{
+    return json_sprintf("%016" PRIx64, hash);
 }
 
 json_t *json_ids(const int32_t *ids, size_t n)
@@ -108,7 +114,7 @@ kvp_status text_output_finish(text_output *t)
     kvp_status status = make_room(t, 12);
     if (!status)
         status = add(t, utf8_stream_finish(&t->stream, t->text + t->n));
-    if (!status && t->print && isatty(STDOUT_FILENO))
+    if (!status && t->print && (t->ends_line || isatty(STDOUT_FILENO)))
         status = output_bytes("\n", 1);
     return status;
 }

@@ -67,9 +67,14 @@ kvp_status page_facts_learn(const kvp_config *cfg, page_facts *facts)
 
 /* ---- what is enough -------------------------------------------------------------------------- */
 
+uint64_t page_facts_room(uint64_t n_frames)
+{
+    return n_frames - RING_FRAMES;
+}
+
 uint64_t page_facts_overflow(const page_facts *facts, uint64_t n_pages)
 {
-    uint64_t in_ram = facts->n_frames - RING_FRAMES;
+    uint64_t in_ram = page_facts_room(facts->n_frames);
     return n_pages > in_ram ? n_pages - in_ram : 0;
 }
 

@@ -15,6 +15,8 @@ KVP_NODISCARD kvp_status page_facts_of(kvp_pager *pager, uint32_t n_layers, page
 /* The same of a pager that is opened for this alone. */
 KVP_NODISCARD kvp_status page_facts_learn(const kvp_config *cfg, page_facts *facts);
 
+/* Pages that its frames have room for: all but those for pages on their way. */
+uint64_t page_facts_room(uint64_t n_frames);
 /* Pages, of n_pages, that its frames have no room for. */
 uint64_t page_facts_overflow(const page_facts *facts, uint64_t n_pages);
 /* The fewest bytes of disk that take n_pages; a disk takes at least one. */

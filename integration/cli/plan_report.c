@@ -97,7 +97,7 @@ static void print_row(const planning *p, const budget_row *row)
     printf(" %11s", row->disk_bytes ? report_bytes(row->disk_bytes, disk, sizeof disk) : "-");
     printf(" %11s", report_bytes(planning_process_bytes(p, row), process, sizeof process));
     if (isnan(row->decode))
-        printf("  not known without a place below RAM to probe\n");
+        printf("  the probe's pages had no place below RAM\n");
     else
         printf(" %10.1f %10.2f %11s\n", row->prefill, row->decode,
                report_bytes((uint64_t)row->missing_bytes, read, sizeof read));
@@ -151,13 +151,14 @@ static json_t *size_or_null(uint64_t n)
 
 static json_t *row_json(const planning *p, const budget_row *row)
 {
-    return json_pack(
-        "{s:s, s:o, s:o, s:o, s:b, s:o, s:o, s:o, s:o}", "budget", row->name, "ram_bytes",
-        size_or_null(row->ram_bytes), "disk_bytes", size_or_null(row->disk_bytes), "process_bytes",
-        size_or_null(planning_process_bytes(p, row)), "works", !*row->why, "why",
-        *row->why ? json_string(row->why) : json_null(), "prefill_tokens_per_second",
-        json_finite(row->prefill), "decode_tokens_per_second", json_finite(row->decode),
-        "bytes_read_per_token", isnan(row->decode) ? json_null() : json_real(row->missing_bytes));
+    return json_pack("{s:s, s:o, s:o, s:o, s:b, s:o, s:o, s:o, s:o}", "budget", row->name,
+                     "ram_bytes", json_integer((json_int_t)row->ram_bytes), "disk_bytes",
+                     size_or_null(row->disk_bytes), "process_bytes",
+                     json_integer((json_int_t)planning_process_bytes(p, row)), "works", !*row->why,
+                     "why", *row->why ? json_string(row->why) : json_null(),
+                     "prefill_tokens_per_second", json_finite(row->prefill),
+                     "decode_tokens_per_second", json_finite(row->decode), "bytes_read_per_token",
+                     isnan(row->decode) ? json_null() : json_real(row->missing_bytes));
 }
 
 json_t *planning_json(const planning *p)

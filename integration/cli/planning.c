@@ -47,24 +47,19 @@ kvp_status planning_learn(planning *p)
     return KVP_OK;
 }
 
-/* Would a run be refused? Compressed RAM counts as nothing: how well pages compress is not known.
- */
+/* Would a run be refused? Compressed RAM is taken to compress nothing: how well it does is not
+ * known. */
 static void judge(const planning *p, budget_row *row)
 {
     const options *o = &p->shared;
-    uint64_t n_pages = plan_pages(&p->kv);
-    uint64_t zram_pages = o->zram.bytes / p->kv.slot_bytes;
-    if (!row->disk_bytes)
-        return;
-    if (o->disk.given && o->disk.bytes == 0) {
-        if (n_pages > row->n_frames + zram_pages)
-            snprintf(row->why, sizeof row->why, "no disk, and RAM does not hold it");
-    } else if (o->disk.given && row->disk_bytes > o->disk.bytes) {
+    bool has_disk = p->subject.budget.disk_bytes != 0;
+    if (!has_disk && row->n_below > o->zram.bytes / p->kv.slot_bytes)
+        snprintf(row->why, sizeof row->why, "no disk, and RAM does not hold it");
+    else if (o->disk.given && row->disk_bytes > o->disk.bytes)
         snprintf(row->why, sizeof row->why, "--disk is too small");
-    } else if (row->disk_bytes > p->disk_free_bytes) {
+    else if (row->disk_bytes > p->disk_free_bytes)
         snprintf(row->why, sizeof row->why, "only %" PRIu64 " bytes of the disk are free",
                  p->disk_free_bytes);
-    }
 }
 
 static kvp_status fill_row(const planning *p, budget_row *row)
@@ -85,8 +80,9 @@ static kvp_status fill_row(const planning *p, budget_row *row)
     if (status)
         return status;
     row->n_frames = facts.n_frames;
-    uint64_t n_below = page_facts_overflow(&facts, plan_pages(&p->kv));
-    row->disk_bytes = n_below ? page_facts_disk(&facts, n_below) : 0;
+    row->n_below = page_facts_overflow(&facts, plan_pages(&p->kv));
+    if (row->n_below && cfg.disk_bytes)
+        row->disk_bytes = page_facts_disk(&facts, row->n_below);
     judge(p, row);
     return KVP_OK;
 }
@@ -118,7 +114,7 @@ kvp_status planning_fill(planning *p)
 
 uint64_t planning_process_bytes(const planning *p, const budget_row *row)
 {
-    uint64_t zram_bytes = row->disk_bytes ? p->shared.zram.bytes : 0;
+    uint64_t zram_bytes = row->n_below ? p->shared.zram.bytes : 0;
     return p->info->weights_bytes + p->hidden_bytes + row->ram_bytes + zram_bytes;
 }
 
@@ -144,7 +140,7 @@ void planning_predict(planning *p)
 {
     for (size_t i = 0; i < p->n_rows; i++) {
         budget_row *row = &p->rows[i];
-        bool is_paged = row->disk_bytes != 0;
+        bool is_paged = row->n_below != 0;
         if (*row->why || (is_paged && !p->probe.has_paged))
             continue;
         uint64_t n_frames = is_paged ? row->n_frames : UINT64_MAX;

@@ -11,7 +11,8 @@
 typedef struct budget_row {
     const char *name; /* "1/16" ... "all", or "--ram" */
     uint64_t ram_bytes, n_frames;
-    uint64_t disk_bytes;    /* that it needs; 0: all KV is in RAM */
+    uint64_t n_below;       /* pages that RAM does not hold */
+    uint64_t disk_bytes;    /* that they need at most; UINT64_MAX: the budget is no budget */
     char why[160];          /* why a run with it would be refused; "": it would not */
     double prefill, decode; /* tokens per second; NAN: not known */
     double missing_bytes;   /* read per token */

@@ -123,7 +123,23 @@ void report_print(const report *r, FILE *out)
     print_memory_table(r, out);
 }
 
+void report_print_verdict(const report *r, verdict v, const char *what)
+{
+    const kvp_stats *stats = &r->stats;
+    if (v == NOT_VERIFIED)
+        return;
+    fprintf(stderr, "identical to all-in-RAM: %s (%s, against a second run)\n",
+            v == IDENTICAL ? "yes" : "NO", what);
+    if (stats->demotions == 0 && stats->minor_faults == 0 && stats->major_faults == 0)
+        fprintf(stderr, "nothing was paged, both runs had everything in RAM: --ram sets a limit\n");
+}
+
 /* ---- JSON ---- */
+
+json_t *verdict_to_json(verdict v)
+{
+    return v == NOT_VERIFIED ? json_null() : json_boolean(v == IDENTICAL);
+}
 
 static json_t *count(const report *r, uint64_t n)
 {

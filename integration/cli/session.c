@@ -53,13 +53,19 @@ uint32_t session_page_tokens(const session *s)
     return geometry.page_tokens ? geometry.page_tokens : library_default;
 }
 
-static kvp_status check_fits(const session *s)
+bool session_is_end(const session *s, int32_t id)
 {
-    if (s->rule.roll || s->n_tokens <= s->rule.n_ctx)
+    return !s->options->ignore_eos &&
+           (model_is_eos(s->info, id) || (s->chat && chat_is_end(s->chat, id)));
+}
+
+kvp_status session_check_length(const session *s, size_t n_tokens)
+{
+    if (s->rule.roll || n_tokens <= s->rule.n_ctx)
         return KVP_OK;
     bool is_limited_by_model = s->options->beyond.kind == BEYOND_STOP;
-    return kvp_fail(KVP_E_RANGE, "the input has %zu tokens, the context %" PRIu64 "; %s",
-                    s->n_tokens, s->rule.n_ctx,
+    return kvp_fail(KVP_E_RANGE, "the input has %zu tokens, the context %" PRIu64 "; %s", n_tokens,
+                    s->rule.n_ctx,
                     is_limited_by_model ? "--beyond rolling goes on past it"
                                         : "give --ctx room for it and what comes after");
 }
@@ -131,32 +137,66 @@ static kvp_status check_engine(void)
                     engine);
 }
 
-int session_open(session *s, const options *o, unsigned needs)
+static int begin(session *s, const options *o)
 {
     *s = (session){.options = o};
-    if (!kvp_isa() || check_engine())
-        return report_failure(KVP_E_UNSUPPORTED);
-    int code = open_input(s, needs);
+    return kvp_isa() && !check_engine() ? EXIT_DONE : report_failure(KVP_E_UNSUPPORTED);
+}
+
+static int resolve_rule(session *s)
+{
+    return rule_resolve(s->options, s->info, session_page_tokens(s), &s->rule);
+}
+
+int session_open_tokenizer(session *s, const options *o, bool with_chat)
+{
+    int code = begin(s, o);
+    if (code)
+        return code;
+    kvp_status status = tokenizer_open(o->model_path, &s->tokenizer);
+    if (!status && with_chat)
+        status = chat_open(s->tokenizer, &s->chat);
+    return status ? report_failure(status) : EXIT_DONE;
+}
+
+int session_open_model(session *s)
+{
+    int code = open_model(s);
+    return code ? code : resolve_rule(s);
+}
+
+int session_open(session *s, const options *o, unsigned needs)
+{
+    int code = begin(s, o);
     if (!code)
-        code = rule_resolve(o, s->info, session_page_tokens(s), &s->rule);
+        code = open_input(s, needs);
+    if (!code)
+        code = resolve_rule(s);
     if (code || (needs & SESSION_WINDOWS))
         return code;
-    kvp_status status = check_fits(s);
+    kvp_status status = session_check_length(s, s->n_tokens);
+    return status ? report_failure(status) : EXIT_DONE;
+}
+
+int session_open_pager_for(session *s, uint64_t pages_per_lane, uint64_t n_seqs)
+{
+    interrupt_defer(); /* from here on there may be a file to remove */
+    const budget_need need = {pages_per_lane, n_seqs};
+    kvp_status status = budget_open(s, &need, &s->pager);
     return status ? report_failure(status) : EXIT_DONE;
 }
 
 int session_open_pager(session *s, const window_feed *feed)
 {
-    interrupt_defer(); /* from here on there may be a file to remove */
     uint64_t pages = window_peak_pages(&s->rule, feed, session_page_tokens(s));
-    kvp_status status = budget_open(s, pages, &s->pager);
-    return status ? report_failure(status) : EXIT_DONE;
+    return session_open_pager_for(s, pages, 1);
 }
 
 void session_close(session *s)
 {
     kvp_pager_close(s->pager);
     model_close(s->model);
+    chat_close(s->chat);
     tokenizer_close(s->tokenizer);
     free(s->tokens);
     *s = (session){0};

@@ -40,6 +40,7 @@ typedef struct pass {
     const model_item *items;
     size_t n_items;
     size_t n_tokens; /* of all items */
+    size_t n_rows;   /* that products have at least */
     bool shifts;     /* an item does */
 } pass;
 
@@ -63,16 +64,22 @@ static size_t min_size(size_t a, size_t b)
     return a < b ? a : b;
 }
 
+static size_t max_size(size_t a, size_t b)
+{
+    return a > b ? a : b;
+}
+
 /* ---- workspace ------------------------------------------------------------------------------- */
 
 static kvp_status reserve(const pass *p)
 {
     decoder *m = p->m;
-    size_t rows = min_size(p->n_tokens, CHUNK_TOKENS);
+    size_t n_tokens = max_size(p->n_tokens, p->n_rows);
+    size_t rows = min_size(n_tokens, CHUNK_TOKENS);
     const decoder_layer *layer = &m->weights.layers[0]; /* all have the same shapes */
     const matrix *const shapes[] = {&layer->qkv, &layer->attn_out, &layer->up, &layer->down,
                                     &m->weights.head};
-    kvp_status status = workspace_reserve(&m->work, &m->config, p->n_tokens, p->shifts);
+    kvp_status status = workspace_reserve(&m->work, &m->config, n_tokens, p->shifts);
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes && !status; i++)
         status = matmul_reserve(m->mm, shapes[i], rows);
     return status;
@@ -232,17 +239,27 @@ static kvp_status attend(const pass *p, const chunk *c, uint32_t layer)
     return status;
 }
 
+/* ---- products -------------------------------------------------------------------------------- */
+
+/* y = x * w for n rows. Those behind them, up to p->n_rows, only fill up the product: what they
+ * have is left from some other call. */
+static kvp_status multiply(const pass *p, const matrix *w, const float *x, size_t n, float *y)
+{
+    return matmul_apply(p->m->mm, w, x, max_size(n, p->n_rows), y);
+}
+
 /* ---- layers ---------------------------------------------------------------------------------- */
 
-static kvp_status mlp(decoder *m, const decoder_layer *layer, float *hidden, size_t n)
+static kvp_status mlp(const pass *p, const decoder_layer *layer, float *hidden, size_t n)
 {
+    decoder *m = p->m;
     const workspace *w = &m->work;
     rows_normalise(m->pool, &m->config, &layer->mlp_norm, hidden, n, w->norm);
-    kvp_status status = matmul_apply(m->mm, &layer->up, w->norm, n, w->up);
+    kvp_status status = multiply(p, &layer->up, w->norm, n, w->up);
     if (status)
         return status;
     const float *inner = rows_activate(m->pool, &m->config, w->up, w->gated, n);
-    status = matmul_apply(m->mm, &layer->down, inner, n, w->delta);
+    status = multiply(p, &layer->down, inner, n, w->delta);
     if (!status)
         rows_add(m->pool, w->delta, n, m->config.d_model, hidden);
     return status;
@@ -266,7 +283,7 @@ static kvp_status run_chunk(const pass *p, const chunk *c, uint32_t index, float
     const workspace *w = &m->work;
     const decoder_layer *layer = &m->weights.layers[index];
     rows_normalise(m->pool, &m->config, &layer->attn_norm, hidden, c->n, w->norm);
-    kvp_status status = matmul_apply(m->mm, &layer->qkv, w->norm, c->n, w->qkv);
+    kvp_status status = multiply(p, &layer->qkv, w->norm, c->n, w->qkv);
     if (!status && m->config.rope.dim)
         status = apply_rope(p, c, index);
     if (!status)
@@ -275,12 +292,12 @@ static kvp_status run_chunk(const pass *p, const chunk *c, uint32_t index, float
         return status;
     status = attend(p, c, index);
     if (!status)
-        status = matmul_apply(m->mm, &layer->attn_out, w->attended, c->n_kept, w->delta);
+        status = multiply(p, &layer->attn_out, w->attended, c->n_kept, w->delta);
     if (status)
         return status;
     keep_rows(c, m->config.d_model, hidden, to);
     rows_add(m->pool, w->delta, c->n_kept, m->config.d_model, to);
-    return mlp(m, layer, to, c->n_kept);
+    return mlp(p, layer, to, c->n_kept);
 }
 
 static kvp_status run_layer(const pass *p, uint32_t index)
@@ -301,16 +318,16 @@ static kvp_status run_layer(const pass *p, uint32_t index)
 /* ---- logits ---------------------------------------------------------------------------------- */
 
 /* One product for rows whose logits lie side by side in memory. */
-static kvp_status write_rows(decoder *m, size_t row, size_t n, float *logits)
+static kvp_status write_rows(const pass *p, size_t row, size_t n, float *logits)
 {
+    decoder *m = p->m;
     size_t d = m->config.d_model;
     kvp_status status = KVP_OK;
     for (size_t at = 0, rows; at < n && !status; at += rows) {
         rows = min_size(n - at, CHUNK_TOKENS);
         rows_normalise(m->pool, &m->config, &m->weights.norm, m->work.hidden + (row + at) * d, rows,
                        m->work.norm);
-        status = matmul_apply(m->mm, &m->weights.head, m->work.norm, rows,
-                              logits + at * m->config.n_vocab);
+        status = multiply(p, &m->weights.head, m->work.norm, rows, logits + at * m->config.n_vocab);
     }
     return status;
 }
@@ -325,20 +342,25 @@ static kvp_status write_logits(const pass *p)
         if (!args->n_logits)
             continue;
         if (n && args->logits != logits + n * n_vocab) {
-            status = write_rows(p->m, row, n, logits);
+            status = write_rows(p, row, n, logits);
             row += n;
             n = 0;
         }
         logits = n ? logits : args->logits;
         n += args->n_logits;
     }
-    return status || !n ? status : write_rows(p->m, row, n, logits);
+    return status || !n ? status : write_rows(p, row, n, logits);
 }
 
-kvp_status decoder_forward(decoder *m, const model_item *items, size_t n_items)
+size_t decoder_batch_rows(const decoder *m, size_t n)
+{
+    return matmul_fair_rows(m->mm, &m->weights.head, n);
+}
+
+kvp_status decoder_forward(decoder *m, const model_item *items, size_t n_items, size_t n_rows)
 {
     const model_forward_args *first = &items[0].args;
-    pass p = {.m = m, .items = items, .n_items = n_items};
+    pass p = {.m = m, .items = items, .n_items = n_items, .n_rows = n_rows};
     for (size_t i = 0; i < n_items; i++) {
         p.n_tokens += items[i].args.n_tokens;
         p.shifts = p.shifts || items[i].args.shift;

@@ -303,3 +303,18 @@ kvp_status matmul_apply(matmul *mm, const matrix *w, const float *x, size_t m, f
     job j = {.mm = mm, .w = w, .x = x, .m = m, .y = y};
     return w->is_bf16 && mm->bf16 ? apply_bf16(&j) : run_job(&j);
 }
+
+/* Rows that oneDNN's kernels have in a step are alike, and those that are left over: from AVX2's
+ * steps of 6, up to 3 that are left over are added up in another order. bf16 is cut into pieces. */
+size_t matmul_fair_rows(const matmul *mm, const matrix *w, size_t m)
+{
+    size_t rows = m;
+    if (w->is_bf16 && mm->bf16) {
+        for (rows = 1; rows < m;)
+            rows *= 2;
+        return rows;
+    }
+    while (rows > 6 && rows % 6 >= 1 && rows % 6 <= 3)
+        rows++;
+    return rows;
+}

@@ -19,6 +19,9 @@ KVP_NODISCARD kvp_status matmul_reserve(matmul *mm, const matrix *w, size_t m);
  * threads; the order of additions depends on m. */
 KVP_NODISCARD kvp_status matmul_apply(matmul *mm, const matrix *w, const float *x, size_t m,
                                       float *y);
+/* The least number of rows, m or more, of which it does not matter which is which: with so many,
+ * the same row gives the same bits wherever it stands and whatever the others are. */
+size_t matmul_fair_rows(const matmul *mm, const matrix *w, size_t m);
 /* Bytes of scratch held now. */
 size_t matmul_scratch_bytes(const matmul *mm);
 

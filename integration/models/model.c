@@ -300,10 +300,9 @@ kvp_pool *model_pool(const model *m)
 
 /* ---- forward --------------------------------------------------------------------------------- */
 
-/* Positions go on without end: what a query sees at a time must fit into those that there are. The
- * farthest key is the first sink. Without the gap it is as far from the query as the pages
- * of the sinks are long, and those of the window, whose first page may begin page_tokens - 1
- * positions before the window does. */
+/* The farthest key is the first sink. Without the gap it is as far from the query as the pages of
+ * the sinks are long, and those of the window, whose first page may begin page_tokens - 1 positions
+ * before the window does. */
 uint64_t model_widest_shift(const model_info *info, uint64_t sinks, uint32_t page_tokens)
 {
     uint64_t sink_pages = sinks / page_tokens + (sinks % page_tokens != 0);
@@ -313,6 +312,7 @@ uint64_t model_widest_shift(const model_info *info, uint64_t sinks, uint32_t pag
     return info->n_ctx > others ? info->n_ctx - others : 0;
 }
 
+/* Positions go on without end: what a query sees at a time must fit into those that there are. */
 static kvp_status check_shift(const model_info *info, kvp_seq *seq, const model_forward_args *args)
 {
     kvp_layer_info layer;
@@ -368,15 +368,20 @@ static kvp_status check_item(const model_info *info, const model_item *item)
 kvp_status model_forward(model *m, kvp_seq *seq, const model_forward_args *args)
 {
     const model_item item = {.seq = seq, .args = *args};
-    return model_forward_batch(m, &item, 1);
+    return model_forward_batch(m, &item, 1, 0);
 }
 
-kvp_status model_forward_batch(model *m, const model_item *items, size_t n_items)
+size_t model_batch_rows(const model *m, size_t n)
+{
+    return decoder_batch_rows(m->decoder, n);
+}
+
+kvp_status model_forward_batch(model *m, const model_item *items, size_t n_items, size_t n_rows)
 {
     kvp_status status = KVP_OK;
     for (size_t i = 0; i < n_items && !status; i++)
         status = check_item(&m->info, &items[i]);
     if (status || !n_items)
         return status;
-    return decoder_forward(m->decoder, items, n_items);
+    return decoder_forward(m->decoder, items, n_items, n_rows);
 }

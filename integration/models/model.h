@@ -92,9 +92,18 @@ typedef struct model_item {
     model_forward_args args; /* progress: of the first item only */
 } model_item;
 
-/* The same for several sequences at once: one pass over the weights. Sequences differ. Errors: as
- * model_forward(), then any of the sequences may have lanes that differ in length. */
-KVP_NODISCARD kvp_status model_forward_batch(model *m, const model_item *items, size_t n_items);
+/* The same for several sequences at once: one pass over the weights. Sequences differ. Logits that
+ * lie side by side in memory, in the order of the items, are one product. Errors: as
+ * model_forward(), then any of the sequences may have lanes that differ in length.
+ *
+ * n_rows 0: how results are rounded depends on the number of tokens. Otherwise there are at most
+ * n_rows tokens, each with logits, all side by side, with room for n_rows rows of them; matrix
+ * products are filled up to that many rows. With n_rows of model_batch_rows(), results then depend
+ * neither on what else is in the batch nor on their place in it. */
+KVP_NODISCARD kvp_status model_forward_batch(model *m, const model_item *items, size_t n_items,
+                                             size_t n_rows);
+/* Rows for batches of up to n tokens, 1 .. 64: n or a few more. */
+size_t model_batch_rows(const model *m, size_t n);
 
 /* The model's threads: for kvp_config.pool, so that attention uses the same ones. */
 kvp_pool *model_pool(const model *m);

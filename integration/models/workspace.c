@@ -2,6 +2,7 @@
 #include "integration/models/workspace.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 /* Cut `n` floats, rounded up to a cache line, from the block. With no block, only count. */
 static float *cut(size_t *used, float *block, size_t n)
@@ -40,6 +41,7 @@ kvp_status workspace_reserve(workspace *w, const decoder_config *c, size_t n_tok
     if (!larger.block)
         return kvp_fail(KVP_E_NOMEM, "out of memory: %zu bytes of activations for %zu tokens",
                         larger.bytes, larger.n_tokens);
+    memset(larger.block, 0, larger.bytes); /* some rows are never written, only computed with */
     (void)lay_out(c, &larger);
     workspace_fini(w);
     *w = larger;

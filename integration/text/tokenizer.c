@@ -42,14 +42,19 @@ static void mark_controls(tokenizer *t)
     }
 }
 
-kvp_status tokenizer_open(const char *path, tokenizer **out)
+static kvp_status create(tokenizer **out)
 {
     tokenizer *t = calloc(1, sizeof *t);
     if (!t)
         return kvp_fail(KVP_E_NOMEM, "out of memory: a tokenizer");
     t->bos = t->eos = -1;
-    kvp_status status =
-        gguf_is_named(path) ? tokenizer_load_gguf(path, t) : tokenizer_load_folder(path, t);
+    *out = t;
+    return KVP_OK;
+}
+
+/* Hand out what was loaded, unless that failed. */
+static kvp_status finish(tokenizer *t, const char *path, kvp_status status, tokenizer **out)
+{
     if (!status)
         status = check_ids(t, path);
     if (status) {
@@ -60,6 +65,30 @@ kvp_status tokenizer_open(const char *path, tokenizer **out)
     vocab_trim(&t->vocab);
     *out = t;
     return KVP_OK;
+}
+
+kvp_status tokenizer_open(const char *path, tokenizer **out)
+{
+    tokenizer *t = NULL;
+    kvp_status status = create(&t);
+    if (status)
+        return status;
+    status = gguf_is_named(path) ? tokenizer_load_gguf(path, t) : tokenizer_load_folder(path, t);
+    return finish(t, path, status, out);
+}
+
+kvp_status tokenizer_open_bytes(const void *bytes, size_t n, const char *path, tokenizer **out)
+{
+    tokenizer *t = NULL;
+    json_t *root = NULL;
+    kvp_status status = create(&t);
+    if (status)
+        return status;
+    status = json_parse_object(bytes, n, path, KVP_E_INVALID, &root);
+    if (!status)
+        status = tokenizer_load_json(t, root, path);
+    json_decref(root);
+    return finish(t, path, status, out);
 }
 
 void tokenizer_close(tokenizer *t)

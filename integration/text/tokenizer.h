@@ -15,6 +15,9 @@ typedef struct tokenizer tokenizer;
  * Errors: KVP_E_IO, KVP_E_INVALID and KVP_E_CORRUPT (malformed: file and place named),
  *         KVP_E_UNSUPPORTED (another kind of tokenizer), KVP_E_NOMEM. */
 KVP_NODISCARD kvp_status tokenizer_open(const char *path, tokenizer **out);
+/* The same for the n bytes of a tokenizer.json; `path` is its name in messages. */
+KVP_NODISCARD kvp_status tokenizer_open_bytes(const void *bytes, size_t n, const char *path,
+                                              tokenizer **out);
 void tokenizer_close(tokenizer *t);
 uint32_t tokenizer_n_vocab(const tokenizer *t); /* highest id + 1 */
 /* Id of an added/special token by its text, -1 if there is none. */

@@ -9,8 +9,8 @@
 #include "kvpager/status.h"
 
 /* Ids lie in [0, VOCAB_MAX_IDS): tables are as long as the highest id, so a lying file must not
- * name an absurd one. */
-#define VOCAB_MAX_IDS (1 << 24)
+ * name an absurd one. The largest vocabularies have some 260,000. */
+#define VOCAB_MAX_IDS (1 << 20)
 
 typedef struct vocab_entry {
     size_t offset; /* n bytes in vocab.bytes */

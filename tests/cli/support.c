@@ -249,6 +249,22 @@ outcome run_expecting(int code, const char *setting, const char *format, ...)
     return o;
 }
 
+json_t *json_lines(const outcome *o)
+{
+    json_t *lines = json_array();
+    for (const char *line = o->out, *end; *line; line = end + 1) {
+        json_error_t error;
+        end = strchr(line, '\n');
+        if (!end)
+            fail_msg("the last line has no end: %s", line);
+        json_t *object = json_loadb(line, (size_t)(end - line), JSON_ALLOW_NUL, &error);
+        if (!json_is_object(object))
+            fail_msg("not a JSON object: %s\n%s", error.text, line);
+        json_array_append_new(lines, object);
+    }
+    return lines;
+}
+
 void outcome_free(outcome *o)
 {
     free(o->out);

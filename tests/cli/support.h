@@ -54,6 +54,8 @@ outcome run(const char *setting, const char *format, ...) __attribute__((format(
 /* The same, expecting `code`; with 0 and 1, stdout must be one JSON object if there is --json. */
 outcome run_expecting(int code, const char *setting, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
+/* stdout as JSON Lines: an array of its lines, each an object. */
+json_t *json_lines(const outcome *o);
 void outcome_free(outcome *o);
 /* Fail unless the exit code is `code`, every line on stderr begins with "kvpager: ", and stderr
  * contains `text` (NULL: anything). */

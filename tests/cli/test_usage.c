@@ -55,7 +55,8 @@ static void test_help_of_each_command_lists_its_options_with_defaults(void **sta
                  "--zram", "--disk", "--swap", "--placement", "--page-tokens", "--keep", "--beyond",
                  "--kv-dtype", "--weights", "--threads", "--no-cache", "--map", "--json",
                  "default f16", "default f32", "default 0", "default sticky", "default 64",
-                 "window:N[,sinks:S]", "rolling[:W]", "stdin");
+                 "window:N[,sinks:S]", "rolling[:W]", "stdin", "--chat", "--system TEXT",
+                 "--batch FILE", "--parallel N", "default 8", "--in-order");
     CHECK_OUTPUT("logits --help", "-o, --output OUT.npy", "--ram", "--beyond");
     CHECK_OUTPUT("perplexity --help", "--window W", "--stride S", "--keep", "nll_sum");
     CHECK_OUTPUT("tokenize --help", "--decode", "--model");

@@ -356,7 +356,7 @@ static void run_step(tiny *t, size_t step, bool shift, float *together, float *a
         row += one.args.n_logits + (i == 1); /* a row between: not side by side with the next */
         assert_true(row <= BATCH_ROWS);
     }
-    need(model_forward_batch(t->m, items, N_BATCH));
+    need(model_forward_batch(t->m, items, N_BATCH, 0));
 }
 
 /* Sequences of different lengths, prefilled together (with all, some and no logits), then decoded
@@ -392,6 +392,59 @@ static void test_batch_may_mix_shifted_sequences_with_others(void **state)
     check_batch("llama", "", true);
 }
 
+/* The next token of these sequences in one step of n_rows, then undone. Returns the logits of the
+ * last one, which lie in `rows`. */
+static const float *step_and_undo(tiny *t, const size_t *which, size_t n, size_t n_rows,
+                                  float *rows)
+{
+    model_item items[N_BATCH];
+    for (size_t i = 0; i < n; i++) {
+        items[i] = batch_item(t, which[i], 1, false, rows, i);
+        items[i].seq = t->seqs[which[i]];
+    }
+    need(model_forward_batch(t->m, items, n, n_rows));
+    for (size_t i = 0; i < n; i++)
+        need(kvp_seq_truncate(t->seqs[which[i]], batch_lengths[which[i]]));
+    return rows + (n - 1) * t->info->n_vocab;
+}
+
+/* Of a batch that is filled up: the last sequence's logits, next to which others ever. */
+static void check_fair_batch(const char *name, model_weights weights)
+{
+    static const size_t batches[][N_BATCH] = {{2},       {0, 2},       {4, 2},
+                                              {1, 3, 2}, {0, 1, 3, 2}, {4, 3, 1, 0, 2}};
+    const size_t lengths[] = {1, 2, 2, 3, 4, 5};
+    model_options options = plain_options;
+    tiny t = {0};
+    options.weights = weights;
+    open_model(&t, name, "", &options, 16);
+    load_case(&t, "plain");
+    size_t n_rows = model_batch_rows(t.m, 9), row_bytes = t.info->n_vocab * sizeof(float);
+    float *rows = calloc(n_rows, row_bytes), *first = calloc(1, row_bytes);
+    for (size_t i = 0; i < N_BATCH; i++) {
+        model_item one = batch_item(&t, i, 0, false, t.logits, 0);
+        need(model_forward(t.m, t.seqs[i], &one.args));
+    }
+    assert_true(n_rows >= 9);
+    memcpy(first, step_and_undo(&t, batches[0], 1, n_rows, rows), row_bytes);
+    assert_true(largest(first, t.info->n_vocab) > 0);
+    for (size_t b = 1; b < sizeof lengths / sizeof *lengths; b++)
+        assert_memory_equal(first, step_and_undo(&t, batches[b], lengths[b], n_rows, rows),
+                            row_bytes);
+    free(first);
+    free(rows);
+    close_tiny(&t);
+}
+
+static void test_a_filled_batch_gives_the_same_bits_next_to_whomever(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        check_fair_batch(names[i], MODEL_WEIGHTS_F32);
+    check_fair_batch("llama", MODEL_WEIGHTS_BF16);
+    check_fair_batch("opt", MODEL_WEIGHTS_BF16);
+}
+
 static void test_a_batch_with_a_bad_item_changes_nothing(void **state)
 {
     (void)state;
@@ -400,9 +453,9 @@ static void test_a_batch_with_a_bad_item_changes_nothing(void **state)
     int32_t bad = (int32_t)t.info->n_vocab;
     model_item items[2] = {{.seq = t.seqs[0], .args = piece(&t, 0, 3)},
                            {.seq = t.seqs[1], .args = {.tokens = &bad, .n_tokens = 1}}};
-    assert_int_equal(model_forward_batch(t.m, items, 2), KVP_E_RANGE);
+    assert_int_equal(model_forward_batch(t.m, items, 2, 0), KVP_E_RANGE);
     assert_int_equal(kvp_seq_length(t.seqs[0]), 0);
-    need(model_forward_batch(t.m, items, 0));
+    need(model_forward_batch(t.m, items, 0, 0));
     close_tiny(&t);
 }
 
@@ -498,7 +551,7 @@ static void test_shift_needs_rotary_positions_and_a_small_window(void **state)
     args.shift = true;
     refused(model_forward(t.m, t.seqs[0], &args), KVP_E_INVALID, "only with a window");
     args.window = 130;
-    args.sinks = 4; /* + their page of 64, and up to 63 before the window = 257 */
+    args.sinks = 4; /* their page is 64 long, the window's first begins up to 63 before it */
     refused(model_forward(t.m, t.seqs[0], &args), KVP_E_RANGE, "256 positions");
     args.window = UINT64_MAX;
     refused(model_forward(t.m, t.seqs[0], &args), KVP_E_RANGE, "256 positions");
@@ -521,6 +574,7 @@ int main(void)
         cmocka_unit_test(test_shift_changes_nothing_while_all_is_in_reach),
         cmocka_unit_test(test_batch_equals_each_alone),
         cmocka_unit_test(test_batch_may_mix_shifted_sequences_with_others),
+        cmocka_unit_test(test_a_filled_batch_gives_the_same_bits_next_to_whomever),
         cmocka_unit_test(test_a_batch_with_a_bad_item_changes_nothing),
         cmocka_unit_test(test_hollow_model_has_the_real_ones_shape),
         cmocka_unit_test(test_positions_that_cannot_be_had_are_refused),

@@ -209,6 +209,70 @@ static void test_threads_do_not_change_a_bit(void **state)
     }
 }
 
+/* y of row `at` of m, which is the same row wherever it is put; the others are random. */
+static void row_product(matmul *mm, problem *p, const float *row, size_t at, float *y)
+{
+    for (size_t i = 0; i < p->m * p->n_in; i++)
+        p->x[i] = random_value();
+    memcpy(p->x + at * p->n_in, row, p->n_in * sizeof *row);
+    assert_int_equal(matmul_apply(mm, &p->w, p->x, p->m, y), KVP_OK);
+    memmove(y, y + at * p->n_out, p->n_out * sizeof *y);
+}
+
+/* Rows of a product that do not get the same bits wherever they stand. */
+static size_t count_unfair(matmul *mm, problem *p)
+{
+    size_t n_unfair = 0;
+    float *y = allocate(p->m * p->n_out * sizeof *y), *first = allocate(p->n_out * sizeof *first);
+    float *row = allocate(p->n_in * sizeof *row);
+    for (size_t i = 0; i < p->n_in; i++)
+        row[i] = random_value();
+    row_product(mm, p, row, 0, y);
+    memcpy(first, y, p->n_out * sizeof *first);
+    for (size_t at = 0; at < p->m; at++) {
+        row_product(mm, p, row, at, y);
+        n_unfair += memcmp(first, y, p->n_out * sizeof *y) != 0;
+    }
+    free(row);
+    free(first);
+    free(y);
+    return n_unfair;
+}
+
+static int check_fair_rows(void *isa)
+{
+    static const size_t shapes[][2] = {{96, 200}, {300, 515}};
+    kvp_pool *threads;
+    matmul *mm;
+    size_t n_unfair = 0;
+    if (isa)
+        setenv("DNNL_MAX_CPU_ISA", isa, 1);
+    assert_int_equal(kvp_pool_open(2, NULL, NULL, &threads), KVP_OK);
+    assert_int_equal(matmul_open(threads, &mm), KVP_OK);
+    for (size_t n = 1; n <= 64; n += n < 20 ? 1 : 11) {
+        for (size_t s = 0; s < 8; s++) {
+            problem p;
+            make(&p, shapes[s / 4][0], shapes[s / 4][1], 128, s & 1, s & 2);
+            p.m = matmul_fair_rows(mm, &p.w, n);
+            assert_true(p.m >= n && p.m <= 2 * n && p.m <= 64);
+            n_unfair += count_unfair(mm, &p);
+            fini(&p);
+        }
+    }
+    matmul_close(mm);
+    kvp_pool_close(threads);
+    return n_unfair != 0;
+}
+
+static void test_rows_of_a_fair_product_do_not_depend_on_their_place(void **state)
+{
+    (void)state;
+    assert_int_equal(child_run(check_fair_rows, "SSE41"), 0);
+    assert_int_equal(child_run(check_fair_rows, "AVX2"), 0);
+    assert_int_equal(child_run(check_fair_rows, "AVX512_CORE"), 0);
+    assert_int_equal(child_run(check_fair_rows, NULL), 0);
+}
+
 static void test_reserved_products_take_no_more_scratch(void **state)
 {
     (void)state;
@@ -236,6 +300,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_bf16_without_instructions_equals_float64), /* first: it forks */
+        cmocka_unit_test(test_rows_of_a_fair_product_do_not_depend_on_their_place),
         cmocka_unit_test(test_float_products_equal_float64),
         cmocka_unit_test(test_bf16_products_equal_float64),
         cmocka_unit_test(test_rows_of_embeddings_come_back),

@@ -209,9 +209,9 @@ static void test_mistakes_are_usage_errors(void **state)
 {
     (void)state;
     check_rejected(&cmd_generate, "-p t");
-    check_rejected(&cmd_generate, "-m m");
-    check_rejected(&cmd_generate, "-m m -p t -f f");
-    check_rejected(&cmd_generate, "-m m -f f --ids i");
+    check_rejected(&cmd_compare, "-m m");
+    check_rejected(&cmd_compare, "-m m -p t -f f");
+    check_rejected(&cmd_compare, "-m m -f f --ids i");
     check_rejected(&cmd_generate, "-m m -p t extra");
     check_rejected(&cmd_generate, "-m m -p t --no-such");
     check_rejected(&cmd_generate, "-m m -p t -z");

@@ -3,6 +3,7 @@
 #include "integration/models/matmul.h"
 #include "integration/models/convert.h"
 #include "tests/support/child.h"
+#include "tests/support/larger.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -98,9 +99,7 @@ static double error_of(const problem *p, const float *y)
                 sum += product;
                 size += fabs(product);
             }
-            double error = fabs((double)y[r * p->n_out + j] - sum) / size;
-            if (!(error <= highest))
-                highest = error;
+            highest = larger(highest, fabs((double)y[r * p->n_out + j] - sum) / size);
         }
     }
     return highest;

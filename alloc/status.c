@@ -36,6 +36,11 @@ kvp_status kvp_fail(kvp_status status, const char *format, ...)
     va_start(args, format);
     vsnprintf(text, sizeof text, format, args);
     va_end(args);
+    /* Arguments may come from files: what is shown stays one line, and commands no terminal. */
+    for (char *c = text; *c; c++) {
+        if ((unsigned char)*c < 0x20 || *c == 0x7F)
+            *c = '?';
+    }
     snprintf(thread_message, sizeof thread_message, "%s", text);
     return status;
 }

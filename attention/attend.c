@@ -104,6 +104,14 @@ static void locate(const kvpi_plan *plan, const kvpi_row_set *set, size_t row, s
     *head = set->kv_head * plan->heads_per_kv + set->first_head + row % set->n_heads;
 }
 
+/* What a page is scored with. Of a lane's first pages, those that hold a sink may have a query of
+ * their own; a row sees all of a page through one query, so that kernels need not know. */
+static const float *queries_for(const kvp_attend_args *args, const kvp_page_view *page)
+{
+    bool holds_sink = page->first_position < args->sinks;
+    return holds_sink && args->q_sinks ? args->q_sinks : args->q;
+}
+
 /* Fill in rows [first, first + n) of the set, and how many keys of the page each sees; returns how
  * many any of them sees. */
 static size_t load_rows(const kvpi_plan *plan, const kvp_page_view *page, const kvpi_row_set *set,
@@ -112,6 +120,7 @@ static size_t load_rows(const kvpi_plan *plan, const kvp_page_view *page, const 
 {
     size_t query, head, n_seen = 0;
     locate(plan, set, first, &query, &head);
+    const float *q = queries_for(plan->args, page);
     const size_t first_head = set->kv_head * plan->heads_per_kv + set->first_head;
     for (size_t r = 0; r < n; r++) {
         if (r == 0 || head == first_head) /* a query's rows see the same */
@@ -120,7 +129,7 @@ static size_t load_rows(const kvpi_plan *plan, const kvp_page_view *page, const 
             visible[r] = visible[r - 1];
         n_seen = visible[r] > n_seen ? visible[r] : n_seen;
         rows[r] = (kvpi_row){
-            .q = plan->args->q + query * plan->q_stride + head * plan->info.kind.k_width,
+            .q = q + query * plan->q_stride + head * plan->info.kind.k_width,
             .o = state->o ? state->o + (first + r) * state->o_stride
                           : kvpi_plan_out(plan, query, head),
             .m = state->m[first + r],

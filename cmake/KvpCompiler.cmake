@@ -11,6 +11,13 @@ endif()
 
 # A launcher for the tests, empty unless the sanitizer needs one.
 set(KVP_LAUNCHER "")
+if(KVP_FUZZ)
+    if(NOT CMAKE_C_COMPILER_ID MATCHES Clang)
+        message(FATAL_ERROR "KVP_FUZZ needs clang: cmake --preset fuzz")
+    endif()
+    set(KVP_SANITIZE address)
+    add_compile_options(-fsanitize=fuzzer-no-link)
+endif()
 if(KVP_SANITIZE STREQUAL "address")
     set(sanitize -fsanitize=address,undefined -fno-sanitize-recover=all)
 elseif(KVP_SANITIZE STREQUAL "thread")

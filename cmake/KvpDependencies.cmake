@@ -72,6 +72,9 @@ find_path(KVP_DNNL_INCLUDE dnnl.h)
 find_library(KVP_DNNL_LIBRARY dnnl)
 kvp_module(libpcre2-8)
 kvp_module(jansson)
-kvp_part(MODELS "libdnnl-dev libpcre2-dev libjansson-dev"
-         KVP_DNNL_INCLUDE KVP_DNNL_LIBRARY KVP_libpcre2-8_FOUND KVP_jansson_FOUND)
-set(KVP_MODEL_LIBRARIES ${KVP_DNNL_LIBRARY} PkgConfig::KVP_libpcre2-8 PkgConfig::KVP_jansson gomp)
+kvp_module(libutf8proc)
+kvp_part(MODELS "libdnnl-dev libpcre2-dev libjansson-dev libutf8proc-dev"
+         KVP_DNNL_INCLUDE KVP_DNNL_LIBRARY KVP_libpcre2-8_FOUND KVP_jansson_FOUND
+         KVP_libutf8proc_FOUND)
+set(KVP_MODEL_LIBRARIES ${KVP_DNNL_LIBRARY} PkgConfig::KVP_libpcre2-8 PkgConfig::KVP_jansson
+                        PkgConfig::KVP_libutf8proc gomp)

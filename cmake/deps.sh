@@ -1,9 +1,10 @@
 #!/bin/sh
 # Install what building kvpager needs and this machine lacks.
 #
-#   cmake/deps.sh [build|test|ci]       YES=1: do not ask
+#   cmake/deps.sh [build|test|long|ci]       YES=1: do not ask
 #
-# build: compiler, tools, libraries. test: what the tests need besides. ci: what only .ci/run needs.
+# build: compiler, tools, libraries. test: what the tests need besides. long: build, and what fetches
+# the pretrained model. ci: everything.
 # With nothing missing it does nothing, at once. On Debian and its derivatives it shows the apt-get
 # command, asks if there is a terminal, and runs it as root or through sudo; elsewhere it names what
 # is missing.
@@ -11,16 +12,19 @@ set -u
 export LC_ALL=C
 
 build="gcc libc6-dev cmake ninja-build pkg-config libxxhash-dev
-       liburing-dev libzstd-dev libjemalloc-dev libdnnl-dev libpcre2-dev libjansson-dev"
+       liburing-dev libzstd-dev libjemalloc-dev libdnnl-dev libpcre2-dev libjansson-dev
+       libutf8proc-dev"
 test="libcmocka-dev g++ binutils git util-linux"
-ci="clang clang-format"
+long="python3 python3-pip ca-certificates"
+ci="clang clang-format libclang-rt-dev"
 
 case ${1:-build} in
 build) packages=$build ;;
 test) packages="$build $test" ;;
-ci) packages="$build $test $ci" ;;
+long) packages="$build $long" ;;
+ci) packages="$build $test $long $ci" ;;
 *)
-    sed -n '2,9p' "$0" >&2
+    sed -n '2,10p' "$0" >&2
     exit 2
     ;;
 esac
@@ -50,7 +54,8 @@ check_by_hand() {
     need oneDNN compiles dnnl.h
     need PCRE2 pkg-config --exists libpcre2-8
     need jansson pkg-config --exists jansson
-    [ "${1:-build}" = build ] || need cmocka pkg-config --exists cmocka
+    need utf8proc pkg-config --exists libutf8proc
+    case ${1:-build} in test | ci) need cmocka pkg-config --exists cmocka ;; esac
     required=$lacks
     lacks=""
     need liburing pkg-config --exists liburing

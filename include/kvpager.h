@@ -166,6 +166,15 @@ KVP_API KVP_NODISCARD kvp_status kvp_seq_truncate(kvp_seq *seq, uint64_t n_token
 KVP_API KVP_NODISCARD kvp_status kvp_seq_evict(kvp_seq *seq, uint32_t layer, uint64_t begin,
                                                uint64_t end);
 
+typedef enum kvp_advice {
+    KVP_COLD = 1, /* not needed soon: these pages leave RAM before others, until they are used */
+} kvp_advice;
+
+/* A hint about the pages that hold a position in [first, first + n_tokens). It changes no result
+ * and moves nothing by itself. Errors: KVP_E_INVALID there is no such advice. */
+KVP_API KVP_NODISCARD kvp_status kvp_seq_advise(kvp_seq *seq, uint64_t first, uint64_t n_tokens,
+                                                kvp_advice advice);
+
 /* The next position: tokens appended to the shortest lane, evicted ones included. `seq` is not
  * NULL. */
 KVP_API uint64_t kvp_seq_length(const kvp_seq *seq);

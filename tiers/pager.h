@@ -6,8 +6,8 @@
  *   progress.c  submit, reap, wait              reclaim.c   victims, demotion, watermarks
  *   scan.c      stream over a layer             readahead.c what will be asked for next
  *   rows.c      append: rows into open pages    sequence.c  create, truncate, evict
- *   view.c      pins for callers                parallel.c  whose threads compute
- *   stats.c     counters
+ *   view.c      pins for callers                advise.c    hints of the caller
+ *   parallel.c  whose threads compute           stats.c     counters
  *
  * Lock order: kvp_pager.lock, then zram_lock, then locks that backends and workers keep to
  * themselves. It is never held while bytes move or while anybody waits: a fault is a transfer, and
@@ -191,6 +191,8 @@ void kvpi_pin(kvp_pager *p, uint32_t page); /* it is RESIDENT or LOADING */
 void kvpi_unpin(kvp_pager *p, uint32_t page);
 /* The content is about to change: copies below are stale from now on. Admission comes first. */
 void kvpi_page_invalidate(kvp_pager *p, uint32_t page);
+/* If it is resident, it leaves before all others until it is used again. */
+void kvpi_cool(kvp_pager *p, uint32_t page);
 /* Drop a clean page's frame. */
 void kvpi_page_evict(kvp_pager *p, uint32_t page);
 /* Let go of everything that the page has; waits (dropping the lock) until nothing of it is moving.

@@ -1,6 +1,7 @@
 /* placement_lru.c - the page that was used longest ago leaves first.
  *
- * The baseline. A cyclic scan over more pages than fit never hits. */
+ * A cold page counts as never used. The baseline: a cyclic scan over more pages than fit never
+ * hits. */
 #include "kvpager/placement.h"
 
 #include "alloc/mem.h"
@@ -40,7 +41,10 @@ static void lru_insert(kvp_placement *placement, const kvp_placement_page *page)
     kvp_placement_node *node = kvpi_placement_node(&p->cfg, page->page);
     assert(node->key == KEY_OUT);
     node->key = KEY_IN;
-    kvpi_page_list_push_back(&p->cfg, &p->pages, page->page);
+    if (page->is_cold)
+        kvpi_page_list_push_front(&p->cfg, &p->pages, page->page);
+    else
+        kvpi_page_list_push_back(&p->cfg, &p->pages, page->page);
 }
 
 static void lru_remove(kvp_placement *placement, uint32_t page)

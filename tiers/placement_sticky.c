@@ -11,7 +11,7 @@
  *
  * Ranks are quantised into buckets. Within one the page inserted last leaves first: that is one
  * that was just streamed through, while those that stay were there before it. Open pages, which are
- * about to be written again, leave last of all, the least recently used first.
+ * about to be written again, leave last of all, the least recently used first; cold ones first.
  *
  * Invariants: node.key is 0 for a page that is not here, else its list's index + 1; a bucket's bit
  * is set exactly while it has pages. */
@@ -24,8 +24,9 @@
 
 #define BUCKET_LOG 10u
 #define N_BUCKETS (1u << BUCKET_LOG)
-#define OPEN_LIST 0u             /* list 0 has the open pages, list b + 1 bucket b */
-#define N_LISTS (N_BUCKETS + 1u) /* in the order of leaving, backwards */
+#define OPEN_LIST 0u /* list 0 has the open pages, list b + 1 bucket b */
+#define COLD_LIST (N_BUCKETS + 1u)
+#define N_LISTS (N_BUCKETS + 2u) /* in the order of leaving, backwards */
 #define N_WORDS ((N_LISTS + 63) / 64)
 
 /* Fractions of 2^32: multiplying by them takes the fractional part for free. */
@@ -63,6 +64,8 @@ static void sticky_close(kvp_placement *placement)
 
 static uint32_t list_of(const placement_sticky *p, const kvp_placement_page *page)
 {
+    if (page->is_cold)
+        return COLD_LIST;
     if (page->is_open)
         return OPEN_LIST;
     uint32_t group = page->lane_index / p->cfg.group_pages;
@@ -76,7 +79,7 @@ static void sticky_insert(kvp_placement *placement, const kvp_placement_page *pa
     kvp_placement_node *node = kvpi_placement_node(&p->cfg, page->page);
     assert(node->key == 0);
     uint32_t i = list_of(p, page);
-    if (i == OPEN_LIST)
+    if (i == OPEN_LIST || i == COLD_LIST)
         kvpi_page_list_push_back(&p->cfg, &p->lists[i], page->page);
     else
         kvpi_page_list_push_front(&p->cfg, &p->lists[i], page->page);

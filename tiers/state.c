@@ -65,6 +65,16 @@ bool kvpi_leaves_zram_first(kvp_pager *p, uint32_t page, uint32_t *victim)
     return *victim == page;
 }
 
+void kvpi_cool(kvp_pager *p, uint32_t page)
+{
+    kvp_placement_page info = describe(p, page);
+    if (!kvpi_page_at(&p->pages, page)->in_ram_policy)
+        return; /* not there, or in use */
+    info.is_cold = true;
+    p->ram_policy->ops->remove(p->ram_policy, page);
+    p->ram_policy->ops->insert(p->ram_policy, &info);
+}
+
 void kvpi_pin(kvp_pager *p, uint32_t page)
 {
     kvpi_page *pg = kvpi_page_at(&p->pages, page);

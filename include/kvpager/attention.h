@@ -24,9 +24,9 @@ typedef struct kvp_attend_args {
     /* 0: every page. Otherwise a query at p attends only pages that contain a position > p - window
      * or a position < sinks (whole pages, StreamingLLM's shape: arXiv 2309.17453). */
     uint64_t window, sinks;
-    /* Optional, laid out as q: what pages that hold a position < sinks are scored with instead. For
-     * rotary keys whose text was cut between sinks and window: rotate this query as if the gap were
-     * not there, and the keys stay as they were written. NULL: q. */
+    /* Optional, laid out as q: what pages that hold a position < sinks (whole pages again) are
+     * scored with instead. For rotary keys whose text was cut between sinks and window: rotate this
+     * query as if the gap were not there, and the keys stay as they were written. NULL: q. */
     const float *q_sinks;
     /* Optional: [n_queries][n_heads][n_pages] attention mass of each page, n_pages as given by
      * kvp_seq_page_count(); a row sums to 1 (a page that was not visited has 0), or is all zeros

@@ -31,6 +31,7 @@ typedef struct kvp_placement_page {
     uint32_t lane_index; /* ordinal in its lane: first position / page_tokens */
     uint32_t lane;       /* ordinal of the lane in its sequence */
     bool is_open;        /* the lane's last, mutable page */
+    bool is_cold;        /* the caller will not use it soon: it leaves before all others */
 } kvp_placement_page;
 
 typedef struct kvp_placement kvp_placement;

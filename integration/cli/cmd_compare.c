@@ -103,7 +103,7 @@ static int run(int argc, char **argv)
         return code;
     code = session_open(&k.session, &o, SESSION_INPUT);
     if (!code) {
-        const window_feed feed = run_feed(&k.session);
+        const window_feed feed = run_feed(&k.session.rule, k.session.n_tokens, o.n_new);
         code = session_open_pager(&k.session, &feed);
     }
     if (!code) {
@@ -119,7 +119,7 @@ static int run(int argc, char **argv)
 const command cmd_compare = {
     .name = "compare",
     .summary = "generate with the cache and without, compare tokens and time",
-    .synopsis = "-m DIR (-p TEXT | -f FILE | --ids FILE) [options]",
+    .synopsis = "-m PATH (-p TEXT | -f FILE | --ids FILE) [options]",
     .details =
         "Generates with paged keys and values, then computes those of the whole window anew for "
         "every token of\nthat text and compares what would have been chosen. A different token "

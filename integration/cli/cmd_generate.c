@@ -4,79 +4,22 @@
 #include <string.h>
 
 #include "integration/cli/commands.h"
+#include "integration/cli/generate.h"
 #include "integration/cli/interrupt.h"
-#include "integration/cli/map.h"
 #include "integration/cli/message.h"
-#include "integration/cli/output.h"
-#include "integration/cli/progress.h"
 #include "integration/cli/report.h"
-
-typedef struct generate_options {
-    bool no_cache, map, verify;
-} generate_options;
-
-typedef enum verdict { NOT_VERIFIED, IDENTICAL, DIFFERENT } verdict;
+#include "integration/cli/watch.h"
 
 typedef struct generation {
     session session;
     context context;
-    text_output text;
-    progress progress;
+    watch watch;
     run_result result;
     report report;
     page_map map;
     generate_options own;
-    double first_token_at; /* now_seconds() */
     verdict verdict;
 } generation;
-
-/* ---- watching ---- */
-
-static kvp_status take_token(void *opaque, int32_t id)
-{
-    generation *g = opaque;
-    /* The token that ends the text is no text. */
-    if (model_is_eos(g->session.info, id) && !g->session.options->ignore_eos)
-        return KVP_OK;
-    return text_output_token(&g->text, id);
-}
-
-static void draw_decode(generation *g, const context *c, size_t n_new)
-{
-    page_map map = {0};
-    /* A map that cannot be drawn is not worth ending the run for. */
-    bool has_map = g->own.map && !map_take(c, session_page_tokens(&g->session), &map);
-    double seconds = now_seconds() - g->first_token_at;
-    progress_draw(&g->progress, has_map ? &map : NULL,
-                  "%zu of up to %" PRIu64 " new tokens, %.1f/s%s%s", n_new,
-                  g->session.options->n_new, seconds > 0 ? (double)(n_new - 1) / seconds : 0,
-                  has_map ? "   " : "", has_map ? MAP_LEGEND : "");
-    map_free(&map);
-}
-
-static void watch_step(void *opaque, const context *c, size_t n_new, double fraction, bool quiet)
-{
-    generation *g = opaque;
-    if (n_new == 1)
-        g->first_token_at = now_seconds();
-    if (!progress_is_due(&g->progress))
-        return;
-    if (quiet)
-        draw_decode(g, c, n_new);
-    else if (n_new == 0)
-        progress_draw(&g->progress, NULL, "reading %zu tokens: %.0f %%", g->session.n_tokens,
-                      100 * fraction);
-}
-
-static void watch_verification(void *opaque, const context *c, size_t n_new, double fraction,
-                               bool quiet)
-{
-    generation *g = opaque;
-    (void)c, (void)fraction, (void)quiet;
-    if (progress_is_due(&g->progress))
-        progress_draw(&g->progress, NULL, "the same with everything in RAM: %zu of %zu tokens",
-                      n_new, g->result.n_new);
-}
 
 /* ---- running ---- */
 
@@ -87,24 +30,19 @@ static kvp_status generate(generation *g)
     if (status)
         return status;
     g->context.no_cache = g->own.no_cache;
-    const run_watcher watcher = {.opaque = g, .token = take_token, .step = watch_step};
+    const run_watcher watcher = watch_continuation(&g->watch, s->n_tokens);
     status = run_generate(s, &g->context, &watcher, &g->result);
     /* Whatever is said next does not belong to the text. */
-    kvp_status finished = status && !g->text.n ? KVP_OK : text_output_finish(&g->text);
+    text_output *text = &g->watch.text;
+    kvp_status finished = status && !text->n ? KVP_OK : text_output_finish(text);
     status = status ? status : finished;
     if (!status)
         status = report_take(s, &g->result.seconds, &g->report);
-    g->report.prefill_tokens = s->n_tokens;
+    g->report.prefill_tokens = g->result.n_prefilled;
     g->report.decode_tokens = g->result.n_decoded;
     if (!status && g->own.map)
         status = map_take(&g->context, session_page_tokens(s), &g->map);
     return status;
-}
-
-static bool same_run(const run_result *a, const run_result *b)
-{
-    return a->n_new == b->n_new && a->logits_xxh3 == b->logits_xxh3 &&
-           (a->n_new == 0 || memcmp(a->tokens, b->tokens, a->n_new * sizeof *a->tokens) == 0);
 }
 
 /* The same run once more, with a pager of its own that never moves a page. */
@@ -119,11 +57,11 @@ static kvp_status verify(generation *g)
     if (!status)
         status = context_init(&context, s->model, pager, &s->rule);
     context.no_cache = g->own.no_cache;
-    const run_watcher watcher = {.opaque = g, .step = watch_verification};
+    const run_watcher watcher = watch_verification(&g->watch, g->result.n_new);
     if (!status)
         status = run_generate(s, &context, &watcher, &again);
     if (!status && again.stop != STOP_INTERRUPTED)
-        g->verdict = same_run(&g->result, &again) ? IDENTICAL : DIFFERENT;
+        g->verdict = run_is_same(&g->result, &again) ? IDENTICAL : DIFFERENT;
     run_result_fini(&again);
     context_fini(&context);
     kvp_pager_close(pager);
@@ -134,15 +72,10 @@ static kvp_status verify(generation *g)
 
 static void print_verdict(const generation *g)
 {
-    const kvp_stats *stats = &g->report.stats;
-    if (g->verdict == NOT_VERIFIED)
-        return;
-    fprintf(stderr,
-            "identical to all-in-RAM: %s (%zu tokens and their logits, XXH3 %016" PRIx64
-            ", against a second run)\n",
-            g->verdict == IDENTICAL ? "yes" : "NO", g->result.n_new, g->result.logits_xxh3);
-    if (stats->demotions == 0 && stats->minor_faults == 0 && stats->major_faults == 0)
-        fprintf(stderr, "nothing was paged, both runs had everything in RAM: --ram sets a limit\n");
+    char what[96];
+    snprintf(what, sizeof what, "%zu tokens and their logits, XXH3 %016" PRIx64, g->result.n_new,
+             g->result.logits_xxh3);
+    report_print_verdict(&g->report, g->verdict, what);
 }
 
 static void print_what_is_seen(const generation *g)
@@ -173,17 +106,12 @@ static void print_closing(const generation *g)
 static json_t *to_json(const generation *g)
 {
     const run_result *r = &g->result;
-    char hash[17];
-    snprintf(hash, sizeof hash, "%016" PRIx64, r->logits_xxh3);
-    json_t *object =
-        json_pack("{s:o, s:s%, s:I, s:s, s:s}", "tokens", json_ids(r->tokens, r->n_new), "text",
-                  g->text.text ? g->text.text : "", g->text.n, "prompt_tokens",
-                  (json_int_t)g->session.n_tokens, "stop_reason", stop_reason_name(r->stop),
-                  "logits_xxh3", hash);
+    json_t *object = json_pack("{s:o, s:o, s:I, s:s, s:o}", "tokens", json_ids(r->tokens, r->n_new),
+                               "text", text_output_json(&g->watch.text), "prompt_tokens",
+                               (json_int_t)g->session.n_tokens, "stop_reason",
+                               stop_reason_name(r->stop), "logits_xxh3", json_hash(r->logits_xxh3));
     if (object && g->own.verify)
-        json_object_set_new(object, "identical",
-                            g->verdict == NOT_VERIFIED ? json_null()
-                                                       : json_boolean(g->verdict == IDENTICAL));
+        json_object_set_new(object, "identical", verdict_to_json(g->verdict));
     if (object)
         report_add_json(&g->report, object);
     return object;
@@ -194,7 +122,7 @@ static int generate_and_report(generation *g)
     kvp_status status = generate(g);
     if (!status && g->own.verify && g->result.stop != STOP_INTERRUPTED)
         status = verify(g);
-    progress_fini(&g->progress);
+    watch_stop(&g->watch);
     if (status)
         return report_failure(status);
     print_closing(g);
@@ -205,30 +133,68 @@ static int generate_and_report(generation *g)
     return g->verdict == DIFFERENT ? EXIT_FAILED : EXIT_DONE;
 }
 
-static int run(int argc, char **argv)
+static int generate_text(const options *o, const generate_options *own)
 {
-    options o;
-    generation g = {0};
-    int code;
-    if (!options_parse(&cmd_generate, argc, argv, &o, &g.own, &code))
-        return code;
-    code = session_open(&g.session, &o, SESSION_TOKENIZER | SESSION_INPUT);
+    generation g = {.own = *own};
+    int code = session_open(&g.session, o, SESSION_TOKENIZER | SESSION_INPUT);
     if (!code) {
-        const window_feed feed = run_feed(&g.session);
+        const window_feed feed = run_feed(&g.session.rule, g.session.n_tokens, o->n_new);
         code = session_open_pager(&g.session, &feed);
     }
     if (!code) {
-        g.text = (text_output){.tokenizer = g.session.tokenizer, .print = !o.json};
-        progress_init(&g.progress);
+        watch_init(&g.watch, &g.session, own->map);
         code = generate_and_report(&g);
     }
     map_free(&g.map);
     run_result_fini(&g.result);
-    text_output_fini(&g.text);
+    watch_fini(&g.watch);
     context_fini(&g.context);
     session_close(&g.session);
     return code;
 }
+
+/* ---- the command line ---- */
+
+/* The inputs that there are, and options that go together. */
+static int check(const options *o, const generate_options *own)
+{
+    const char *alone = own->map ? "map" : own->no_cache ? "no-cache" : NULL;
+    if (own->batch && (o->prompt || o->file || o->ids_file))
+        return usage_error("--batch brings its own prompts: give no -p, -f or --ids");
+    if (own->batch && alone)
+        return usage_error("--batch does not go with --%s", alone);
+    if (own->chat && o->ids_file)
+        return usage_error("--chat does not go with --ids: turns are text");
+    if (own->system && !own->chat)
+        return usage_error("--system is for conversations: give --chat, too");
+    return own->batch || own->chat ? EXIT_DONE : options_check_input(o);
+}
+
+static int run(int argc, char **argv)
+{
+    options o;
+    generate_options own = {.n_parallel = 8};
+    int code;
+    if (!options_parse(&cmd_generate, argc, argv, &o, &own, &code))
+        return code;
+    code = check(&o, &own);
+    if (code)
+        return code;
+    return own.batch  ? generate_batch(&o, &own)
+           : own.chat ? generate_chat(&o, &own)
+                      : generate_text(&o, &own);
+}
+
+static bool parse_parallel(const char *text, void *value)
+{
+    uint64_t n;
+    if (!value_positive.parse(text, &n) || n > GENERATE_MAX_PARALLEL)
+        return false;
+    *(uint32_t *)value = (uint32_t)n;
+    return true;
+}
+
+static const value_kind value_parallel = {"a number from 1 to 64", parse_parallel};
 
 #define AT(member) offsetof(generate_options, member)
 
@@ -243,16 +209,53 @@ static const option_row rows[] = {
      "run again with everything in RAM and compare tokens and logits bit by bit; exit 1 if they "
      "differ",
      0},
+    {"chat", 0, NULL, AT(chat), NULL,
+     "have a conversation in the model's own format (ChatML, Llama-3 or Zephyr), whose KV is kept "
+     "from turn to turn. -f FILE, a blank line and -p TEXT are the first turn, if they are given; "
+     "then each line of stdin is one (a \\ at its end: the turn goes on in the next line), until "
+     "its end (Ctrl-D). -n limits each answer. Ctrl-C ends an answer, and between answers the "
+     "command. With --batch: every prompt is the first turn of a conversation of its own",
+     0},
+    {"system", 0, &value_text, AT(system), "TEXT",
+     "what the model is told before the conversation (default: what its format says)", 0},
+    {"batch", 0, &value_text, AT(batch), "FILE",
+     "continue every prompt of this file, many at a time; - is stdin. A prompt per line, as it "
+     "stands; a line that is a JSON string is that string, one that begins with { must be an "
+     "object {\"prompt\": TEXT, \"id\": ANYTHING}; lines of white space are skipped",
+     0},
+    {"parallel", 0, &value_parallel, AT(n_parallel), "N",
+     "prompts of a batch that are worked on at a time, 1 to 64 (default 8). Those whose KV fits "
+     "into --ram decode together; more take turns, the KV of waiting ones is demoted",
+     0},
+    {"in-order", 0, NULL, AT(in_order), NULL,
+     "print a batch's results in the order of its prompts (default: as they are finished)", 0},
 };
 
 const command cmd_generate = {
     .name = "generate",
     .summary = "continue a text",
-    .synopsis = "-m DIR (-p TEXT | -f FILE | --ids FILE) [options]",
-    .details = "Continues the input and prints the new text on stdout as it is produced.\n\n"
-               "--json prints: tokens (new ids), text (new text), prompt_tokens, stop_reason "
-               "(length, eos, context\nor interrupted), logits_xxh3 (hash of all steps' float32 "
-               "logits), identical (with --verify), seconds\n(prefill, decode) and stats.",
+    .synopsis = "-m PATH (-p TEXT | -f FILE | --ids FILE | --chat | --batch FILE) [options]",
+    .details =
+        "Continues the input and prints the new text on stdout as it is produced.\n\n"
+        "Where the input is ids and the tokenizer is of a kind that is not supported, ids are "
+        "printed.\n\n"
+        "--json prints: tokens (new ids), text (new text, or null), prompt_tokens, stop_reason "
+        "(length, eos,\ncontext or interrupted), logits_xxh3 (hash of all steps' float32 logits), "
+        "identical (with --verify),\nseconds (prefill, decode) and stats.\n\n"
+        "--chat --json prints an object per turn, one in a line: turn (from 0), prompt_tokens "
+        "(that "
+        "the turn\nadded), prefill_tokens (that were read: never those of earlier turns), "
+        "text_tokens (of all that was\nsaid), tokens, text, stop_reason, logits_xxh3, seconds and "
+        "stats; and with --verify a last line with\nidentical.\n\n"
+        "--batch prints an object per prompt, one in a line: index (of its line, from 0), id (if "
+        "it "
+        "has one),\nprompt_tokens, tokens, text, stop_reason, logits_xxh3; or index, id and error, "
+        "and then the exit status\nis 1. With --json another line follows: prompts, failed, "
+        "prompt_tokens, new_tokens, steps (passes over\nthe weights), together (most prompts in "
+        "one), turns (times that waiting ones took over), identical\n(with --verify), seconds and "
+        "stats. The prompt with index I is sampled with seed S + I. Results depend\nneither on "
+        "budgets nor on the other prompts; --parallel may round them differently.",
+    .checks_input = true,
     .groups = OPTIONS_MODEL | OPTIONS_INPUT | OPTIONS_BUDGET | OPTIONS_KEEP | OPTIONS_BEYOND |
               OPTIONS_GENERATION | OPTIONS_OUTPUT,
     .own = rows,

@@ -220,7 +220,7 @@ static const option_row rows[] = {
 const command cmd_logits = {
     .name = "logits",
     .summary = "write the logits of every token of a text to a NumPy file",
-    .synopsis = "-m DIR (-p TEXT | -f FILE | --ids FILE) -o OUT.npy [options]",
+    .synopsis = "-m PATH (-p TEXT | -f FILE | --ids FILE) -o OUT.npy [options]",
     .details = "Writes float32 [tokens, vocabulary]: row i is what the model says after token i, "
                "having seen what\n--beyond and --keep leave of the text up to there.\n\n"
                "--json prints: output, shape, seconds and stats.",

@@ -103,12 +103,13 @@ static kvp_status print_result(const perplexity_run *p)
 
 static int resolve_windows(perplexity_run *p, const perplexity_options *own)
 {
-    uint64_t n_ctx = p->session.info->n_ctx;
-    p->window = own->window ? own->window : n_ctx;
+    const session *s = &p->session;
+    uint64_t n_ctx = s->rule.n_ctx, whole = s->n_tokens > 0 ? s->n_tokens : 1;
+    p->window = n_ctx < UINT64_MAX ? n_ctx : whole;
+    p->window = own->window ? own->window : p->window;
     p->stride = own->stride ? own->stride : (p->window + 1) / 2;
     if (p->window > n_ctx)
-        return usage_error("--window %" PRIu64 " is more than the model's context of %" PRIu64
-                           " tokens",
+        return usage_error("--window %" PRIu64 " is more than the context of %" PRIu64 " tokens",
                            p->window, n_ctx);
     if (p->stride > p->window)
         return usage_error("--stride %" PRIu64 " is more than the window of %" PRIu64
@@ -134,7 +135,7 @@ static int run(int argc, char **argv)
     int code;
     if (!options_parse(&cmd_perplexity, argc, argv, &o, &own, &code))
         return code;
-    code = session_open(&p.session, &o, 0);
+    code = session_open(&p.session, &o, SESSION_WINDOWS);
     if (!code)
         code = resolve_windows(&p, &own);
     if (!code) {
@@ -158,7 +159,8 @@ static int run(int argc, char **argv)
 
 static const option_row rows[] = {
     {"window", 0, &value_positive, AT(window), "W",
-     "tokens per window (default: the model's context)", 0},
+     "tokens per window (default: the context; with --beyond shift and no --ctx: the whole text)",
+     0},
     {"stride", 0, &value_positive, AT(stride), "S",
      "tokens from one window to the next, up to W (default: half of W)", 0},
 };
@@ -166,13 +168,16 @@ static const option_row rows[] = {
 const command cmd_perplexity = {
     .name = "perplexity",
     .summary = "measure how well the model predicts a text",
-    .synopsis = "-m DIR (-p TEXT | -f FILE | --ids FILE) [options]",
-    .details = "Hugging Face's strided recipe: windows of W tokens, S apart, each with a context "
-               "of its own; a window\nscores the tokens that none before it scored. Token 0 is not "
-               "scored.\n\n"
-               "--json prints: perplexity = exp(nll_sum / scored_tokens), nll_sum, scored_tokens, "
-               "window, stride,\npartial (interrupted before the end), seconds and stats.",
-    .groups = OPTIONS_MODEL | OPTIONS_INPUT | OPTIONS_BUDGET | OPTIONS_KEEP | OPTIONS_OUTPUT,
+    .synopsis = "-m PATH (-p TEXT | -f FILE | --ids FILE) [options]",
+    .details =
+        "Hugging Face's strided recipe: windows of W tokens, S apart, each with a context "
+        "of its own; a window\nscores the tokens that none before it scored. Token 0 is not "
+        "scored.\nWindows are no longer than the context: --beyond stop and rolling mean the "
+        "same here.\n\n"
+        "--json prints: perplexity = exp(nll_sum / scored_tokens), nll_sum, scored_tokens, "
+        "window, stride,\npartial (interrupted before the end), seconds and stats.",
+    .groups = OPTIONS_MODEL | OPTIONS_INPUT | OPTIONS_BUDGET | OPTIONS_KEEP | OPTIONS_BEYOND |
+              OPTIONS_OUTPUT,
     .own = rows,
     .n_own = sizeof rows / sizeof *rows,
     .run = run,

@@ -84,10 +84,12 @@ static const char *const shown[] = {"model", "prompt", "file", "ids", "json", NU
 const command cmd_tokenize = {
     .name = "tokenize",
     .summary = "turn text into token ids, or ids into text",
-    .synopsis = "-m DIR (-p TEXT | -f FILE | --ids FILE) [--decode] [options]",
+    .synopsis = "-m PATH (-p TEXT | -f FILE | --ids FILE) [--decode] [options]",
     .details =
-        "Prints the ids of a text as a JSON array; with --decode, the text of such an array, "
-        "and nothing else.\nNo model is run: only the tokenizer's files are read. The options of "
+        "Prints the ids of a text as a JSON array, as generate sees them: with the token that "
+        "begins every text, if\nthe model was trained with one (--ids FILE feeds ids without it). "
+        "With --decode, prints the text of such an\narray, and nothing else.\nNo model is run: "
+        "only the tokenizer's files are read. The options of "
         "model and pages that other commands\nhave are taken, but change nothing.\n\n"
         "--json prints: ids, with --decode also text; seconds and stats, whose members are "
         "null.",

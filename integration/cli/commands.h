@@ -9,5 +9,6 @@ extern const command cmd_logits;
 extern const command cmd_perplexity;
 extern const command cmd_tokenize;
 extern const command cmd_compare;
+extern const command cmd_plan;
 
 #endif

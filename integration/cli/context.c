@@ -1,4 +1,5 @@
-/* context.c - feeds tokens to the model, begins new windows and frees pages that are out of reach.
+/* context.c - feeds tokens to the model, in chunks where the rule says so, begins new windows and
+ * frees pages that are out of reach.
  *
  * Invariant: the sequence holds text[start .. next) at positions 0 .. next - start - 1 (less what
  * retention freed). What calls are made depends only on the text and the rule, never on tiers. */
@@ -29,22 +30,17 @@ kvp_status context_restart(context *c, uint64_t start)
     return kvp_seq_create(c->pager, &c->seq);
 }
 
-static kvp_status forward(context *c, const int32_t *text, uint64_t end, float *logits,
-                          size_t n_rows)
+/* Progress of a call of context_extend(), of which the model sees chunks. */
+typedef struct chunk_watch {
+    const context *context;
+    uint64_t before, chunk, all; /* tokens */
+} chunk_watch;
+
+static bool watch_chunk(void *opaque, size_t done, size_t total)
 {
-    model_forward_args args = {.tokens = text + c->next,
-                               .n_tokens = end - c->next,
-                               .window = c->rule.keep,
-                               .sinks = c->rule.sinks,
-                               .logits = logits,
-                               .n_logits = n_rows,
-                               .progress = c->progress,
-                               .progress_opaque = c->progress_opaque};
-    kvp_status status = model_forward(c->model, c->seq, &args);
-    if (status)
-        return status;
-    c->next = end;
-    return KVP_OK;
+    const chunk_watch *w = opaque;
+    return w->context->progress(w->context->progress_opaque, w->before * total + w->chunk * done,
+                                w->all * total);
 }
 
 static kvp_status free_unreachable(context *c)
@@ -53,6 +49,60 @@ static kvp_status free_unreachable(context *c)
     if (!window_unreachable(&c->rule, c->next - c->start, &begin, &end))
         return KVP_OK;
     return kvp_seq_evict(c->seq, KVP_ALL_LAYERS, begin, end);
+}
+
+/* A call that feeds text[c->next .. stop), of which the last n_rows leave logits. */
+static model_forward_args call_args(const context *c, const int32_t *text, uint64_t stop,
+                                    float *logits, size_t n_rows)
+{
+    return (model_forward_args){.tokens = text + c->next,
+                                .n_tokens = stop - c->next,
+                                .window = c->rule.keep,
+                                .sinks = c->rule.sinks,
+                                .shift = c->rule.shift,
+                                .logits = logits,
+                                .n_logits = n_rows};
+}
+
+/* It has come back. */
+static kvp_status take_in(context *c, uint64_t stop)
+{
+    c->n_fed += stop - c->next;
+    c->next = stop;
+    return free_unreachable(c);
+}
+
+/* It has failed: what it left of its tokens goes. */
+static kvp_status undo(context *c, kvp_status failure)
+{
+    kvp_status status = kvp_seq_truncate(c->seq, c->next - c->start);
+    return status ? status : failure;
+}
+
+static kvp_status forward(context *c, const int32_t *text, uint64_t stop, chunk_watch *watch,
+                          float *logits, size_t n_rows)
+{
+    model_forward_args args = call_args(c, text, stop, logits, n_rows);
+    args.progress = c->progress ? watch_chunk : NULL;
+    args.progress_opaque = watch;
+    kvp_status status = model_forward(c->model, c->seq, &args);
+    return status ? undo(c, status) : take_in(c, stop);
+}
+
+/* Feed text[c->next .. end) in chunks; logits of its last n_rows tokens. */
+static kvp_status feed(context *c, const int32_t *text, uint64_t end, float *logits, size_t n_rows)
+{
+    const uint64_t begin = c->next, first_row = end - n_rows;
+    const size_t n_vocab = model_get_info(c->model)->n_vocab;
+    kvp_status status = KVP_OK;
+    while (!status && c->next < end) {
+        uint64_t stop = window_stop(&c->rule, c->next, end);
+        uint64_t row = c->next > first_row ? c->next : first_row;
+        size_t n = stop > row ? stop - row : 0;
+        chunk_watch watch = {c, c->next - begin, stop - c->next, end - begin};
+        status = forward(c, text, stop, &watch, n ? logits + (row - first_row) * n_vocab : NULL, n);
+    }
+    return status;
 }
 
 kvp_status context_extend(context *c, const int32_t *text, uint64_t end, float *logits,
@@ -65,9 +115,42 @@ kvp_status context_extend(context *c, const int32_t *text, uint64_t end, float *
         c->restarts += start != c->start;
         status = context_restart(c, start);
     }
-    if (!status)
-        status = forward(c, text, end, logits, n_rows);
-    return status ? status : free_unreachable(c);
+    return status ? status : feed(c, text, end, logits, n_rows);
+}
+
+static bool begins_a_window(const context_step *s)
+{
+    return window_start(&s->context->rule, s->end - 1) != s->context->start;
+}
+
+/* The rows of the batch come first: the product that makes them fills up all n_rows. */
+kvp_status context_step_all(context_step *steps, size_t n, float *logits, size_t n_rows,
+                            model_item *items)
+{
+    model *m = steps[0].context->model;
+    const size_t n_vocab = model_get_info(m)->n_vocab;
+    size_t n_items = 0;
+    for (size_t i = 0; i < n; i++) {
+        context_step *s = &steps[i];
+        assert(s->end == s->context->next + 1 && !s->context->no_cache);
+        if (begins_a_window(s))
+            continue;
+        s->logits = logits + n_items * n_vocab;
+        items[n_items++] = (model_item){
+            .seq = s->context->seq, .args = call_args(s->context, s->text, s->end, s->logits, 1)};
+    }
+    kvp_status status = n_items ? model_forward_batch(m, items, n_items, n_rows) : KVP_OK;
+    size_t row = n_items;
+    for (size_t i = 0; i < n && !status; i++) {
+        context_step *s = &steps[i];
+        if (!begins_a_window(s)) {
+            status = take_in(s->context, s->end);
+        } else {
+            s->logits = logits + row++ * n_vocab;
+            status = context_extend(s->context, s->text, s->end, s->logits, 1);
+        }
+    }
+    return status;
 }
 
 size_t context_max_rows(const model *m)

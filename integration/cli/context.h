@@ -14,6 +14,7 @@ typedef struct context {
     uint64_t start;    /* token of the text at position 0 of the sequence */
     uint64_t next;     /* token of the text that comes next */
     uint64_t restarts; /* windows begun after the first */
+    uint64_t n_fed;    /* tokens given to the model in all, again after a restart */
     /* See model_forward_args. */
     bool (*progress)(void *opaque, size_t done, size_t total);
     void *progress_opaque;
@@ -31,6 +32,20 @@ KVP_NODISCARD kvp_status context_restart(context *c, uint64_t start);
  * that text[end - 1] does not see may never be computed. */
 KVP_NODISCARD kvp_status context_extend(context *c, const int32_t *text, uint64_t end,
                                         float *logits, size_t n_rows);
+
+/* One token more for each of several texts. */
+typedef struct context_step {
+    context *context; /* they differ */
+    const int32_t *text;
+    uint64_t end;  /* context->next + 1 */
+    float *logits; /* [n_vocab] of that token, once it is in */
+} context_step;
+
+/* The same as context_extend() for each of n >= 1 steps, in one pass over the weights for all those
+ * that begin no new window. logits: [n_rows][n_vocab], where each gets a row; n_rows: what
+ * model_batch_rows() says for n or more. No step changes a bit of another. items: [n], scratch. */
+KVP_NODISCARD kvp_status context_step_all(context_step *steps, size_t n, float *logits,
+                                          size_t n_rows, model_item *items);
 
 /* Tokens whose logits may be asked for at once: bounds the memory that they take. */
 size_t context_max_rows(const model *m);

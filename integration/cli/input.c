@@ -77,10 +77,39 @@ void input_free(input *in)
     *in = (input){0};
 }
 
+/* Put the tokenizer's prefix before the ids. */
+static kvp_status add_prefix(const tokenizer *t, int32_t **ids, size_t *n_ids)
+{
+    size_t n;
+    const int32_t *prefix = tokenizer_prefix(t, &n);
+    if (!n)
+        return KVP_OK;
+    int32_t *all = malloc((n + *n_ids) * sizeof *all);
+    if (!all)
+        return kvp_fail(KVP_E_NOMEM, "out of memory for %zu tokens", n + *n_ids);
+    memcpy(all, prefix, n * sizeof *all);
+    if (*n_ids)
+        memcpy(all + n, *ids, *n_ids * sizeof *all);
+    free(*ids);
+    *ids = all;
+    *n_ids += n;
+    return KVP_OK;
+}
+
 kvp_status input_encode(const input *in, const tokenizer *t, int32_t **ids, size_t *n_ids)
 {
-    kvp_status status = tokenizer_encode(t, in->bytes, in->n_bytes, ids, n_ids);
-    return status ? kvp_fail(status, "%s: %s", in->name, kvp_error()) : KVP_OK;
+    int32_t *encoded = NULL;
+    size_t n = 0;
+    kvp_status status = tokenizer_encode(t, in->bytes, in->n_bytes, &encoded, &n);
+    if (!status)
+        status = add_prefix(t, &encoded, &n);
+    if (status) {
+        free(encoded);
+        return kvp_fail(status, "%s: %s", in->name, kvp_error());
+    }
+    *ids = encoded;
+    *n_ids = n;
+    return KVP_OK;
 }
 
 static kvp_status copy_ids(const input *in, const json_t *array, uint32_t n_vocab, int32_t *ids)

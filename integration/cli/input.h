@@ -15,7 +15,8 @@ typedef struct input {
 KVP_NODISCARD kvp_status input_read(const options *o, input *in);
 void input_free(input *in);
 
-/* The input as text. Errors: as tokenizer_encode(), with the input's name in front. */
+/* The input as text, with what goes before every text. Errors: as tokenizer_encode(), with the
+ * input's name in front. */
 KVP_NODISCARD kvp_status input_encode(const input *in, const tokenizer *t, int32_t **ids,
                                       size_t *n_ids);
 /* The input as a JSON array of ids below n_vocab. Errors: KVP_E_INVALID no such array; KVP_E_RANGE

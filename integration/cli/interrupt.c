@@ -7,9 +7,13 @@
 #include <signal.h>
 #include <stddef.h>
 #include <string.h>
+#include <sys/select.h>
 #include <unistd.h>
 
 static volatile sig_atomic_t caught_signal, is_deferred, was_stopped;
+
+/* That ask for the end. */
+static const int signals[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT};
 
 /* Length 0 while it changes. */
 static char farewell[64];
@@ -69,7 +73,6 @@ static void stop(int number)
 
 void interrupt_init(void)
 {
-    static const int signals[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT};
     for (size_t i = 0; i < sizeof signals / sizeof *signals; i++)
         handle(signals[i], end, 0);
     handle(SIGTSTP, stop, SA_RESTART);
@@ -84,6 +87,34 @@ void interrupt_defer(void)
 bool interrupted(void)
 {
     return caught_signal != 0;
+}
+
+bool interrupt_forgive(void)
+{
+    if (caught_signal != SIGINT)
+        return false;
+    caught_signal = 0;
+    return true;
+}
+
+/* Signals are let in only while it waits: none can come between looking and waiting. The library's
+ * threads take no signals. */
+bool interrupt_wait_input(int fd)
+{
+    sigset_t blocked, before;
+    fd_set readable;
+    int n;
+    sigemptyset(&blocked);
+    for (size_t i = 0; i < sizeof signals / sizeof *signals; i++)
+        sigaddset(&blocked, signals[i]);
+    sigprocmask(SIG_BLOCK, &blocked, &before);
+    do {
+        FD_ZERO(&readable);
+        FD_SET(fd, &readable);
+        n = caught_signal ? 0 : pselect(fd + 1, &readable, NULL, NULL, NULL, &before);
+    } while (n < 0 && errno == EINTR);
+    sigprocmask(SIG_SETMASK, &before, NULL);
+    return !caught_signal;
 }
 
 int interrupt_exit_code(void)

@@ -1,6 +1,8 @@
 /* main.c - the kvpager command: picks a command from the table. */
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "integration/cli/commands.h"
 #include "integration/cli/interrupt.h"
@@ -8,7 +10,7 @@
 #include "integration/cli/output.h"
 
 static const command *const commands[] = {
-    &cmd_generate, &cmd_compare, &cmd_perplexity, &cmd_logits, &cmd_tokenize,
+    &cmd_generate, &cmd_plan, &cmd_compare, &cmd_perplexity, &cmd_logits, &cmd_tokenize,
 };
 
 #define N_COMMANDS (sizeof commands / sizeof *commands)
@@ -66,8 +68,21 @@ static int dispatch(int argc, char **argv)
     return unknown_command(argv[1]);
 }
 
+/* What is opened later must not get the number of a standard stream that is closed. Writing to a
+ * descriptor that only reads fails as it should. */
+static void keep_standard_streams(void)
+{
+    int fd;
+    do
+        fd = open("/dev/null", O_RDONLY);
+    while (fd >= 0 && fd <= STDERR_FILENO);
+    if (fd >= 0)
+        close(fd);
+}
+
 int main(int argc, char **argv)
 {
+    keep_standard_streams();
     interrupt_init();
     int code = dispatch(argc, argv);
     kvp_status flushed = output_bytes("", 0);

@@ -6,7 +6,7 @@
 #include <string.h>
 
 #define LINE_COLUMNS 80u
-#define MAX_FORGOTTEN 64u /* dots for text that no window holds any more */
+#define MAX_DOTS 64u /* for text that is gone, however long it was */
 
 char map_letter(const kvp_page_info *page)
 {
@@ -22,16 +22,21 @@ static void put(char c, char *row, size_t max, size_t *n)
     (*n)++;
 }
 
+static void put_dots(uint64_t n_dots, char *row, size_t max, size_t *n)
+{
+    for (uint64_t i = 0; i < n_dots && i < MAX_DOTS; i++)
+        put('.', row, max, n);
+}
+
 size_t map_row(const kvp_page_info *pages, size_t n_pages, uint32_t page_tokens,
                uint64_t n_forgotten, char *row, size_t max)
 {
     size_t n = 0;
-    for (uint64_t i = 0; i < n_forgotten; i++)
-        put('.', row, max, &n);
+    put_dots(n_forgotten, row, max, &n);
     uint64_t position = 0;
     for (size_t i = 0; i < n_pages; i++) {
-        for (; position + page_tokens <= pages[i].first_position; position += page_tokens)
-            put('.', row, max, &n);
+        if (pages[i].first_position > position)
+            put_dots((pages[i].first_position - position) / page_tokens, row, max, &n);
         put(map_letter(&pages[i]), row, max, &n);
         position = pages[i].first_position + page_tokens;
     }
@@ -90,10 +95,8 @@ kvp_status map_take(const context *c, uint32_t page_tokens, page_map *map)
     kvp_page_info *infos = NULL;
     size_t n = 0;
     kvp_status status = take_infos(c, &infos, &n);
-    if (!status) {
-        uint64_t n_forgotten = c->start / page_tokens;
-        status = draw(map, infos, n, n_forgotten < MAX_FORGOTTEN ? n_forgotten : MAX_FORGOTTEN);
-    }
+    if (!status)
+        status = draw(map, infos, n, c->start / page_tokens);
     free(infos);
     if (status)
         map_free(map);

@@ -13,7 +13,8 @@ char map_letter(const kvp_page_info *page);
 
 /* Fill `row` (capacity `max`, no terminating 0) with a lane's pages, given in the order of
  * position: n_forgotten dots, then a letter per page, with dots where pages of page_tokens were
- * dropped in between. Returns the characters that the whole row has. */
+ * dropped in between; never more than 64 dots on end. Returns the characters that the whole row
+ * has. */
 size_t map_row(const kvp_page_info *pages, size_t n_pages, uint32_t page_tokens,
                uint64_t n_forgotten, char *row, size_t max);
 

@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <getopt.h>
 #include <limits.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,105 +15,14 @@
 #define HELP_COLUMN 26
 #define HELP_WIDTH 100
 
-/* ---- values that only shared options have ---- */
-
-static bool parse_dtype(const char *text, void *value)
-{
-    static const char *const names[] = {[KVP_F32] = "f32", [KVP_F16] = "f16", [KVP_BF16] = "bf16"};
-    for (size_t i = 0; i < COUNT(names); i++)
-        if (strcmp(text, names[i]) == 0) {
-            *(kvp_dtype *)value = (kvp_dtype)i;
-            return true;
-        }
-    return false;
-}
-
-static bool parse_weights(const char *text, void *value)
-{
-    bool is_bf16 = strcmp(text, "bf16") == 0;
-    if (!is_bf16 && strcmp(text, "f32") != 0)
-        return false;
-    *(model_weights *)value = is_bf16 ? MODEL_WEIGHTS_BF16 : MODEL_WEIGHTS_F32;
-    return true;
-}
-
-static bool parse_placement(const char *text, void *value)
-{
-    const kvp_placement_ops *ops = kvp_placement_find(text);
-    if (ops)
-        *(const kvp_placement_ops **)value = ops;
-    return ops != NULL;
-}
-
-static bool parse_bounded(const char *text, uint64_t min, uint64_t max, uint32_t *value)
-{
-    uint64_t n;
-    if (!value_count.parse(text, &n) || n < min || n > max)
-        return false;
-    *value = (uint32_t)n;
-    return true;
-}
-
-static bool parse_threads(const char *text, void *value)
-{
-    return parse_bounded(text, 1, 1024, value);
-}
-
-static bool parse_page_tokens(const char *text, void *value)
-{
-    return parse_bounded(text, 1, UINT16_MAX, value);
-}
-
-static bool parse_top_k(const char *text, void *value)
-{
-    return parse_bounded(text, 0, UINT32_MAX, value);
-}
-
-static bool parse_float(const char *text, float *value)
-{
-    char *end;
-    float x = strtof(text, &end);
-    if (end == text || *end || !isfinite(x))
-        return false;
-    *value = x;
-    return true;
-}
-
-static bool parse_temperature(const char *text, void *value)
-{
-    float x;
-    if (!parse_float(text, &x) || x < 0)
-        return false;
-    *(float *)value = x;
-    return true;
-}
-
-static bool parse_top_p(const char *text, void *value)
-{
-    float x;
-    if (!parse_float(text, &x) || x <= 0 || x > 1)
-        return false;
-    *(float *)value = x;
-    return true;
-}
-
-static const value_kind value_dtype = {"f32, f16 or bf16", parse_dtype};
-static const value_kind value_weights = {"f32 or bf16", parse_weights};
-static const value_kind value_placement = {"sticky or lru", parse_placement};
-static const value_kind value_threads = {"a number from 1 to 1024", parse_threads};
-static const value_kind value_page_tokens = {"a number from 1 to 65535", parse_page_tokens};
-static const value_kind value_top_k = {"a number (0: all)", parse_top_k};
-static const value_kind value_temperature = {"a number of at least 0", parse_temperature};
-static const value_kind value_top_p = {"a number above 0, up to 1", parse_top_p};
-
 /* ---- the table ---- */
 
 #define AT(member) offsetof(options, member)
 
 static const option_row shared_rows[] = {
-    {"model", 'm', &value_text, AT(model_path), "DIR",
-     "Hugging Face folder of a GPT-2: config.json, model.safetensors, and vocab.json with "
-     "merges.txt or tokenizer.json (required)",
+    {"model", 'm', &value_text, AT(model_path), "PATH",
+     "a Hugging Face folder (config.json, safetensors, and tokenizer.json or vocab.json with "
+     "merges.txt) or a .gguf file (required)",
      OPTIONS_MODEL},
     {"kv-dtype", 0, &value_dtype, AT(kv_dtype), "TYPE",
      "what keys and values are stored as: f32, f16, bf16 (default f16)", OPTIONS_MODEL},
@@ -151,13 +59,22 @@ static const option_row shared_rows[] = {
      "which pages stay in RAM: sticky (a fixed subset, spread evenly) or lru (default sticky)",
      OPTIONS_BUDGET},
 
+    {"ctx", 0, &value_positive, AT(n_ctx), "N",
+     "context: positions that the model uses, up to as many as it was trained for (default), or "
+     "beyond that with --beyond yarn. With --beyond shift: tokens that the text may have (default: "
+     "no limit)",
+     OPTIONS_BEYOND},
     {"keep", 0, &value_keep, AT(keep), "RULE",
      "all, or window:N[,sinks:S]: a token attends pages that hold one of the last N positions or "
      "one of the first S; other pages are freed. Approximate (default all)",
      OPTIONS_KEEP},
     {"beyond", 0, &value_beyond, AT(beyond), "RULE",
-     "when the model's context is full: rolling[:W] begins a new one with the last W tokens, older "
-     "text is forgotten; stop ends there (default rolling, W half of the context)",
+     "when the context is full: rolling[:W] begins a new one with the last W tokens, older text is "
+     "forgotten (exact: each token sees what a run over that window alone would show it; W by "
+     "default half of the context); stop ends there (exact); yarn stretches rotary positions to "
+     "--ctx, from the first token on (approximate); shift never begins anew: what --keep leaves "
+     "counts as if it had no gaps, so that positions stay inside the context (approximate; by "
+     "default --keep is sinks:4 and the largest window that fits) (default rolling)",
      OPTIONS_BEYOND},
 
     {"tokens", 'n', &value_count, AT(n_new), "N",
@@ -407,14 +324,25 @@ static bool set_value(const option_row *row, const char *text, options *shared, 
     return false;
 }
 
+int options_check_input(const options *o)
+{
+    int n = !!o->prompt + !!o->file + !!o->ids_file;
+    if (n == 1)
+        return EXIT_DONE;
+    return usage_error("%s: give exactly one of -p TEXT, -f FILE and --ids FILE",
+                       n ? "more than one input" : "no input");
+}
+
 /* What no single option can see. */
 static bool check(const command *cmd, const options *o)
 {
     if ((cmd->groups & OPTIONS_MODEL) && !o->model_path)
-        usage_error("no model: give its folder with -m DIR; see kvpager %s --help", cmd->name);
-    else if ((cmd->groups & OPTIONS_INPUT) && !!o->prompt + !!o->file + !!o->ids_file != 1)
-        usage_error("%s: give exactly one of -p TEXT, -f FILE and --ids FILE",
-                    o->prompt || o->file || o->ids_file ? "more than one input" : "no input");
+        usage_error("no model: give its folder or .gguf file with -m PATH; see kvpager %s --help",
+                    cmd->name);
+    else if ((cmd->groups & OPTIONS_INPUT) && !cmd->checks_input && options_check_input(o))
+        return false;
+    else if ((cmd->groups & OPTIONS_BEYOND) && o->beyond.kind == BEYOND_YARN && !o->n_ctx)
+        usage_error("--beyond yarn needs --ctx N: how many positions to stretch the model's to");
     else if (o->swap && o->disk.given && o->disk.bytes == 0)
         usage_error("--swap names a file, but --disk 0 forbids to use it");
     else

@@ -23,9 +23,17 @@ typedef struct keep_option {
     uint64_t sinks;
 } keep_option;
 
+/* What happens when the context is full; see window.h. */
+typedef enum beyond_kind {
+    BEYOND_ROLLING = 0,
+    BEYOND_STOP,
+    BEYOND_YARN,
+    BEYOND_SHIFT,
+} beyond_kind;
+
 typedef struct beyond_option {
-    bool stop;
-    uint64_t roll; /* 0: half of the context */
+    beyond_kind kind;
+    uint64_t roll; /* of rolling; 0: half of the context */
 } beyond_option;
 
 /* Options that several commands take. */
@@ -42,7 +50,8 @@ typedef struct options {
     const char *swap;
     const kvp_placement_ops *placement; /* NULL: the library's default */
     uint32_t page_tokens;               /* 0: the library's default */
-    /* what is kept, and what happens beyond the context */
+    /* how far the context reaches, what is kept of it, and what happens beyond */
+    uint64_t n_ctx; /* 0: the model's */
     keep_option keep;
     beyond_option beyond;
     /* generation */
@@ -70,12 +79,20 @@ typedef struct value_kind {
     bool (*parse)(const char *text, void *value);
 } value_kind;
 
-extern const value_kind value_text;     /* const char * */
-extern const value_kind value_size;     /* size_option */
-extern const value_kind value_count;    /* uint64_t, >= 0 */
-extern const value_kind value_positive; /* uint64_t, >= 1 */
-extern const value_kind value_keep;     /* keep_option */
-extern const value_kind value_beyond;   /* beyond_option */
+extern const value_kind value_text;        /* const char * */
+extern const value_kind value_size;        /* size_option */
+extern const value_kind value_count;       /* uint64_t, >= 0 */
+extern const value_kind value_positive;    /* uint64_t, >= 1 */
+extern const value_kind value_keep;        /* keep_option */
+extern const value_kind value_beyond;      /* beyond_option */
+extern const value_kind value_dtype;       /* kvp_dtype */
+extern const value_kind value_weights;     /* model_weights */
+extern const value_kind value_placement;   /* const kvp_placement_ops * */
+extern const value_kind value_threads;     /* uint32_t */
+extern const value_kind value_page_tokens; /* uint32_t */
+extern const value_kind value_top_k;       /* uint32_t */
+extern const value_kind value_temperature; /* float */
+extern const value_kind value_top_p;       /* float */
 
 typedef struct option_row {
     const char *name;
@@ -91,9 +108,10 @@ typedef struct option_row {
 typedef struct command {
     const char *name;
     const char *summary;  /* for kvpager --help */
-    const char *synopsis; /* what follows the name, e.g. "-m DIR (-p TEXT | -f FILE) [options]" */
+    const char *synopsis; /* what follows the name, e.g. "-m PATH (-p TEXT | -f FILE) [options]" */
     const char *details;  /* paragraphs of its --help */
     unsigned groups;      /* OPTIONS_* */
+    bool checks_input;    /* itself, with options_check_input() where there must be one */
     const option_row *own;
     size_t n_own;
     /* Names of the shared options that its help shows, ended by NULL: those that have an effect.
@@ -106,6 +124,9 @@ typedef struct command {
  * to go on; otherwise *exit_code is the end of it: help was printed, or a mistake reported. */
 bool options_parse(const command *cmd, int argc, char **argv, options *shared, void *own,
                    int *exit_code);
+
+/* Exactly one input? Else the exit code. */
+int options_check_input(const options *o);
 
 options options_default(void);
 void options_print_help(const command *cmd);

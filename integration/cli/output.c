@@ -3,6 +3,7 @@
 #include "integration/cli/output.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -45,6 +46,11 @@ json_t *json_finite(double x)
     return isfinite(x) ? json_real(x) : json_null();
 }
 
+json_t *json_hash(uint64_t hash)
+{
+    return json_sprintf("%016" PRIx64, hash);
+}
+
 json_t *json_ids(const int32_t *ids, size_t n)
 {
     json_t *array = json_array();
@@ -73,9 +79,29 @@ static kvp_status add(text_output *t, size_t n)
     return t->print && n ? output_bytes(t->text + t->n - n, n) : KVP_OK;
 }
 
+static kvp_status add_id(text_output *t, int32_t id)
+{
+    const size_t room = 16;
+    kvp_status status = make_room(t, room);
+    if (status)
+        return status;
+    return add(t, (size_t)snprintf(t->text + t->n, room, "%c%d", t->n ? ',' : '[', (int)id));
+}
+
+static kvp_status finish_ids(text_output *t)
+{
+    const size_t room = 4;
+    kvp_status status = make_room(t, room);
+    if (status)
+        return status;
+    return add(t, (size_t)snprintf(t->text + t->n, room, "%s]\n", t->n ? "" : "["));
+}
+
 kvp_status text_output_token(text_output *t, int32_t id)
 {
     size_t n;
+    if (!t->tokenizer)
+        return add_id(t, id);
     const char *bytes = tokenizer_token_bytes(t->tokenizer, id, &n);
     kvp_status status = make_room(t, 3 * (n + 4));
     return status ? status : add(t, utf8_stream_push(&t->stream, bytes, n, t->text + t->n));
@@ -83,12 +109,19 @@ kvp_status text_output_token(text_output *t, int32_t id)
 
 kvp_status text_output_finish(text_output *t)
 {
+    if (!t->tokenizer)
+        return finish_ids(t);
     kvp_status status = make_room(t, 12);
     if (!status)
         status = add(t, utf8_stream_finish(&t->stream, t->text + t->n));
-    if (!status && t->print && isatty(STDOUT_FILENO))
+    if (!status && t->print && (t->ends_line || isatty(STDOUT_FILENO)))
         status = output_bytes("\n", 1);
     return status;
+}
+
+json_t *text_output_json(const text_output *t)
+{
+    return t->tokenizer ? json_stringn(t->text ? t->text : "", t->n) : json_null();
 }
 
 void text_output_fini(text_output *t)

@@ -2,25 +2,9 @@
 #include "integration/cli/report.h"
 
 #include <inttypes.h>
-#include <string.h>
 #include <unistd.h>
 
-/* A line "<key>: <n> kB" of /proc/self/status, in bytes; 0 if there is none. */
-static uint64_t process_bytes(const char *key)
-{
-    FILE *f = fopen("/proc/self/status", "re");
-    uint64_t kib = 0;
-    char line[128];
-    while (f && fgets(line, sizeof line, f)) {
-        size_t n = strlen(key);
-        if (strncmp(line, key, n) == 0 && line[n] == ':' &&
-            sscanf(line + n + 1, "%" SCNu64, &kib) == 1)
-            break;
-    }
-    if (f)
-        fclose(f);
-    return kib * 1024;
-}
+#include "integration/cli/proc.h"
 
 kvp_status report_take(const session *s, const run_seconds *seconds, report *r)
 {
@@ -32,8 +16,8 @@ kvp_status report_take(const session *s, const run_seconds *seconds, report *r)
         .disk_budget_bytes = cfg.disk_bytes,
         .weights_bytes = s->info->weights_bytes,
         .activation_bytes = model_workspace_bytes(s->model),
-        .rss_bytes = process_bytes("VmRSS"),
-        .rss_peak_bytes = process_bytes("VmHWM"),
+        .rss_bytes = proc_self_bytes("VmRSS"),
+        .rss_peak_bytes = proc_self_bytes("VmHWM"),
         .weights = s->options->weights == MODEL_WEIGHTS_BF16 ? "bf16" : "f32",
         .isa = kvp_isa(),
     };
@@ -47,7 +31,7 @@ bool report_is_wanted(const options *o)
 
 /* ---- table ---- */
 
-static const char *format_bytes(uint64_t bytes, char *text, size_t n)
+const char *report_bytes(uint64_t bytes, char *text, size_t n)
 {
     static const char units[][4] = {"B", "KiB", "MiB", "GiB", "TiB"};
     double value = (double)bytes;
@@ -80,7 +64,7 @@ static void print_memory(FILE *out, const char *label, uint64_t now, uint64_t pe
     fprintf(out, "  %-30s", label);
     for (size_t i = 0; i < 3; i++)
         fprintf(out, " %13s",
-                values[i] == NO_VALUE ? "" : format_bytes(values[i], text, sizeof text));
+                values[i] == NO_VALUE ? "" : report_bytes(values[i], text, sizeof text));
     fputc('\n', out);
 }
 
@@ -96,8 +80,8 @@ static void print_traffic(const kvp_stats *s, FILE *out)
     fprintf(out, "%-24s %" PRIu64 " written down, %" PRIu64 " clean frames dropped\n", "reclaim",
             s->demotions, s->evictions);
     fprintf(out, "%-24s read %s, written %s%s%s\n", "disk",
-            format_bytes(s->bytes_read, read, sizeof read),
-            format_bytes(s->bytes_written, written, sizeof written), *s->disk_engine ? ", " : "",
+            report_bytes(s->bytes_read, read, sizeof read),
+            report_bytes(s->bytes_written, written, sizeof written), *s->disk_engine ? ", " : "",
             s->disk_engine);
     if (s->codec_stored_bytes)
         fprintf(out, "%-24s %.2f : 1\n", "compression",
@@ -139,7 +123,23 @@ void report_print(const report *r, FILE *out)
     print_memory_table(r, out);
 }
 
+void report_print_verdict(const report *r, verdict v, const char *what)
+{
+    const kvp_stats *stats = &r->stats;
+    if (v == NOT_VERIFIED)
+        return;
+    fprintf(stderr, "identical to all-in-RAM: %s (%s, against a second run)\n",
+            v == IDENTICAL ? "yes" : "NO", what);
+    if (stats->demotions == 0 && stats->minor_faults == 0 && stats->major_faults == 0)
+        fprintf(stderr, "nothing was paged, both runs had everything in RAM: --ram sets a limit\n");
+}
+
 /* ---- JSON ---- */
+
+json_t *verdict_to_json(verdict v)
+{
+    return v == NOT_VERIFIED ? json_null() : json_boolean(v == IDENTICAL);
+}
 
 static json_t *count(const report *r, uint64_t n)
 {

@@ -23,6 +23,15 @@ KVP_NODISCARD kvp_status report_take(const session *s, const run_seconds *second
 /* Should the table be printed? */
 bool report_is_wanted(const options *o);
 void report_print(const report *r, FILE *out);
+/* What a second run with everything in RAM said. */
+typedef enum verdict { NOT_VERIFIED, IDENTICAL, DIFFERENT } verdict;
+
+/* `what` was compared, e.g. "40 tokens and their logits"; nothing for NOT_VERIFIED. */
+void report_print_verdict(const report *r, verdict v, const char *what);
+json_t *verdict_to_json(verdict v);
+
+/* "12.50 MiB"; returns `text`. */
+const char *report_bytes(uint64_t bytes, char *text, size_t n);
 /* Add "seconds" and "stats"; NULL: a command that computes nothing, all members are null. */
 void report_add_json(const report *r, json_t *object);
 

@@ -9,6 +9,7 @@
 #include "integration/cli/input.h"
 #include "integration/cli/interrupt.h"
 #include "integration/cli/message.h"
+#include "integration/cli/rule.h"
 
 static void log_message(void *opaque, kvp_log_level level, const char *message)
 {
@@ -52,66 +53,72 @@ uint32_t session_page_tokens(const session *s)
     return geometry.page_tokens ? geometry.page_tokens : library_default;
 }
 
-static kvp_status check_fits(const session *s)
+bool session_is_end(const session *s, int32_t id)
 {
-    if (s->rule.roll || s->n_tokens <= s->rule.n_ctx)
-        return KVP_OK;
-    return kvp_fail(KVP_E_RANGE,
-                    "the input has %zu tokens, the model's context %" PRIu64
-                    "; --beyond rolling goes on past it",
-                    s->n_tokens, s->rule.n_ctx);
+    return !s->options->ignore_eos &&
+           (model_is_eos(s->info, id) || (s->chat && chat_is_end(s->chat, id)));
 }
 
-/* The rule's parts that depend on the model. Combined, keep bounds what is prefilled again. */
-static int resolve_rule(session *s)
+kvp_status session_check_length(const session *s, size_t n_tokens)
 {
-    const options *o = s->options;
-    uint64_t n_ctx = s->info->n_ctx, roll = o->beyond.roll ? o->beyond.roll : (n_ctx + 1) / 2;
-    if (roll > n_ctx)
-        return usage_error("--beyond rolling:%" PRIu64
-                           " is more than the model's context of %" PRIu64 " tokens",
-                           roll, n_ctx);
-    if (o->keep.window && o->keep.window < roll)
-        roll = o->keep.window;
-    s->rule = (window_rule){.n_ctx = n_ctx,
-                            .roll = o->beyond.stop ? 0 : roll,
-                            .keep = o->keep.window,
-                            .sinks = o->keep.sinks};
+    if (s->rule.roll || n_tokens <= s->rule.n_ctx)
+        return KVP_OK;
+    bool is_limited_by_model = s->options->beyond.kind == BEYOND_STOP;
+    return kvp_fail(KVP_E_RANGE, "the input has %zu tokens, the context %" PRIu64 "; %s", n_tokens,
+                    s->rule.n_ctx,
+                    is_limited_by_model ? "--beyond rolling goes on past it"
+                                        : "give --ctx room for it and what comes after");
+}
+
+static int open_model(session *s)
+{
+    const model_options options = rule_model_options(s->options);
+    kvp_status status = model_open(s->options->model_path, &options, &s->model);
+    if (status == KVP_E_RANGE && s->options->n_ctx)
+        return rule_refuse_ctx(s->options);
+    if (status)
+        return report_failure(status);
+    s->info = model_get_info(s->model);
     return EXIT_DONE;
 }
 
-/* The model is opened between reading the input and knowing which ids are valid, but after the
- * text was encoded: bad text should not cost loading the weights. */
-static kvp_status open_model_and_tokens(session *s, const input *in, unsigned needs)
+/* The text is encoded before the model is opened: bad text should not cost loading the weights. */
+static int open_with_text(session *s, const input *in)
 {
-    const options *o = s->options;
-    kvp_status status;
-    if ((!o->ids_file || (needs & SESSION_TOKENIZER)) &&
-        (status = tokenizer_open(o->model_path, &s->tokenizer)))
-        return status;
-    if (!o->ids_file && (status = input_encode(in, s->tokenizer, &s->tokens, &s->n_tokens)))
-        return status;
-    model_options options = {.weights = o->weights, .n_threads = o->n_threads};
-    if ((status = model_open(o->model_path, &options, &s->model)))
-        return status;
-    s->info = model_get_info(s->model);
-    if (o->ids_file)
-        return input_parse_ids(in, s->info->n_vocab, &s->tokens, &s->n_tokens);
-    return KVP_OK;
+    kvp_status status = tokenizer_open(s->options->model_path, &s->tokenizer);
+    if (!status)
+        status = input_encode(in, s->tokenizer, &s->tokens, &s->n_tokens);
+    return status ? report_failure(status) : open_model(s);
+}
+
+/* Only the model knows which ids are valid. They need no tokenizer: without one, ids come out, too.
+ */
+static int open_with_ids(session *s, const input *in, unsigned needs)
+{
+    int code = open_model(s);
+    if (code)
+        return code;
+    kvp_status status = input_parse_ids(in, s->info->n_vocab, &s->tokens, &s->n_tokens);
+    if (status)
+        return report_failure(status);
+    if ((needs & SESSION_TOKENIZER) && tokenizer_open(s->options->model_path, &s->tokenizer))
+        complain("token ids will be printed, not text: %s", kvp_error());
+    return EXIT_DONE;
 }
 
 static int open_input(session *s, unsigned needs)
 {
     input in;
     kvp_status status = input_read(s->options, &in);
-    if (!status)
-        status = open_model_and_tokens(s, &in, needs);
-    input_free(&in);
+    int code = EXIT_DONE;
     if (status)
-        return report_failure(status);
-    if ((needs & SESSION_INPUT) && s->n_tokens == 0)
+        code = report_failure(status);
+    else
+        code = s->options->ids_file ? open_with_ids(s, &in, needs) : open_with_text(s, &in);
+    input_free(&in);
+    if (!code && (needs & SESSION_INPUT) && s->n_tokens == 0)
         return usage_error("the prompt is empty: there is nothing to continue");
-    return EXIT_DONE;
+    return code;
 }
 
 /* The library looks at it when there is a disk to open; a mistake should not wait until then. */
@@ -130,32 +137,66 @@ static kvp_status check_engine(void)
                     engine);
 }
 
-int session_open(session *s, const options *o, unsigned needs)
+static int begin(session *s, const options *o)
 {
     *s = (session){.options = o};
-    if (!kvp_isa() || check_engine())
-        return report_failure(KVP_E_UNSUPPORTED);
-    int code = open_input(s, needs);
-    if (!code)
-        code = resolve_rule(s);
+    return kvp_isa() && !check_engine() ? EXIT_DONE : report_failure(KVP_E_UNSUPPORTED);
+}
+
+static int resolve_rule(session *s)
+{
+    return rule_resolve(s->options, s->info, session_page_tokens(s), &s->rule);
+}
+
+int session_open_tokenizer(session *s, const options *o, bool with_chat)
+{
+    int code = begin(s, o);
     if (code)
         return code;
-    kvp_status status = check_fits(s);
+    kvp_status status = tokenizer_open(o->model_path, &s->tokenizer);
+    if (!status && with_chat)
+        status = chat_open(s->tokenizer, &s->chat);
+    return status ? report_failure(status) : EXIT_DONE;
+}
+
+int session_open_model(session *s)
+{
+    int code = open_model(s);
+    return code ? code : resolve_rule(s);
+}
+
+int session_open(session *s, const options *o, unsigned needs)
+{
+    int code = begin(s, o);
+    if (!code)
+        code = open_input(s, needs);
+    if (!code)
+        code = resolve_rule(s);
+    if (code || (needs & SESSION_WINDOWS))
+        return code;
+    kvp_status status = session_check_length(s, s->n_tokens);
+    return status ? report_failure(status) : EXIT_DONE;
+}
+
+int session_open_pager_for(session *s, uint64_t pages_per_lane, uint64_t n_seqs)
+{
+    interrupt_defer(); /* from here on there may be a file to remove */
+    const budget_need need = {pages_per_lane, n_seqs};
+    kvp_status status = budget_open(s, &need, &s->pager);
     return status ? report_failure(status) : EXIT_DONE;
 }
 
 int session_open_pager(session *s, const window_feed *feed)
 {
-    interrupt_defer(); /* from here on there may be a file to remove */
     uint64_t pages = window_peak_pages(&s->rule, feed, session_page_tokens(s));
-    kvp_status status = budget_open(s, pages, &s->pager);
-    return status ? report_failure(status) : EXIT_DONE;
+    return session_open_pager_for(s, pages, 1);
 }
 
 void session_close(session *s)
 {
     kvp_pager_close(s->pager);
     model_close(s->model);
+    chat_close(s->chat);
     tokenizer_close(s->tokenizer);
     free(s->tokens);
     *s = (session){0};

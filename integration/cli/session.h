@@ -5,12 +5,14 @@
 
 #include "integration/models/model.h"
 #include "integration/cli/options.h"
+#include "integration/text/chat.h"
 #include "integration/text/tokenizer.h"
 #include "integration/cli/window.h"
 
 typedef struct session {
     const options *options;
-    tokenizer *tokenizer; /* NULL: neither the input nor the command needs one */
+    tokenizer *tokenizer; /* NULL: none is needed, or the input is ids and there is none */
+    chat *chat;           /* NULL: the text is no conversation */
     int32_t *tokens;      /* [n_tokens] of the input, all below the vocabulary's size */
     size_t n_tokens;
     model *model;
@@ -20,16 +22,28 @@ typedef struct session {
 } session;
 
 enum session_needs {
-    SESSION_TOKENIZER = 1, /* even if the input is ids */
+    SESSION_TOKENIZER = 1, /* even if the input is ids: then, if there is one */
     SESSION_INPUT = 2,     /* at least one token */
+    SESSION_WINDOWS = 4,   /* the input is cut into windows: it may be longer than the context */
 };
 
 /* Open all but the pager; on failure say why and return the exit code. session_close() in either
  * case. */
 int session_open(session *s, const options *o, unsigned needs);
+/* The same in parts, for those who read their input themselves: the tokenizer, with the format of
+ * conversations if that is wanted, then the model. */
+int session_open_tokenizer(session *s, const options *o, bool with_chat);
+int session_open_model(session *s);
 /* Open the pager, within the budget options, for a run that feeds the model like this. */
 int session_open_pager(session *s, const window_feed *feed);
+/* The same for one whose n_seqs sequences hold up to so many pages of every lane together. */
+int session_open_pager_for(session *s, uint64_t pages_per_lane, uint64_t n_seqs);
 void session_close(session *s);
+
+/* Does this token end the text, or in a conversation the answer? Not with --ignore-eos. */
+bool session_is_end(const session *s, int32_t id);
+/* KVP_E_RANGE if a text of n_tokens is longer than the context, and the rule says stop. */
+KVP_NODISCARD kvp_status session_check_length(const session *s, size_t n_tokens);
 
 /* Of a pager for the session's model: within the budget options, or with everything in RAM. */
 kvp_config session_pager_config(const session *s, bool all_in_ram);

@@ -12,6 +12,15 @@ static bool parse_text(const char *text, void *value)
     return true;
 }
 
+/* Which of the names it is; SIZE_MAX: none. */
+static size_t find_name(const char *text, const char *const *names, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (strcmp(text, names[i]) == 0)
+            return i;
+    return SIZE_MAX;
+}
+
 /* Digits only: strtoull would take a sign and spaces. */
 static bool parse_digits(const char *text, uint64_t *value, const char **end)
 {
@@ -103,15 +112,100 @@ static bool parse_keep(const char *text, void *value)
 
 static bool parse_beyond(const char *text, void *value)
 {
+    static const char *const names[] = {[BEYOND_ROLLING] = "rolling",
+                                        [BEYOND_STOP] = "stop",
+                                        [BEYOND_YARN] = "yarn",
+                                        [BEYOND_SHIFT] = "shift"};
     beyond_option beyond = {0};
-    if (strcmp(text, "stop") == 0)
-        beyond.stop = true;
-    else if (strncmp(text, "rolling:", 8) == 0) {
+    if (strncmp(text, "rolling:", 8) == 0) {
         if (!parse_positive(text + 8, &beyond.roll))
             return false;
-    } else if (strcmp(text, "rolling") != 0)
+        *(beyond_option *)value = beyond;
+        return true;
+    }
+    size_t i = find_name(text, names, sizeof names / sizeof *names);
+    if (i == SIZE_MAX)
         return false;
-    *(beyond_option *)value = beyond;
+    *(beyond_option *)value = (beyond_option){.kind = (beyond_kind)i};
+    return true;
+}
+
+static bool parse_dtype(const char *text, void *value)
+{
+    static const char *const names[] = {[KVP_F32] = "f32", [KVP_F16] = "f16", [KVP_BF16] = "bf16"};
+    size_t i = find_name(text, names, sizeof names / sizeof *names);
+    if (i == SIZE_MAX)
+        return false;
+    *(kvp_dtype *)value = (kvp_dtype)i;
+    return true;
+}
+
+static bool parse_weights(const char *text, void *value)
+{
+    bool is_bf16 = strcmp(text, "bf16") == 0;
+    if (!is_bf16 && strcmp(text, "f32") != 0)
+        return false;
+    *(model_weights *)value = is_bf16 ? MODEL_WEIGHTS_BF16 : MODEL_WEIGHTS_F32;
+    return true;
+}
+
+static bool parse_placement(const char *text, void *value)
+{
+    const kvp_placement_ops *ops = kvp_placement_find(text);
+    if (ops)
+        *(const kvp_placement_ops **)value = ops;
+    return ops != NULL;
+}
+
+static bool parse_bounded(const char *text, uint64_t min, uint64_t max, uint32_t *value)
+{
+    uint64_t n;
+    if (!parse_count(text, &n) || n < min || n > max)
+        return false;
+    *value = (uint32_t)n;
+    return true;
+}
+
+static bool parse_threads(const char *text, void *value)
+{
+    return parse_bounded(text, 1, 1024, value);
+}
+
+static bool parse_page_tokens(const char *text, void *value)
+{
+    return parse_bounded(text, 1, UINT16_MAX, value);
+}
+
+static bool parse_top_k(const char *text, void *value)
+{
+    return parse_bounded(text, 0, UINT32_MAX, value);
+}
+
+static bool parse_float(const char *text, float *value)
+{
+    char *end;
+    float x = strtof(text, &end);
+    if (end == text || *end || !isfinite(x))
+        return false;
+    *value = x;
+    return true;
+}
+
+static bool parse_temperature(const char *text, void *value)
+{
+    float x;
+    if (!parse_float(text, &x) || x < 0)
+        return false;
+    *(float *)value = x;
+    return true;
+}
+
+static bool parse_top_p(const char *text, void *value)
+{
+    float x;
+    if (!parse_float(text, &x) || x <= 0 || x > 1)
+        return false;
+    *(float *)value = x;
     return true;
 }
 
@@ -120,4 +214,12 @@ const value_kind value_size = {"a size: bytes, or a number with K, M or G (binar
 const value_kind value_count = {"a number", parse_count};
 const value_kind value_positive = {"a number of at least 1", parse_positive};
 const value_kind value_keep = {"all, window:N or window:N,sinks:S", parse_keep};
-const value_kind value_beyond = {"rolling, rolling:W or stop", parse_beyond};
+const value_kind value_beyond = {"rolling, rolling:W, stop, yarn or shift", parse_beyond};
+const value_kind value_dtype = {"f32, f16 or bf16", parse_dtype};
+const value_kind value_weights = {"f32 or bf16", parse_weights};
+const value_kind value_placement = {"sticky or lru", parse_placement};
+const value_kind value_threads = {"a number from 1 to 1024", parse_threads};
+const value_kind value_page_tokens = {"a number from 1 to 65535", parse_page_tokens};
+const value_kind value_top_k = {"a number (0: all)", parse_top_k};
+const value_kind value_temperature = {"a number of at least 0", parse_temperature};
+const value_kind value_top_p = {"a number above 0, up to 1", parse_top_p};

@@ -30,7 +30,11 @@ kvp_status folder_check(const char *dir)
     if (stat(dir, &st))
         return kvp_fail(KVP_E_IO, "%s: %s", dir,
                         errno == ENOENT ? "no such folder" : strerror(errno));
-    return S_ISDIR(st.st_mode) ? KVP_OK : kvp_fail(KVP_E_IO, "%s: is not a folder", dir);
+    return S_ISDIR(st.st_mode) ? KVP_OK
+                               : kvp_fail(KVP_E_IO,
+                                          "%s: is neither a model folder nor a file whose "
+                                          "name ends in .gguf",
+                                          dir);
 }
 
 static kvp_status check_regular(int fd, const char *path, size_t limit_bytes, size_t *size)

@@ -8,6 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "integration/files/mapped_file.h"
 #include "kvpager/status.h"
 
 typedef struct gguf gguf;
@@ -16,11 +17,11 @@ typedef struct gguf gguf;
 
 typedef struct gguf_tensor {
     const char *name;
-    uint32_t type; /* ggml's number */
+    uint32_t type; /* ggml's number: of ggml_type.h */
     uint32_t rank;
     uint64_t shape[GGUF_MAX_RANK]; /* outermost first: the reverse of the file's order */
     const unsigned char *data;     /* [n_bytes], in the mapping */
-    uint64_t n_bytes;
+    uint64_t n_bytes, n_elements;
 } gguf_tensor;
 
 /* Map the file read-only and check all of it but the tensors' data: magic, version, counts, every
@@ -28,10 +29,14 @@ typedef struct gguf_tensor {
  * kept for messages. Errors: KVP_E_IO, KVP_E_CORRUPT (the message says what lies, and where),
  * KVP_E_UNSUPPORTED (another version, big-endian), KVP_E_NOMEM. */
 KVP_NODISCARD kvp_status gguf_open(const char *path, gguf **out);
+/* The same for n bytes in memory, which must outlive it. */
+KVP_NODISCARD kvp_status gguf_open_bytes(const void *bytes, size_t n, const char *path, gguf **out);
 void gguf_close(gguf *g);
 const char *gguf_path(const gguf *g);
+const mapped_file *gguf_mapping(const gguf *g);
 bool gguf_is_named(const char *path); /* does it end in ".gguf"? */
 
+/* In the order of their names. */
 size_t gguf_n_tensors(const gguf *g);
 const gguf_tensor *gguf_tensor_at(const gguf *g, size_t i);
 const gguf_tensor *gguf_find_tensor(const gguf *g, const char *name);

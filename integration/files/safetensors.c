@@ -9,14 +9,9 @@
  *  2. end - begin == n_elements * (bytes of the dtype), computed without overflow. */
 #include "integration/files/safetensors.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "integration/files/json_file.h"
 
@@ -24,9 +19,7 @@
 #define HEADER_LIMIT_BYTES 100000000u /* of the reference implementation */
 
 struct safetensors {
-    char *path;
-    unsigned char *map;
-    size_t map_bytes;
+    mapped_file file;
     uint64_t header_bytes;
     json_t *header; /* owns names and dtypes */
     safetensors_tensor *tensors;
@@ -47,7 +40,7 @@ static const dtype_size dtype_sizes[] = {{"BOOL", 1},    {"U8", 1},  {"I8", 1}, 
 
 static kvp_status corrupt(const safetensors *st, const char *tensor, const char *what)
 {
-    return kvp_fail(KVP_E_CORRUPT, "%s: tensor \"%s\": %s", st->path, tensor, what);
+    return kvp_fail(KVP_E_CORRUPT, "%s: tensor \"%s\": %s", st->file.path, tensor, what);
 }
 
 static bool get_u64(const json_t *json, uint64_t *out)
@@ -71,7 +64,7 @@ static kvp_status read_dtype(const safetensors *st, const json_t *info, safetens
         }
     }
     return kvp_fail(KVP_E_UNSUPPORTED, "%s: tensor \"%s\" has the unknown dtype \"%.32s\"",
-                    st->path, t->name, t->dtype);
+                    st->file.path, t->name, t->dtype);
 }
 
 static kvp_status read_shape(const safetensors *st, const json_t *info, safetensors_tensor *t)
@@ -99,20 +92,20 @@ static kvp_status read_offsets(const safetensors *st, const json_t *info, safete
     if (json_array_size(offsets) != 2 || !get_u64(json_array_get(offsets, 0), &t->begin) ||
         !get_u64(json_array_get(offsets, 1), &t->end))
         return corrupt(st, t->name, "data_offsets are not two whole numbers");
-    uint64_t data_bytes = st->map_bytes - LENGTH_BYTES - st->header_bytes;
+    uint64_t data_bytes = st->file.n_bytes - LENGTH_BYTES - st->header_bytes;
     if (t->begin > t->end)
         return corrupt(st, t->name, "its data ends before it begins");
     if (t->end > data_bytes)
         return kvp_fail(KVP_E_CORRUPT,
                         "%s: tensor \"%s\" ends at byte %llu of %llu bytes of data: the file is "
                         "truncated, or its header lies",
-                        st->path, t->name, (unsigned long long)t->end,
+                        st->file.path, t->name, (unsigned long long)t->end,
                         (unsigned long long)data_bytes);
     uint64_t bytes;
     if (__builtin_mul_overflow(t->n_elements, element_bytes, &bytes) || bytes != t->end - t->begin)
         return kvp_fail(KVP_E_CORRUPT,
                         "%s: tensor \"%s\": %llu elements of %s do not take the %llu bytes it has",
-                        st->path, t->name, (unsigned long long)t->n_elements, t->dtype,
+                        st->file.path, t->name, (unsigned long long)t->n_elements, t->dtype,
                         (unsigned long long)(t->end - t->begin));
     return KVP_OK;
 }
@@ -150,20 +143,21 @@ static kvp_status check_coverage(const safetensors *st)
     for (size_t i = 0; i < st->n_tensors; i++) {
         const safetensors_tensor *t = &st->tensors[i];
         if (t->begin < at)
-            return kvp_fail(KVP_E_CORRUPT, "%s: tensors \"%s\" and \"%s\" overlap", st->path,
+            return kvp_fail(KVP_E_CORRUPT, "%s: tensors \"%s\" and \"%s\" overlap", st->file.path,
                             st->tensors[i - 1].name, t->name);
         if (t->begin > at)
             return kvp_fail(KVP_E_CORRUPT,
                             "%s: bytes %llu to %llu of the data, before tensor \"%s\", belong to "
                             "no tensor",
-                            st->path, (unsigned long long)at, (unsigned long long)t->begin,
+                            st->file.path, (unsigned long long)at, (unsigned long long)t->begin,
                             t->name);
         at = t->end;
     }
-    if (at != st->map_bytes - LENGTH_BYTES - st->header_bytes)
-        return kvp_fail(KVP_E_CORRUPT, "%s: %llu bytes after the last tensor belong to no tensor",
-                        st->path,
-                        (unsigned long long)(st->map_bytes - LENGTH_BYTES - st->header_bytes - at));
+    if (at != st->file.n_bytes - LENGTH_BYTES - st->header_bytes)
+        return kvp_fail(
+            KVP_E_CORRUPT, "%s: %llu bytes after the last tensor belong to no tensor",
+            st->file.path,
+            (unsigned long long)(st->file.n_bytes - LENGTH_BYTES - st->header_bytes - at));
     return KVP_OK;
 }
 
@@ -171,7 +165,7 @@ static kvp_status read_tensors(safetensors *st)
 {
     st->tensors = calloc(json_object_size(st->header) + 1, sizeof *st->tensors);
     if (!st->tensors)
-        return kvp_fail(KVP_E_NOMEM, "out of memory: the header of %s", st->path);
+        return kvp_fail(KVP_E_NOMEM, "out of memory: the header of %s", st->file.path);
     const char *name;
     json_t *info;
     json_object_foreach(st->header, name, info)
@@ -189,91 +183,76 @@ static kvp_status read_tensors(safetensors *st)
 
 static kvp_status read_header(safetensors *st)
 {
-    if (st->map_bytes < LENGTH_BYTES)
-        return kvp_fail(KVP_E_CORRUPT, "%s: %zu bytes are too few for a safetensors file", st->path,
-                        st->map_bytes);
+    if (st->file.n_bytes < LENGTH_BYTES)
+        return kvp_fail(KVP_E_CORRUPT, "%s: %zu bytes are too few for a safetensors file",
+                        st->file.path, st->file.n_bytes);
     for (size_t i = 0; i < LENGTH_BYTES; i++)
-        st->header_bytes |= (uint64_t)st->map[i] << (8 * i);
+        st->header_bytes |= (uint64_t)st->file.bytes[i] << (8 * i);
     if (st->header_bytes > HEADER_LIMIT_BYTES)
         return kvp_fail(KVP_E_CORRUPT,
-                        "%s: a header of %llu bytes: damaged, or not a safetensors file", st->path,
-                        (unsigned long long)st->header_bytes);
-    if (st->header_bytes > st->map_bytes - LENGTH_BYTES)
+                        "%s: a header of %llu bytes: damaged, or not a safetensors file",
+                        st->file.path, (unsigned long long)st->header_bytes);
+    if (st->header_bytes > st->file.n_bytes - LENGTH_BYTES)
         return kvp_fail(KVP_E_CORRUPT,
-                        "%s: truncated: the header has %llu bytes, the file only %zu", st->path,
-                        (unsigned long long)st->header_bytes, st->map_bytes);
+                        "%s: truncated: the header has %llu bytes, the file only %zu",
+                        st->file.path, (unsigned long long)st->header_bytes, st->file.n_bytes);
     kvp_status status =
-        json_parse_object((const char *)st->map + LENGTH_BYTES, (size_t)st->header_bytes, st->path,
-                          KVP_E_CORRUPT, &st->header);
+        json_parse_object((const char *)st->file.bytes + LENGTH_BYTES, (size_t)st->header_bytes,
+                          st->file.path, KVP_E_CORRUPT, &st->header);
     return status ? status : read_tensors(st);
 }
 
 /* ---- life ------------------------------------------------------------------------------------ */
 
-static kvp_status map_file(safetensors *st, int fd)
+/* Takes the file over. */
+static kvp_status open_file(mapped_file *file, safetensors **out)
 {
-    struct stat info;
-    if (fstat(fd, &info))
-        return kvp_fail(KVP_E_IO, "%s: %s", st->path, strerror(errno));
-    if (!S_ISREG(info.st_mode))
-        return kvp_fail(KVP_E_IO, "%s: is %s, not a file", st->path,
-                        S_ISDIR(info.st_mode) ? "a directory" : "a special file");
-    if (info.st_size == 0)
-        return kvp_fail(KVP_E_CORRUPT, "%s: the file is empty", st->path);
-    st->map_bytes = (size_t)info.st_size;
-    st->map = mmap(NULL, st->map_bytes, PROT_READ, MAP_PRIVATE, fd, 0);
-    if (st->map == MAP_FAILED) {
-        st->map = NULL;
-        return kvp_fail(KVP_E_IO, "%s: cannot be mapped: %s", st->path, strerror(errno));
+    kvp_status status;
+    safetensors *st = calloc(1, sizeof *st);
+    if (!st) {
+        status = kvp_fail(KVP_E_NOMEM, "out of memory: opening %s", file->path);
+        mapped_file_close(file);
+        return status;
     }
+    st->file = *file;
+    status = read_header(st);
+    if (status) {
+        safetensors_close(st);
+        return status;
+    }
+    *out = st;
     return KVP_OK;
 }
 
 kvp_status safetensors_open(const char *path, safetensors **out)
 {
-    safetensors *st = calloc(1, sizeof *st);
-    if (st)
-        st->path = strdup(path);
-    if (!st || !st->path) {
-        free(st);
-        return kvp_fail(KVP_E_NOMEM, "out of memory: opening %s", path);
-    }
-    kvp_status status;
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) {
-        status = kvp_fail(KVP_E_IO, "%s: %s", path, strerror(errno));
-        goto fail;
-    }
-    status = map_file(st, fd);
-    close(fd);
-    if (!status)
-        status = read_header(st);
-    if (status)
-        goto fail;
-    *out = st;
-    return KVP_OK;
-fail:
-    safetensors_close(st);
-    return status;
+    mapped_file file;
+    kvp_status status = mapped_file_open(path, &file);
+    return status ? status : open_file(&file, out);
+}
+
+kvp_status safetensors_open_bytes(const void *bytes, size_t n, const char *path, safetensors **out)
+{
+    mapped_file file;
+    kvp_status status = mapped_file_borrow(bytes, n, path, &file);
+    return status ? status : open_file(&file, out);
 }
 
 void safetensors_close(safetensors *st)
 {
     if (!st)
         return;
-    if (st->map)
-        munmap(st->map, st->map_bytes);
     json_decref(st->header);
     free(st->tensors);
-    free(st->path);
+    mapped_file_close(&st->file);
     free(st);
 }
 
 /* ---- access ---------------------------------------------------------------------------------- */
 
-const char *safetensors_path(const safetensors *st)
+const mapped_file *safetensors_mapping(const safetensors *st)
 {
-    return st->path;
+    return &st->file;
 }
 
 size_t safetensors_count(const safetensors *st)
@@ -286,22 +265,7 @@ const safetensors_tensor *safetensors_at(const safetensors *st, size_t index)
     return &st->tensors[index];
 }
 
-const safetensors_tensor *safetensors_find(const safetensors *st, const char *name)
-{
-    for (size_t i = 0; i < st->n_tensors; i++) {
-        if (strcmp(st->tensors[i].name, name) == 0)
-            return &st->tensors[i];
-    }
-    return NULL;
-}
-
 const unsigned char *safetensors_data(const safetensors *st, const safetensors_tensor *t)
 {
-    return st->map + LENGTH_BYTES + st->header_bytes + t->begin;
-}
-
-const void *safetensors_bytes(const safetensors *st, size_t *n)
-{
-    *n = st->map_bytes;
-    return st->map;
+    return st->file.bytes + LENGTH_BYTES + st->header_bytes + t->begin;
 }

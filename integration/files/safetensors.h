@@ -5,6 +5,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "integration/files/mapped_file.h"
 #include "kvpager/status.h"
 
 #define SAFETENSORS_MAX_RANK 8
@@ -24,17 +25,17 @@ typedef struct safetensors safetensors;
  * that the tensors cover the data without overlap or hole (as the reference implementation does).
  * Errors: KVP_E_IO, KVP_E_CORRUPT, KVP_E_UNSUPPORTED (a dtype that is not known), KVP_E_NOMEM. */
 KVP_NODISCARD kvp_status safetensors_open(const char *path, safetensors **out);
+/* The same for n bytes in memory, which must outlive it. */
+KVP_NODISCARD kvp_status safetensors_open_bytes(const void *bytes, size_t n, const char *path,
+                                                safetensors **out);
 void safetensors_close(safetensors *st);
 
-const char *safetensors_path(const safetensors *st);
+/* The whole file, header included. */
+const mapped_file *safetensors_mapping(const safetensors *st);
 size_t safetensors_count(const safetensors *st);
 /* In the order of their data. */
 const safetensors_tensor *safetensors_at(const safetensors *st, size_t index);
-/* NULL if there is none of this name. */
-const safetensors_tensor *safetensors_find(const safetensors *st, const char *name);
 /* Its bytes: end - begin of them, not aligned. Borrowed until close. */
 const unsigned char *safetensors_data(const safetensors *st, const safetensors_tensor *t);
-/* The whole file, header included. */
-const void *safetensors_bytes(const safetensors *st, size_t *n);
 
 #endif

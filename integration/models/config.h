@@ -22,7 +22,15 @@ KVP_NODISCARD kvp_status config_optional_count(const config_file *c, const char 
 /* A number above low and below high; absent or null leaves *out. */
 KVP_NODISCARD kvp_status config_optional_number(const config_file *c, const char *key, double low,
                                                 double high, double *out);
+/* The same, but absent is an error. */
+KVP_NODISCARD kvp_status config_number(const config_file *c, const char *key, double low,
+                                       double high, double *out);
 /* true or false; absent or null leaves *out. */
 KVP_NODISCARD kvp_status config_optional_flag(const config_file *c, const char *key, bool *out);
+/* The key is absent or null, or says one of these, separated by a space. Errors:
+ * KVP_E_UNSUPPORTED. */
+KVP_NODISCARD kvp_status config_expect(const config_file *c, const char *key, const char *texts);
+/* The key is absent, null, or `wanted`. Errors: KVP_E_INVALID, KVP_E_UNSUPPORTED. */
+KVP_NODISCARD kvp_status config_expect_flag(const config_file *c, const char *key, bool wanted);
 
 #endif

@@ -1,7 +1,8 @@
 /* elementwise.c - the small arithmetic between matrix products.
  *
- * Loops are written so that compilers vectorise them without -ffast-math: sums run in independent
- * lanes, whose order is part of the code, so every compiler adds in the same order. */
+ * Loops are written so that compilers vectorise them without -ffast-math (-fno-trapping-math, which
+ * changes no number, is enough: CMakeLists.txt). Sums run in independent lanes, whose order is part
+ * of the code, so every compiler adds in the same order. */
 #include "integration/models/elementwise.h"
 
 #include <math.h>
@@ -44,6 +45,16 @@ void layer_norm(const float *x, size_t n_rows, size_t width, const float *weight
     }
 }
 
+void rms_norm(const float *x, size_t n_rows, size_t width, const float *weight, float epsilon,
+              float *out)
+{
+    for (size_t r = 0; r < n_rows; r++, x += width, out += width) {
+        float scale = 1.0f / sqrtf(sum(x, width, 0.0f, 2) / (float)width + epsilon);
+        for (size_t i = 0; i < width; i++)
+            out[i] = x[i] * scale * weight[i];
+    }
+}
+
 /* e^x with a relative error of about 1e-7; x is clamped to +-87, where results stay normal.
  * Range reduction and polynomial: Cephes, expf.c (S. Moshier). */
 static inline float exp_fast(float x)
@@ -77,6 +88,18 @@ void gelu_tanh(float *x, size_t n)
         float u2 = 1.59576912f * v * (1.0f + 0.044715f * v * v);
         x[i] = v / (1.0f + exp_fast(-u2));
     }
+}
+
+void relu(float *x, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        x[i] = x[i] < 0.0f ? 0.0f : x[i]; /* NaN stays */
+}
+
+void gated_silu(const float *gate, const float *up, size_t n, float *out)
+{
+    for (size_t i = 0; i < n; i++)
+        out[i] = gate[i] / (1.0f + exp_fast(-gate[i])) * up[i];
 }
 
 void add_to(float *x, const float *y, size_t n)

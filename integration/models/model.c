@@ -1,19 +1,45 @@
-/* model.c - finds a folder's architecture and hands everything else to it.
+/* model.c - finds a model's architecture, reads its config and checks what it is asked for.
  *
- * Owns reading config.json, opening the weights file for as long as loading takes, and the
+ * Owns reading configs, keeping the weights' files open for as long as loading takes, and the
  * fingerprint. A new architecture is one more entry in `archs`. */
-#include "integration/models/arch.h"
+#include "integration/models/model.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "integration/models/fingerprint.h"
 #include "integration/files/folder.h"
+#include "integration/models/decoder.h"
+#include "integration/models/fingerprint.h"
+#include "integration/models/gguf_config.h"
+#include "integration/models/tensor_walk.h"
 
-#define CONFIG_LIMIT_BYTES ((size_t)16 << 20)
-#define SUPPORTED "gpt2"
+#define SUPPORTED "gpt2, llama, mistral, qwen2 and opt are"
 
-static const model_arch *const archs[] = {&gpt2_arch};
+static const model_arch *const archs[] = {&gpt2_arch, &llama_arch, &mistral_arch, &qwen2_arch,
+                                          &opt_arch};
+
+struct model {
+    model_info info;
+    uint32_t real_layers;
+    decoder *decoder;
+    kvp_pool *pool;
+};
+
+/* What is open while a model is being opened. */
+typedef struct opening {
+    const char *path;
+    const model_options *options;
+    uint32_t hollow_layers; /* 0: not hollow */
+    weights *weights;
+    const model_arch *arch;
+    json_t *root, *generation; /* config.json and generation_config.json, or what stands for them */
+    char where[FOLDER_PATH_BYTES];
+    decoder_config config;
+    uint64_t n_ctx; /* positions that it will have */
+} opening;
+
+/* ---- architecture ---------------------------------------------------------------------------- */
 
 static bool is_arch(const model_arch *arch, const json_t *config)
 {
@@ -25,101 +51,223 @@ static bool is_arch(const model_arch *arch, const json_t *config)
     return class && strncmp(class, arch->class_prefix, strlen(arch->class_prefix)) == 0;
 }
 
-static kvp_status find_arch(const config_file *config, const model_arch **out)
+static kvp_status find_arch(opening *o)
 {
     for (size_t i = 0; i < sizeof archs / sizeof *archs; i++) {
-        if (is_arch(archs[i], config->root)) {
-            *out = archs[i];
+        if (is_arch(archs[i], o->root)) {
+            o->arch = archs[i];
             return KVP_OK;
         }
     }
-    const char *type = json_string_value(json_object_get(config->root, "model_type"));
-    return kvp_fail(KVP_E_UNSUPPORTED, "%s: model_type %s%s%s is not supported (" SUPPORTED " is)",
-                    config->where, type ? "\"" : "", type ? type : "(none)", type ? "\"" : "");
+    const char *type = json_string_value(json_object_get(o->root, "model_type"));
+    return kvp_fail(KVP_E_UNSUPPORTED, "%s: model_type %s%.64s%s is not supported (" SUPPORTED ")",
+                    o->where, type ? "\"" : "", type ? type : "(none)", type ? "\"" : "");
 }
 
-/* The message for a folder without model.safetensors says what to do with what is there. */
-static kvp_status open_weights(const char *dir, safetensors **out)
+/* ---- config ---------------------------------------------------------------------------------- */
+
+static kvp_status read_folder(opening *o)
 {
-    static const char name[] = "model.safetensors";
-    char path[FOLDER_PATH_BYTES];
-    kvp_status status = folder_path(dir, name, path);
+    kvp_status status = folder_check(o->path);
+    if (!status)
+        status = folder_path(o->path, "config.json", o->where);
+    if (!status)
+        status = json_file_load(o->path, "config.json", &o->root);
+    if (!status)
+        status = find_arch(o);
+    if (!status && folder_has(o->path, "generation_config.json"))
+        status = json_file_load(o->path, "generation_config.json", &o->generation);
+    return status ? status : weights_open(o->path, &o->weights);
+}
+
+/* The architecture first: metadata of others have other keys. */
+static kvp_status read_gguf(opening *o)
+{
+    char name[GGUF_ARCHITECTURE_BYTES];
+    snprintf(o->where, sizeof o->where, "%s", o->path);
+    kvp_status status = weights_open(o->path, &o->weights);
+    if (!status)
+        status = gguf_architecture(weights_gguf(o->weights), name);
     if (status)
         return status;
-    if (!folder_has(dir, name) && folder_has(dir, "model.safetensors.index.json"))
-        return kvp_fail(KVP_E_UNSUPPORTED,
-                        "%s: the weights are sharded, which is not supported: save them as one %s",
-                        dir, name);
-    if (!folder_has(dir, name) && folder_has(dir, "pytorch_model.bin"))
-        return kvp_fail(KVP_E_UNSUPPORTED, "%s: only pytorch_model.bin is there: convert it to %s",
-                        dir, name);
-    return safetensors_open(path, out);
+    o->root = json_pack("{s:s}", "model_type", name);
+    status = find_arch(o);
+    json_decref(o->root);
+    o->root = NULL;
+    return status ? status : gguf_config(weights_gguf(o->weights), &o->root);
 }
 
-static uint64_t fingerprint_of(const model_source *source, const char *config_text, size_t n)
+/* generation_config.json has end tokens of its own, those of a conversation for instance. */
+static kvp_status read_generation(opening *o)
 {
-    unsigned char recipe = (unsigned char)source->options->weights; /* changes K and V */
-    size_t n_weights;
-    const void *weights = safetensors_bytes(source->weights, &n_weights);
-    uint64_t seed = fingerprint(&recipe, sizeof recipe, 0);
-    return fingerprint(weights, n_weights, fingerprint(config_text, n, seed));
-}
-
-kvp_status model_open(const char *dir, const model_options *options, model **out)
-{
-    const model_options defaults = {.weights = MODEL_WEIGHTS_F32};
-    model_source source = {.options = options ? options : &defaults};
-    safetensors *weights = NULL;
-    json_t *root = NULL;
-    char *text = NULL;
-    size_t n = 0;
     char where[FOLDER_PATH_BYTES];
-    const model_arch *arch = NULL;
-    model *m = NULL;
-    kvp_status status = folder_check(dir);
+    if (!o->generation)
+        return KVP_OK;
+    kvp_status status = folder_path(o->path, "generation_config.json", where);
+    const config_file file = {.root = o->generation, .where = where};
+    return status ? status : decoder_read_eos(&file, -1, &o->config);
+}
+
+static kvp_status stretch(opening *o, const config_file *file)
+{
+    if (weights_gguf(o->weights) && weights_find(o->weights, TENSOR_ROPE_DIVIDERS))
+        return kvp_fail(KVP_E_UNSUPPORTED,
+                        "%s: the model's %u positions are scaled already (" TENSOR_ROPE_DIVIDERS
+                        "); they cannot be stretched to %llu besides",
+                        o->where, o->config.n_ctx, (unsigned long long)o->n_ctx);
+    return rope_config_stretch(file, o->n_ctx, &o->config);
+}
+
+/* How many positions the model is to have. */
+static kvp_status choose_n_ctx(opening *o, const config_file *file)
+{
+    uint64_t n_ctx = o->options->n_ctx;
+    decoder_config *c = &o->config;
+    o->n_ctx = n_ctx ? n_ctx : c->n_ctx;
+    if (o->n_ctx > MAX_POSITIONS)
+        return kvp_fail(KVP_E_RANGE, "%s: %llu positions are more than any model's (%u)", o->path,
+                        (unsigned long long)o->n_ctx, MAX_POSITIONS);
+    if (o->n_ctx > c->n_ctx && !o->options->yarn)
+        return kvp_fail(KVP_E_RANGE, "%s: %llu positions are wanted; the model was made for %u%s",
+                        o->path, (unsigned long long)o->n_ctx, c->n_ctx,
+                        c->rope.dim ? " (YaRN can stretch them)" : "");
+    if (c->window && o->n_ctx > c->window)
+        return kvp_fail(KVP_E_UNSUPPORTED,
+                        "%s: its layers see a sliding window of %u tokens, which is supported for "
+                        "no more positions than that (%llu are wanted: choose a context of %u)",
+                        o->where, c->window, (unsigned long long)o->n_ctx, c->window);
+    return o->n_ctx > c->n_ctx ? stretch(o, file) : KVP_OK;
+}
+
+static kvp_status read_config(opening *o)
+{
+    kvp_status status = gguf_is_named(o->path) ? read_gguf(o) : read_folder(o);
+    const config_file file = {.root = o->root, .where = o->where};
     if (!status)
-        status = folder_path(dir, "config.json", where);
+        status = o->arch->read_config(&file, &o->config);
     if (!status)
-        status = folder_read(dir, "config.json", CONFIG_LIMIT_BYTES, &text, &n);
-    if (!status)
-        status = json_parse_object(text, n, where, KVP_E_INVALID, &root);
-    source.config = (config_file){.root = root, .where = where};
-    if (!status)
-        status = find_arch(&source.config, &arch);
-    if (!status)
-        status = open_weights(dir, &weights);
-    source.weights = weights;
-    if (!status)
-        status = kvp_pool_open(source.options->n_threads, NULL, NULL, &source.pool);
-    if (!status)
-        status = arch->open(&source, &m);
-    if (!status) {
-        m->arch = arch;
-        m->pool = source.pool;
-        m->info.architecture = arch->model_type;
-        m->info.fingerprint = fingerprint_of(&source, text, n);
-        *out = m;
-    } else {
-        kvp_pool_close(source.pool);
-    }
-    safetensors_close(weights);
-    json_decref(root);
+        status = read_generation(o);
+    return status ? status : choose_n_ctx(o, &file);
+}
+
+/* Of all that K and V depend on: the files, and the options that change them. */
+static kvp_status fingerprint_of(const opening *o, uint64_t *out)
+{
+    char *text = json_dumps(o->root, JSON_COMPACT | JSON_SORT_KEYS);
+    if (!text)
+        return kvp_fail(KVP_E_NOMEM, "out of memory: the fingerprint of %s", o->path);
+    uint64_t recipe[2] = {(uint64_t)o->options->weights, o->n_ctx > o->config.n_ctx ? o->n_ctx : 0};
+    uint64_t seed = fingerprint(recipe, sizeof recipe, 0);
+    *out = weights_fingerprint(o->weights, fingerprint(text, strlen(text), seed));
     free(text);
+    return KVP_OK;
+}
+
+/* ---- life ------------------------------------------------------------------------------------ */
+
+static kvp_status fill_info(const opening *o, model *m)
+{
+    const decoder_config *c = &o->config;
+    const decoder_weights *weights = decoder_get_weights(m->decoder);
+    m->real_layers = c->n_layers;
+    m->info = (model_info){.architecture = o->arch->model_type,
+                           .n_layers = o->hollow_layers ? o->hollow_layers : c->n_layers,
+                           .n_heads = c->n_heads,
+                           .n_kv_heads = c->n_kv_heads,
+                           .head_dim = c->head_dim,
+                           .d_model = c->d_model,
+                           .n_ctx = (uint32_t)o->n_ctx,
+                           .n_ctx_trained = c->n_ctx,
+                           .has_rope = c->rope.dim > 0,
+                           .n_vocab = c->n_vocab,
+                           .n_eos = c->n_eos,
+                           .weights_bytes = weights->real_bytes};
+    memcpy(m->info.eos_ids, c->eos_ids, sizeof c->eos_ids);
+    return o->hollow_layers ? KVP_OK : fingerprint_of(o, &m->info.fingerprint);
+}
+
+/* Fine-tuning may leave a head of its own in the files of a model whose config calls it tied: as in
+ * transformers, the files are right. */
+static void untie(opening *o)
+{
+    const weights_source source = {.weights = o->weights, .arch = o->arch, .config = &o->config};
+    const tensor_walk walk = tensor_walk_of(&source);
+    if (o->config.tied && tensor_walk_has_own_head(&walk))
+        o->config.tied = false;
+}
+
+static kvp_status open_decoder(opening *o, model *m)
+{
+    untie(o);
+    const weights_source source = {.weights = o->weights,
+                                   .path = o->path,
+                                   .arch = o->arch,
+                                   .config = &o->config,
+                                   .as_bf16 = o->options->weights == MODEL_WEIGHTS_BF16,
+                                   .hollow_layers = o->hollow_layers};
+    kvp_status status = kvp_pool_open(o->options->n_threads, NULL, NULL, &m->pool);
+    if (!status)
+        status = decoder_open(&source, m->pool, &m->decoder);
+    return status ? status : fill_info(o, m);
+}
+
+static kvp_status open_any(opening *o, model **out)
+{
+    model *m = calloc(1, sizeof *m);
+    if (!m)
+        return kvp_fail(KVP_E_NOMEM, "out of memory: a model");
+    kvp_status status = read_config(o);
+    if (o->hollow_layers > o->config.n_layers)
+        o->hollow_layers = o->config.n_layers;
+    if (!status)
+        status = open_decoder(o, m);
+    weights_close(o->weights);
+    json_decref(o->root);
+    json_decref(o->generation);
+    if (status)
+        model_close(m);
+    else
+        *out = m;
     return status;
+}
+
+static const model_options default_options = {.weights = MODEL_WEIGHTS_F32};
+
+kvp_status model_open(const char *path, const model_options *options, model **out)
+{
+    opening o = {.path = path, .options = options ? options : &default_options};
+    return open_any(&o, out);
+}
+
+kvp_status model_open_hollow(const char *path, const model_options *options, uint32_t n_layers,
+                             model **out)
+{
+    if (!n_layers)
+        return kvp_fail(KVP_E_INVALID, "a model without layers");
+    opening o = {
+        .path = path, .options = options ? options : &default_options, .hollow_layers = n_layers};
+    return open_any(&o, out);
 }
 
 void model_close(model *m)
 {
     if (!m)
         return;
-    kvp_pool *threads = m->pool;
-    m->arch->close(m);
-    kvp_pool_close(threads);
+    decoder_close(m->decoder);
+    kvp_pool_close(m->pool);
+    free(m);
 }
+
+/* ---- what it is ------------------------------------------------------------------------------ */
 
 const model_info *model_get_info(const model *m)
 {
     return &m->info;
+}
+
+uint32_t model_real_layers(const model *m)
+{
+    return m->real_layers;
 }
 
 bool model_is_eos(const model_info *info, int32_t id)
@@ -142,18 +290,73 @@ kvp_geometry model_geometry(const model *m, kvp_dtype dtype, uint32_t page_token
 
 uint64_t model_workspace_bytes(const model *m)
 {
-    return m->arch->workspace_bytes(m);
+    return decoder_workspace_bytes(m->decoder);
 }
 
-static kvp_status check_tokens(const model_info *info, uint64_t begin,
-                               const model_forward_args *args)
+kvp_pool *model_pool(const model *m)
 {
-    if (!args->n_tokens || args->n_logits > args->n_tokens || (args->n_logits && !args->logits))
-        return kvp_fail(KVP_E_INVALID, "%zu logits of %zu tokens are asked for", args->n_logits,
-                        args->n_tokens);
+    return m->pool;
+}
+
+/* ---- forward --------------------------------------------------------------------------------- */
+
+/* The farthest key is the first sink. Without the gap it is as far from the query as the pages of
+ * the sinks are long, and those of the window, whose first page may begin page_tokens - 1 positions
+ * before the window does. */
+uint64_t model_widest_shift(const model_info *info, uint64_t sinks, uint32_t page_tokens)
+{
+    uint64_t sink_pages = sinks / page_tokens + (sinks % page_tokens != 0);
+    if (sink_pages > info->n_ctx / page_tokens) /* also keeps the product from overflowing */
+        return 0;
+    uint64_t others = sink_pages * page_tokens + page_tokens - 1;
+    return info->n_ctx > others ? info->n_ctx - others : 0;
+}
+
+/* Positions go on without end: what a query sees at a time must fit into those that there are. */
+static kvp_status check_shift(const model_info *info, kvp_seq *seq, const model_forward_args *args)
+{
+    kvp_layer_info layer;
+    if (!info->has_rope)
+        return kvp_fail(KVP_E_UNSUPPORTED,
+                        "positions of %s are a table: only rotary ones can be shifted",
+                        info->architecture);
+    if (!args->window)
+        return kvp_fail(KVP_E_INVALID, "positions can be shifted only with a window");
+    kvp_status status = kvp_seq_layer_info(seq, 0, &layer);
+    if (status)
+        return status;
+    uint64_t widest = model_widest_shift(info, args->sinks, layer.page_tokens);
+    if (args->window > widest)
+        return kvp_fail(
+            KVP_E_RANGE,
+            "a window of %llu tokens after %llu sinks, with pages of %u, reaches beyond "
+            "the model's %u positions: it may have %llu",
+            (unsigned long long)args->window, (unsigned long long)args->sinks, layer.page_tokens,
+            info->n_ctx, (unsigned long long)widest);
+    return KVP_OK;
+}
+
+static kvp_status check_positions(const model_info *info, kvp_seq *seq,
+                                  const model_forward_args *args)
+{
+    uint64_t begin = kvp_seq_length(seq);
+    if (args->shift)
+        return check_shift(info, seq, args);
     if (begin > info->n_ctx || args->n_tokens > info->n_ctx - begin)
         return kvp_fail(KVP_E_RANGE, "%zu tokens from position %llu go beyond the model's %u",
                         args->n_tokens, (unsigned long long)begin, info->n_ctx);
+    return KVP_OK;
+}
+
+static kvp_status check_item(const model_info *info, const model_item *item)
+{
+    const model_forward_args *args = &item->args;
+    if (!args->n_tokens || args->n_logits > args->n_tokens || (args->n_logits && !args->logits))
+        return kvp_fail(KVP_E_INVALID, "%zu logits of %zu tokens are asked for", args->n_logits,
+                        args->n_tokens);
+    kvp_status status = check_positions(info, item->seq, args);
+    if (status)
+        return status;
     for (size_t i = 0; i < args->n_tokens; i++) {
         if (args->tokens[i] < 0 || (uint32_t)args->tokens[i] >= info->n_vocab)
             return kvp_fail(KVP_E_RANGE, "token %zu has the id %d; the model has 0 .. %u", i,
@@ -164,11 +367,21 @@ static kvp_status check_tokens(const model_info *info, uint64_t begin,
 
 kvp_status model_forward(model *m, kvp_seq *seq, const model_forward_args *args)
 {
-    kvp_status status = check_tokens(&m->info, kvp_seq_length(seq), args);
-    return status ? status : m->arch->forward(m, seq, args);
+    const model_item item = {.seq = seq, .args = *args};
+    return model_forward_batch(m, &item, 1, 0);
 }
 
-kvp_pool *model_pool(const model *m)
+size_t model_batch_rows(const model *m, size_t n)
 {
-    return m->pool;
+    return decoder_batch_rows(m->decoder, n);
+}
+
+kvp_status model_forward_batch(model *m, const model_item *items, size_t n_items, size_t n_rows)
+{
+    kvp_status status = KVP_OK;
+    for (size_t i = 0; i < n_items && !status; i++)
+        status = check_item(&m->info, &items[i]);
+    if (status || !n_items)
+        return status;
+    return decoder_forward(m->decoder, items, n_items, n_rows);
 }

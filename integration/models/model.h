@@ -23,7 +23,7 @@ typedef struct model_options {
 #define MODEL_MAX_EOS 8u
 
 typedef struct model_info {
-    const char *architecture; /* "gpt2", "llama", "qwen2", "opt" */
+    const char *architecture; /* "gpt2", "llama", "mistral", "qwen2", "opt" */
     uint32_t n_layers, n_heads, n_kv_heads, head_dim, d_model;
     uint32_t n_ctx;         /* positions that it has, as the options say */
     uint32_t n_ctx_trained; /* that its config says (a RoPE scaling there included) */
@@ -42,7 +42,7 @@ typedef struct model_info {
 KVP_NODISCARD kvp_status model_open(const char *path, const model_options *options, model **out);
 /* The same model without its weights: only headers are read, matrices hold arbitrary numbers, and
  * it has n_layers layers (at most its own). For measuring what the real one will cost;
- * info.weights_bytes is what the real one would hold. */
+ * info.weights_bytes is what the real one would hold, info.fingerprint is 0. */
 KVP_NODISCARD kvp_status model_open_hollow(const char *path, const model_options *options,
                                            uint32_t n_layers, model **out);
 void model_close(model *m);
@@ -54,19 +54,20 @@ bool model_is_eos(const model_info *info, int32_t id);
 /* Geometry of this model's KV in `dtype` pages; page_tokens 0: the default. */
 kvp_geometry model_geometry(const model *m, kvp_dtype dtype, uint32_t page_tokens);
 
-/* Bytes of activations that model_forward() holds for n tokens at a time (reported as workspace).
- */
+/* Bytes of activations that are held: as many as the largest model_forward() so far took (reported
+ * as workspace). */
 uint64_t model_workspace_bytes(const model *m);
 
 typedef struct model_forward_args {
     const int32_t *tokens;  /* [n_tokens], each below n_vocab */
     size_t n_tokens;        /* positions continue at kvp_seq_length(seq) */
     uint64_t window, sinks; /* kvp_attend_args; window 0: everything */
-    /* RoPE only, with a window: positions may go on without end; what was kept of the text counts
-     * as if it had no gap, so distances stay below window + sinks (StreamingLLM, arXiv 2309.17453;
-     * here the query is rotated for the sinks, keys are never rewritten). */
+    /* RoPE only, with a window up to model_widest_shift(): positions may go on without end; what
+     * was kept of the text counts as if it had no gap (StreamingLLM, arXiv 2309.17453; here the
+     * query is rotated for the sinks, keys are never rewritten). */
     bool shift;
-    /* Logits of the last n_logits tokens, float32 [n_logits][n_vocab]; 0: none. */
+    /* Logits of the last n_logits tokens, float32 [n_logits][n_vocab]; 0: none. In a batch,
+     * neighbouring items share a product if their logits follow one another in memory. */
     float *logits;
     size_t n_logits;
     /* Optional, called after every layer of a prefill with work done and in all. Returns false to
@@ -74,6 +75,10 @@ typedef struct model_forward_args {
     bool (*progress)(void *opaque, size_t done, size_t total);
     void *progress_opaque;
 } model_forward_args;
+
+/* The widest window with which, counted like that and in whole pages, no key is n_ctx positions
+ * away from a query. 0: there is none. */
+uint64_t model_widest_shift(const model_info *info, uint64_t sinks, uint32_t page_tokens);
 
 /* Run tokens through the model, layer by layer (design: every page is written at most once and one
  * layer is hot at a time), appending their KV to `seq`.
@@ -87,9 +92,18 @@ typedef struct model_item {
     model_forward_args args; /* progress: of the first item only */
 } model_item;
 
-/* The same for several sequences at once: one pass over the weights. Sequences differ. Errors: as
- * model_forward(), then any of the sequences may have lanes that differ in length. */
-KVP_NODISCARD kvp_status model_forward_batch(model *m, const model_item *items, size_t n_items);
+/* The same for several sequences at once: one pass over the weights. Sequences differ. Logits that
+ * lie side by side in memory, in the order of the items, are one product. Errors: as
+ * model_forward(), then any of the sequences may have lanes that differ in length.
+ *
+ * n_rows 0: how results are rounded depends on the number of tokens. Otherwise there are at most
+ * n_rows tokens, each with logits, all side by side, with room for n_rows rows of them; matrix
+ * products are filled up to that many rows. With n_rows of model_batch_rows(), results then depend
+ * neither on what else is in the batch nor on their place in it. */
+KVP_NODISCARD kvp_status model_forward_batch(model *m, const model_item *items, size_t n_items,
+                                             size_t n_rows);
+/* Rows for batches of up to n tokens, 1 .. 64: n or a few more. */
+size_t model_batch_rows(const model *m, size_t n);
 
 /* The model's threads: for kvp_config.pool, so that attention uses the same ones. */
 kvp_pool *model_pool(const model *m);

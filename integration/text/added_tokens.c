@@ -50,26 +50,6 @@ const added_token *added_tokens_find(const added_tokens *a, const char *text, si
 
 /* ---- what surrounds a match ------------------------------------------------------------------ */
 
-/* Length of the last character of n bytes; 0 if n is 0. */
-static size_t last_char(const char *text, size_t n)
-{
-    size_t length = 0;
-    while (length < n) {
-        length++;
-        if (((unsigned char)text[n - length] & 0xC0) != 0x80)
-            break;
-    }
-    return length;
-}
-
-static size_t first_char(const char *text, size_t n)
-{
-    size_t length = 0;
-    if (n)
-        (void)utf8_classify(text, n, &length);
-    return length;
-}
-
 static bool is_space_at(const char *text, size_t length)
 {
     return length && text_is_space(utf8_decode(text, length));
@@ -79,7 +59,7 @@ static bool is_space_at(const char *text, size_t length)
 static size_t spaces_before(const char *text, size_t n)
 {
     size_t at = n;
-    for (size_t length; (length = last_char(text, at)) && is_space_at(text + at - length, length);)
+    for (size_t length; (length = utf8_last(text, at)) && is_space_at(text + at - length, length);)
         at -= length;
     return n - at;
 }
@@ -87,14 +67,14 @@ static size_t spaces_before(const char *text, size_t n)
 static size_t spaces_after(const char *text, size_t n)
 {
     size_t at = 0;
-    for (size_t length; (length = first_char(text + at, n - at)) && is_space_at(text + at, length);)
+    for (size_t length; (length = utf8_first(text + at, n - at)) && is_space_at(text + at, length);)
         at += length;
     return at;
 }
 
 static bool stands_alone(const splitter *s, const char *text, size_t n, size_t begin, size_t end)
 {
-    size_t before = last_char(text, begin), after = first_char(text + end, n - end);
+    size_t before = utf8_last(text, begin), after = utf8_first(text + end, n - end);
     return !(before && splitter_is_word_char(s, text + begin - before, before)) &&
            !(after && splitter_is_word_char(s, text + end, after));
 }
@@ -103,7 +83,7 @@ static bool stands_alone(const splitter *s, const char *text, size_t n, size_t b
 
 /* The longest token at the beginning of text, or NULL. */
 static const added_token *match_at(const added_tokens *a, bool normalized, const char *text,
-                                   size_t n)
+                                   size_t n, const added_tokens_sink *sink)
 {
     if (!a->begins[normalized][(unsigned char)text[0]])
         return NULL;
@@ -111,22 +91,19 @@ static const added_token *match_at(const added_tokens *a, bool normalized, const
     for (size_t i = 0; i < a->n; i++) {
         const added_token *t = &a->tokens[i];
         if (t->normalized == normalized && t->n <= n && (!best || t->n > best->n) &&
-            memcmp(t->text, text, t->n) == 0)
+            memcmp(t->text, text, t->n) == 0 && sink->may_be(sink->opaque, t, text))
             best = t;
     }
     return best;
 }
 
 kvp_status added_tokens_split(const added_tokens *a, const splitter *s, bool normalized,
-                              const char *text, size_t n,
-                              kvp_status (*piece)(void *opaque, const added_token *token,
-                                                  const char *text, size_t n),
-                              void *opaque)
+                              const char *text, size_t n, const added_tokens_sink *sink)
 {
     size_t done = 0; /* everything before was handed out */
     kvp_status status = KVP_OK;
     for (size_t at = 0; at < n && !status;) {
-        const added_token *token = match_at(a, normalized, text + at, n - at);
+        const added_token *token = match_at(a, normalized, text + at, n - at, sink);
         if (!token) {
             at++;
             continue;
@@ -142,13 +119,13 @@ kvp_status added_tokens_split(const added_tokens *a, const splitter *s, bool nor
         if (token->rstrip)
             end += spaces_after(text + end, n - end);
         if (done < begin)
-            status = piece(opaque, NULL, text + done, begin - done);
+            status = sink->piece(sink->opaque, NULL, text + done, begin - done);
         if (!status)
-            status = piece(opaque, token, text + begin, end > begin ? end - begin : 0);
+            status = sink->piece(sink->opaque, token, text + begin, end > begin ? end - begin : 0);
         if (done < end)
             done = end;
     }
     if (!status && done < n)
-        status = piece(opaque, NULL, text + done, n - done);
+        status = sink->piece(sink->opaque, NULL, text + done, n - done);
     return status;
 }

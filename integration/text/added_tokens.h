@@ -17,6 +17,7 @@ typedef struct added_token {
     bool single_word;    /* only where no word character touches it */
     bool lstrip, rstrip; /* takes the white space before, after it */
     bool normalized;     /* found after, not before, those that are not */
+    bool is_control;     /* no text that a stranger wrote may spell it */
 } added_token;
 
 /* All zeroes: none. */
@@ -31,12 +32,19 @@ KVP_NODISCARD kvp_status added_tokens_add(added_tokens *a, const added_token *to
 /* NULL if there is none with this text. */
 const added_token *added_tokens_find(const added_tokens *a, const char *text, size_t n);
 
-/* Cut text (valid UTF-8) at the tokens whose `normalized` is the one given: piece() gets each token
- * found (token != NULL) and each stretch between them, in order, none empty. The longest token
+/* Who gets what a text is cut into. */
+typedef struct added_tokens_sink {
+    void *opaque;
+    /* A token found (token != NULL), or a stretch between two; never an empty one. */
+    kvp_status (*piece)(void *opaque, const added_token *token, const char *text, size_t n);
+    /* Whether these bytes of the text may be that token. */
+    bool (*may_be)(void *opaque, const added_token *token, const char *text);
+} added_tokens_sink;
+
+/* Cut text (valid UTF-8) at the tokens whose `normalized` is the one given, in order: the longest
  * that begins leftmost wins. Stops at the first failure of piece() and returns it. */
-KVP_NODISCARD kvp_status added_tokens_split(
-    const added_tokens *a, const splitter *s, bool normalized, const char *text, size_t n,
-    kvp_status (*piece)(void *opaque, const added_token *token, const char *text, size_t n),
-    void *opaque);
+KVP_NODISCARD kvp_status added_tokens_split(const added_tokens *a, const splitter *s,
+                                            bool normalized, const char *text, size_t n,
+                                            const added_tokens_sink *sink);
 
 #endif

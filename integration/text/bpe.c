@@ -44,7 +44,7 @@ kvp_status bpe_init(bpe *b, size_t n_merges)
     size_t n_slots = 16;
     while (n_slots < 2 * n_merges)
         n_slots *= 2;
-    *b = (bpe){.n_merges = n_merges, .mask = n_slots - 1};
+    *b = (bpe){.n_merges = n_merges, .mask = n_slots - 1, .unknown_id = -1};
     for (size_t i = 0; i < 256; i++)
         b->byte_ids[i] = -1;
     b->results = malloc((n_merges + 1) * sizeof *b->results);
@@ -145,17 +145,26 @@ void bpe_scratch_fini(bpe_scratch *scratch)
     *scratch = (bpe_scratch){0};
 }
 
-static kvp_status fill_symbols(const bpe *b, struct bpe_symbol *symbols, const char *word, size_t n)
+/* One symbol per byte, less what the vocabulary lacks; returns how many. */
+static size_t fill_symbols(const bpe *b, struct bpe_symbol *symbols, const char *word, size_t n)
 {
+    size_t count = 0;
+    bool was_unknown = false;
     for (size_t i = 0; i < n; i++) {
-        unsigned byte = (unsigned char)word[i];
-        if (b->byte_ids[byte] < 0)
-            return kvp_fail(KVP_E_INVALID, "the vocabulary has no token for the byte 0x%02X", byte);
-        symbols[i] = (struct bpe_symbol){.id = b->byte_ids[byte],
-                                         .prev = i ? (uint32_t)(i - 1) : NONE,
-                                         .next = i + 1 < n ? (uint32_t)(i + 1) : NONE};
+        int32_t id = b->byte_ids[(unsigned char)word[i]];
+        bool is_unknown = id < 0;
+        if (is_unknown)
+            id = was_unknown && b->fuses_unknown ? -1 : b->unknown_id;
+        was_unknown = is_unknown;
+        if (id < 0)
+            continue;
+        symbols[count] = (struct bpe_symbol){
+            .id = id, .prev = count ? (uint32_t)(count - 1) : NONE, .next = (uint32_t)(count + 1)};
+        count++;
     }
-    return KVP_OK;
+    if (count)
+        symbols[count - 1].next = NONE;
+    return count;
 }
 
 /* Put the merge of the symbols at `left` and after it on the heap, if there is one. */
@@ -198,13 +207,12 @@ static void merge_all(const bpe *b, bpe_scratch *s, size_t n)
 kvp_status bpe_encode(const bpe *b, bpe_scratch *scratch, const char *word, size_t n, id_list *out)
 {
     assert(n < NONE);
-    if (!n)
-        return KVP_OK;
     kvp_status status = reserve(scratch, n);
-    if (!status)
-        status = fill_symbols(b, scratch->symbols, word, n);
     if (status)
         return status;
+    n = fill_symbols(b, scratch->symbols, word, n);
+    if (!n)
+        return KVP_OK;
     merge_all(b, scratch, n);
     for (uint32_t i = 0; i != NONE && !status; i = scratch->symbols[i].next)
         status = id_list_push(out, scratch->symbols[i].id);

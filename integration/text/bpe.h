@@ -2,6 +2,7 @@
 #ifndef KVPAGER_TEXT_BPE_H
 #define KVPAGER_TEXT_BPE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -24,6 +25,8 @@ typedef struct bpe_slot {
 
 typedef struct bpe {
     int32_t byte_ids[256]; /* id of each single byte; -1: the vocabulary lacks it */
+    int32_t unknown_id;    /* stands for such bytes; -1: they are left out */
+    bool fuses_unknown;    /* one for a run of them */
     int32_t *results;      /* [n_merges] id that the merge of this rank yields */
     size_t n_merges;
     bpe_slot *slots; /* [mask + 1] open addressing, at most half full */
@@ -37,15 +40,14 @@ typedef struct bpe_scratch {
     size_t capacity;            /* bytes of the longest word so far */
 } bpe_scratch;
 
-/* Room for n_merges merges; byte_ids are all -1. */
+/* Room for n_merges merges; all ids are -1. */
 KVP_NODISCARD kvp_status bpe_init(bpe *b, size_t n_merges);
 void bpe_fini(bpe *b);
 /* The merge of `rank` (0: first) makes `result` of left and right. A pair that comes twice keeps
  * its last rank. */
 void bpe_set_merge(bpe *b, size_t rank, int32_t left, int32_t right, int32_t result);
 
-/* Append the ids of one word of n bytes, n < 2^32.
- * Errors: KVP_E_INVALID a byte that the vocabulary lacks; KVP_E_NOMEM. */
+/* Append the ids of one word of n bytes, n < 2^32. Errors: KVP_E_NOMEM. */
 KVP_NODISCARD kvp_status bpe_encode(const bpe *b, bpe_scratch *scratch, const char *word, size_t n,
                                     id_list *out);
 void bpe_scratch_fini(bpe_scratch *scratch);

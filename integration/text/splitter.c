@@ -1,10 +1,12 @@
-/* splitter.c - cuts text into words with GPT-2's pattern, through PCRE2.
+/* splitter.c - cuts text into words, through PCRE2.
  *
- * The pattern is that of OpenAI's encoder.py (2019), in the meaning that Hugging Face's tokenizers
- * give it. \s is written out: PCRE2's own also takes U+180E, which is not White_Space. */
+ * The patterns are those of OpenAI's encoder.py (2019) and cl100k_base (tiktoken), in the meaning
+ * that Hugging Face's tokenizers give them. \s is written out: PCRE2's own also takes U+180E, which
+ * is not White_Space. Every pattern takes every character. */
 #include "integration/text/splitter.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
@@ -31,15 +33,58 @@
     "\\x{1ccf0}-\\x{1ccf9}\\x{1d2c0}-\\x{1d2d3}\\x{1e4f0}-\\x{1e4f9}"                              \
     "\\x{1e5f1}-\\x{1e5fa}"
 
+/* Of Unicode 17, which those know where they look for digits. */
+#define NEWER_NUMBERS "\\x{11de0}-\\x{11de9}\\x{16ff4}-\\x{16ff6}"
+
 #define LETTERS "\\p{L}" NEW_LETTERS
 #define NUMBERS "\\p{N}" NEW_NUMBERS
 
-static const char word_pattern[] = "'s|'t|'re|'ve|'m|'ll|'d"
-                                   "| ?[" LETTERS "]+"
-                                   "| ?[" NUMBERS "]+"
-                                   "| ?[^" SPACES LETTERS NUMBERS "]+"
-                                   "|[" SPACES "]+(?![^" SPACES "])"
-                                   "|[" SPACES "]+";
+/* GPT-2's pattern, with other words of numbers; spaces before an `end` stay together, as they do at
+ * the end of the text: there the text has been cut. */
+#define GPT2(words, numbers, end)                                                                  \
+    "'s|'t|'re|'ve|'m|'ll|'d"                                                                      \
+    "| ?[" LETTERS "]+"                                                                            \
+    "|" words "| ?[^" SPACES LETTERS numbers "]+"                                                  \
+    "|[" SPACES "]+(?![^" SPACES end "])"                                                          \
+    "|[" SPACES "]+"
+
+#define CL100K(numbers)                                                                            \
+    "(?i:'s|'t|'re|'ve|'m|'ll|'d)"                                                                 \
+    "|[^\\r\\n" LETTERS NUMBERS "]?[" LETTERS "]+"                                                 \
+    "|[" NUMBERS "]" numbers "| ?[^" SPACES LETTERS NUMBERS "]+[\\r\\n]*"                          \
+    "|[" SPACES "]*[\\r\\n]+"                                                                      \
+    "|[" SPACES "]+(?![^" SPACES "])"                                                              \
+    "|[" SPACES "]+"
+
+/* The same as a file spells it. */
+#define CL100K_REGEX(numbers)                                                                      \
+    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}" numbers                    \
+    "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
+
+static const struct {
+    const char *regex; /* of a Split in tokenizer.json; NULL: it is spelled in another way */
+    const char *pattern;
+} kinds[] = {
+    [SPLITTER_GPT2] = {"'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+"
+                       "|\\s+(?!\\S)|\\s+",
+                       GPT2(" ?[" NUMBERS "]+", NUMBERS, "")},
+    [SPLITTER_SMOLLM] = {NULL, GPT2("[" NUMBERS NEWER_NUMBERS "]", NUMBERS NEWER_NUMBERS,
+                                    NUMBERS NEWER_NUMBERS)},
+    [SPLITTER_DIGITS] = {NULL, GPT2("[0-9]| ?(?:[^\\P{N}0-9]|[" NEW_NUMBERS "])+", NUMBERS, "0-9")},
+    [SPLITTER_QWEN2] = {CL100K_REGEX(""), CL100K("")},
+    [SPLITTER_LLAMA3] = {CL100K_REGEX("{1,3}"), CL100K("{1,3}")},
+};
+
+bool splitter_kind_of_regex(const char *regex, splitter_kind *kind)
+{
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+        if (kinds[i].regex && strcmp(kinds[i].regex, regex) == 0) {
+            *kind = (splitter_kind)i;
+            return true;
+        }
+    }
+    return false;
+}
 
 static const char word_char_pattern[] = "^[\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\p{Join_Control}]$";
 
@@ -72,12 +117,12 @@ static kvp_status compile(const char *pattern, pcre2_code **out)
     return KVP_OK;
 }
 
-kvp_status splitter_open(splitter **out)
+kvp_status splitter_open(splitter_kind kind, splitter **out)
 {
     splitter *s = calloc(1, sizeof *s);
     if (!s)
         return kvp_fail(KVP_E_NOMEM, "out of memory: the tokenizer's splitter");
-    kvp_status status = compile(word_pattern, &s->words);
+    kvp_status status = compile(kinds[kind].pattern, &s->words);
     if (!status)
         status = compile(word_char_pattern, &s->word_char);
     if (status) {

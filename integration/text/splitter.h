@@ -1,4 +1,4 @@
-/* splitter.h - cuts text into the words that byte-pair merges never cross: GPT-2's pattern. */
+/* splitter.h - cuts text into the words that byte-pair merges never cross. */
 #ifndef KVPAGER_TEXT_SPLITTER_H
 #define KVPAGER_TEXT_SPLITTER_H
 
@@ -8,10 +8,22 @@
 
 #include "kvpager/status.h"
 
+/* By the model that introduced the pattern. */
+typedef enum splitter_kind {
+    SPLITTER_GPT2,
+    SPLITTER_SMOLLM, /* GPT-2's, but every numeral is a word */
+    SPLITTER_DIGITS, /* GPT-2's, but every ASCII digit is a word */
+    SPLITTER_QWEN2,  /* a letter run takes the mark before it, a mark run the newlines after it */
+    SPLITTER_LLAMA3  /* Qwen2's, but up to three digits are a word */
+} splitter_kind;
+
+/* The kind whose pattern tokenizer.json spells like this; false: none. */
+bool splitter_kind_of_regex(const char *regex, splitter_kind *kind);
+
 typedef struct splitter splitter;
 
 /* Errors: KVP_E_NOMEM, KVP_E_UNSUPPORTED (a PCRE2 without UTF). */
-KVP_NODISCARD kvp_status splitter_open(splitter **out);
+KVP_NODISCARD kvp_status splitter_open(splitter_kind kind, splitter **out);
 void splitter_close(splitter *s);
 
 /* Call word() for each word of n bytes of valid UTF-8, in order; together they are the text.

@@ -57,6 +57,21 @@ utf8_kind utf8_classify(const char *s, size_t n, size_t *length)
     return want && have == n ? UTF8_INCOMPLETE : UTF8_INVALID;
 }
 
+size_t utf8_first(const char *s, size_t n)
+{
+    size_t length;
+    return n && utf8_classify(s, n, &length) == UTF8_CHAR ? length : 0;
+}
+
+size_t utf8_last(const char *s, size_t n)
+{
+    for (size_t length = 1; length <= 4 && length <= n; length++) {
+        if (utf8_first(s + n - length, length) == length)
+            return length;
+    }
+    return 0;
+}
+
 uint32_t utf8_decode(const char *s, size_t length)
 {
     static const unsigned char lead_bits[5] = {0, 0x7F, 0x1F, 0x0F, 0x07};

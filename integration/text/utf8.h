@@ -16,6 +16,10 @@ typedef enum utf8_kind {
  * maximal subpart of Unicode 3.9 (D93b): what one U+FFFD replaces. */
 utf8_kind utf8_classify(const char *s, size_t n, size_t *length);
 
+/* Length of the valid character that n bytes begin or end with; 0: there is none. */
+size_t utf8_first(const char *s, size_t n);
+size_t utf8_last(const char *s, size_t n);
+
 /* The code point of a valid character at s. */
 uint32_t utf8_decode(const char *s, size_t length);
 /* Write code point c (a valid scalar value) to s; returns 1 .. 4. */

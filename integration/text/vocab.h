@@ -1,4 +1,4 @@
-/* vocab.h - the bytes of every token id. */
+/* vocab.h - the bytes of every token id, and the id of every token's bytes. */
 #ifndef KVPAGER_TEXT_VOCAB_H
 #define KVPAGER_TEXT_VOCAB_H
 
@@ -9,11 +9,12 @@
 #include "kvpager/status.h"
 
 /* Ids lie in [0, VOCAB_MAX_IDS): tables are as long as the highest id, so a lying file must not
- * name an absurd one. */
-#define VOCAB_MAX_IDS (1 << 24)
+ * name an absurd one. The largest vocabularies have some 260,000. */
+#define VOCAB_MAX_IDS (1 << 20)
 
 typedef struct vocab_entry {
-    size_t offset, n; /* bytes in vocab.bytes */
+    size_t offset; /* n bytes in vocab.bytes */
+    uint32_t n;
     bool is_present;
     bool is_literal; /* the file's spelling was taken as it is: not in the byte-level alphabet */
 } vocab_entry;
@@ -24,15 +25,19 @@ typedef struct vocab {
     size_t n_ids, capacity;
     char *bytes;
     size_t n_bytes, bytes_capacity;
+    uint32_t *slots; /* [n_slots] id + 1, by the hash of its bytes; 0: empty */
+    size_t n_slots, n_used;
 } vocab;
 
 void vocab_fini(vocab *v);
 /* Give `id` these bytes. Errors: KVP_E_INVALID (the id is out of range or taken), KVP_E_NOMEM. */
 KVP_NODISCARD kvp_status vocab_put(vocab *v, int64_t id, const char *bytes, size_t n,
                                    bool is_literal);
+/* Give back the memory that growing has left over. */
+void vocab_trim(vocab *v);
 /* NULL if there is no such id. Borrowed until the next vocab_put(). */
 const char *vocab_get(const vocab *v, int64_t id, size_t *n);
-/* The lowest id with these bytes (and this is_literal), -1 if there is none. Slow. */
+/* The id with these bytes (and this is_literal) that was put first, -1 if there is none. */
 int64_t vocab_find(const vocab *v, const char *bytes, size_t n, bool is_literal);
 
 #endif

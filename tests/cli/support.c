@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/inotify.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -248,6 +249,22 @@ outcome run_expecting(int code, const char *setting, const char *format, ...)
     return o;
 }
 
+json_t *json_lines(const outcome *o)
+{
+    json_t *lines = json_array();
+    for (const char *line = o->out, *end; *line; line = end + 1) {
+        json_error_t error;
+        end = strchr(line, '\n');
+        if (!end)
+            fail_msg("the last line has no end: %s", line);
+        json_t *object = json_loadb(line, (size_t)(end - line), JSON_ALLOW_NUL, &error);
+        if (!json_is_object(object))
+            fail_msg("not a JSON object: %s\n%s", error.text, line);
+        json_array_append_new(lines, object);
+    }
+    return lines;
+}
+
 void outcome_free(outcome *o)
 {
     free(o->out);
@@ -265,6 +282,33 @@ void expect_failure(const outcome *o, int code, const char *text)
             fail_msg("not a message: %s", line);
     if (!*o->err || (text && !strstr(o->err, text)))
         fail_msg("no '%s' in: %s", text ? text : "message", o->err);
+}
+
+/* ---- files that appear ---- */
+
+int watch_scratch(void)
+{
+    int watch = inotify_init1(IN_CLOEXEC);
+    assert_true(watch >= 0 && inotify_add_watch(watch, scratch_dir, IN_CREATE) >= 0);
+    return watch;
+}
+
+void wait_for_file(int watch, const char *name)
+{
+    union {
+        struct inotify_event event;
+        char bytes[4096];
+    } buffer;
+    for (;;) {
+        ssize_t n = read(watch, &buffer, sizeof buffer);
+        assert_true(n > 0);
+        for (char *at = buffer.bytes; at < buffer.bytes + n;) {
+            const struct inotify_event *e = (const struct inotify_event *)(void *)at;
+            if (e->len && strcmp(e->name, name) == 0)
+                return;
+            at += sizeof *e + e->len;
+        }
+    }
 }
 
 /* ---- JSON ---- */

@@ -54,10 +54,18 @@ outcome run(const char *setting, const char *format, ...) __attribute__((format(
 /* The same, expecting `code`; with 0 and 1, stdout must be one JSON object if there is --json. */
 outcome run_expecting(int code, const char *setting, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
+/* stdout as JSON Lines: an array of its lines, each an object. */
+json_t *json_lines(const outcome *o);
 void outcome_free(outcome *o);
 /* Fail unless the exit code is `code`, every line on stderr begins with "kvpager: ", and stderr
  * contains `text` (NULL: anything). */
 void expect_failure(const outcome *o, int code, const char *text);
+
+/* Files that are created in the scratch folder from now on; close() it. A file there tells that a
+ * run has begun. */
+int watch_scratch(void);
+/* Wait for one of them. */
+void wait_for_file(int watch, const char *name);
 
 /* Members by path, e.g. "stats.pages.disk"; fail if there is none. */
 json_t *member(const json_t *object, const char *path);

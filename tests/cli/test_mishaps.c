@@ -1,5 +1,6 @@
 /* test_mishaps.c - signals, swap files of all kinds, full disks, flipped bits, and machines that
  * forbid io_uring or locked memory. */
+#define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/audit.h>
@@ -10,7 +11,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/inotify.h>
+#include <sched.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -66,31 +68,11 @@ static void test_signals_end_cleanly_and_leave_no_file(void **state)
     check_signal(SIGQUIT, 131);
 }
 
-/* Its creation tells that the run has begun. */
-static void wait_for_file(int watch, const char *name)
-{
-    union {
-        struct inotify_event event;
-        char bytes[4096];
-    } buffer;
-    for (;;) {
-        ssize_t n = read(watch, &buffer, sizeof buffer);
-        assert_true(n > 0);
-        for (char *at = buffer.bytes; at < buffer.bytes + n;) {
-            const struct inotify_event *e = (const struct inotify_event *)(void *)at;
-            if (e->len && strcmp(e->name, name) == 0)
-                return;
-            at += sizeof *e + e->len;
-        }
-    }
-}
-
 static void test_interrupted_json_has_what_there_is(void **state)
 {
     (void)state;
     const char *swap = scratch("json.swap");
-    int watch = inotify_init1(IN_CLOEXEC);
-    assert_true(watch >= 0 && inotify_add_watch(watch, scratch(""), IN_CREATE) >= 0);
+    int watch = watch_scratch();
     process p = start("", NULL, "generate -m %s --ids %s " ENDLESS " --ram 1M --swap %s --json",
                       demo_model(), long_prompt(), swap);
     wait_for_file(watch, "json.swap");
@@ -125,8 +107,7 @@ static void test_signal_while_it_loads_ends_with_a_message(void **state)
 static void test_interrupted_perplexity_is_marked_as_partial(void **state)
 {
     (void)state;
-    int watch = inotify_init1(IN_CLOEXEC);
-    assert_true(watch >= 0 && inotify_add_watch(watch, scratch(""), IN_CREATE) >= 0);
+    int watch = watch_scratch();
     process p = start("", NULL, "perplexity -m %s --ids %s --stride 1 --ram 1M --swap %s --json",
                       demo_model(), ids_file("rolling.token_ids", 0, 1200), scratch("ppl.swap"));
     wait_for_file(watch, "ppl.swap");
@@ -219,11 +200,12 @@ static void test_swap_file_is_private_in_use_and_reused_after_a_crash(void **sta
     outcome_free(&o);
 }
 
-/* How well pages compress shows only while they do, so with --zram the run must begin. */
+/* How well pages compress shows only while they do, so where they might fit the run must begin:
+ * 5.4 MiB of KV, of which 2.4 MiB of compressed RAM would hold 4.9 at 2 : 1. */
 static void test_full_disk_tier_is_a_clear_end(void **state)
 {
     (void)state;
-    outcome o = run("", "generate -m %s --ids %s -n 4 --ram 1M --zram 64K --disk 128K",
+    outcome o = run("", "generate -m %s --ids %s -n 4 --ram 1M --zram 2500K --disk 128K",
                     demo_model(), long_prompt());
     expect_failure(&o, 1, "the KV does not fit: --ram holds");
     assert_non_null(strstr(o.err, "the disk budget of 131072 bytes is used up"));
@@ -270,6 +252,86 @@ static void test_too_small_budget_names_the_bytes_that_work(void **state)
     snprintf(command, sizeof command, "perplexity --window 256 --ids %s",
              ids_file("rolling.token_ids", 0, 300));
     check_exact_budget(command, "--disk 0 --ram ");
+}
+
+/* With compressed RAM the bound is what fits at best; below it no run begins. */
+static void test_what_no_compression_makes_fit_is_refused(void **state)
+{
+    (void)state;
+    const char *format = "generate -m %s --ids %s -n 4 --ram 1M %s%llu";
+    outcome o = run("", format, demo_model(), long_prompt(), "--zram 64K --disk ", 131072ull);
+    expect_failure(&o, 1, "--disk 131072 is too small: needs at least ");
+    unsigned long long least = strtoull(strstr(o.err, "needs at least ") + 15, NULL, 10);
+    const char *ample = strstr(o.err, "compress; ");
+    assert_non_null(ample);
+    unsigned long long always = strtoull(ample + 10, NULL, 10);
+    assert_true(least < always);
+    outcome_free(&o);
+    o = run("", format, demo_model(), long_prompt(), "--zram 64K --disk ", least - 1);
+    expect_failure(&o, 1, "needs at least ");
+    outcome_free(&o);
+    o = run("", format, demo_model(), long_prompt(), "--zram 64K --disk ", least);
+    expect_failure(&o, 1, "the KV does not fit: --ram holds"); /* it has begun */
+    outcome_free(&o);
+    o = run_expecting(0, "", format, demo_model(), long_prompt(), "--zram 64K --disk ", always);
+    outcome_free(&o);
+
+    o = run("", format, demo_model(), long_prompt(), "--disk 0 --zram ", 65536ull);
+    expect_failure(&o, 1, "--zram 65536 is too small: needs at least ");
+    least = strtoull(strstr(o.err, "needs at least ") + 15, NULL, 10);
+    outcome_free(&o);
+    o = run("", format, demo_model(), long_prompt(), "--disk 0 --zram ", least - 1);
+    expect_failure(&o, 1, "needs at least ");
+    outcome_free(&o);
+    o = run("", format, demo_model(), long_prompt(), "--disk 0 --zram ", least);
+    expect_failure(&o, 1, "the KV does not fit: --ram holds");
+    outcome_free(&o);
+}
+
+static void write_or_exit(const char *path, const char *text)
+{
+    size_t n = strlen(text);
+    int fd = open(path, O_WRONLY | O_CLOEXEC);
+    if (fd < 0 || write(fd, text, n) != (ssize_t)n || close(fd))
+        _exit(126);
+}
+
+/* In the scratch folder's swap/, and for this process alone, a file system of 1 MiB. */
+static void mount_small_disk(void)
+{
+    char uids[32], gids[32];
+    snprintf(uids, sizeof uids, "0 %d 1", (int)geteuid());
+    snprintf(gids, sizeof gids, "0 %d 1", (int)getegid());
+    if (unshare(CLONE_NEWUSER | CLONE_NEWNS))
+        _exit(126);
+    write_or_exit("/proc/self/setgroups", "deny");
+    write_or_exit("/proc/self/uid_map", uids);
+    write_or_exit("/proc/self/gid_map", gids);
+    if (mount("none", scratch("swap"), "tmpfs", 0, "size=1m"))
+        _exit(126);
+}
+
+static void test_disk_with_too_little_free_space_is_refused(void **state)
+{
+    (void)state;
+    mkdir(scratch("swap"), 0700);
+    const char *format = "generate -m %s --ids %s -n 4 --ram %s --swap %s";
+    process p =
+        start("", mount_small_disk, format, demo_model(), long_prompt(), "2M", scratch("swap/kv"));
+    outcome o = finish(&p);
+    if (o.code == 126) {
+        outcome_free(&o);
+        print_message("skipped: no file system can be mounted here\n");
+        return;
+    }
+    expect_failure(&o, 1, "swap/kv: ");
+    assert_non_null(strstr(o.err, "bytes are free, and the KV of this run needs at least "));
+    assert_string_equal(o.out, "");
+    outcome_free(&o);
+    p = start("", mount_small_disk, format, demo_model(), long_prompt(), "5M", scratch("swap/kv"));
+    o = finish(&p);
+    assert_int_equal(o.code, 0); /* the rest has room there */
+    outcome_free(&o);
 }
 
 /* The file system says no, as a full disk would. */
@@ -415,6 +477,8 @@ int main(void)
         cmocka_unit_test(test_swap_file_is_private_in_use_and_reused_after_a_crash),
         cmocka_unit_test(test_full_disk_tier_is_a_clear_end),
         cmocka_unit_test(test_too_small_budget_names_the_bytes_that_work),
+        cmocka_unit_test(test_what_no_compression_makes_fit_is_refused),
+        cmocka_unit_test(test_disk_with_too_little_free_space_is_refused),
         cmocka_unit_test(test_file_that_cannot_grow_is_a_clear_end),
         cmocka_unit_test(test_flipped_bits_name_the_page_and_give_no_wrong_token),
         cmocka_unit_test(test_without_io_uring_threads_do_the_work),

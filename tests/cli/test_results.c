@@ -133,6 +133,36 @@ static void check_golden_greedy(const char *name, size_t at_least, const char *o
     outcome_free(&o);
 }
 
+/* Ids in, ids out: as an array that --ids takes. */
+static void test_ids_need_no_tokenizer(void **state)
+{
+    (void)state;
+    const char *ids = ids_file("rolling.token_ids", 0, 20);
+    outcome with =
+        run_expecting(0, "", "generate -m %s --ids %s -n 7 --ignore-eos --json", demo_model(), ids);
+    const char *model = model_with("vocab.json", NULL, 0);
+    outcome o = run_expecting(0, "", "generate -m %s --ids %s -n 7 --ignore-eos", model, ids);
+    assert_non_null(strstr(o.err, "token ids will be printed, not text: "));
+    json_t *array = json_loadb(o.out, o.n_out, 0, NULL);
+    expect_same_tokens(array, member(with.json, "tokens"));
+    json_decref(array);
+    outcome_free(&o);
+    o = run_expecting(0, "", "generate -m %s --ids %s -n 7 --ignore-eos --json", model, ids);
+    expect_same_tokens(member(o.json, "tokens"), member(with.json, "tokens"));
+    assert_true(json_is_null(member(o.json, "text")));
+    outcome_free(&o);
+    o = run_expecting(0, "", "generate -m %s --ids %s -n 0", model, ids);
+    assert_string_equal(o.out, "[]\n");
+    outcome_free(&o);
+    o = run_expecting(0, "", "perplexity -m %s --ids %s", model, ids);
+    assert_string_equal(o.err, "");
+    outcome_free(&o);
+    o = run("", "generate -m %s -p hello -n 7", model);
+    expect_failure(&o, 1, "vocab.json");
+    outcome_free(&o);
+    outcome_free(&with);
+}
+
 static void test_greedy_tokens_equal_the_reference(void **state)
 {
     (void)state;
@@ -392,7 +422,7 @@ static size_t count_scratch_files(const char *prefix)
 static void test_failed_logits_leave_no_file_and_spare_the_old_one(void **state)
 {
     (void)state;
-    const char *format = "logits -m %s --ids %s -o %s --ram 1M --zram 64K --disk 128K";
+    const char *format = "logits -m %s --ids %s -o %s --ram 1M --zram 2500K --disk 128K";
     const char *ids = ids_file("rolling.token_ids", 0, 1000), *path = scratch("partial.npy");
     outcome o = run("", format, demo_model(), ids, path);
     expect_failure(&o, 1, "the KV does not fit");
@@ -512,6 +542,22 @@ static void test_tokenizer_cases_equal_the_reference_both_ways(void **state)
     assert_true(i >= 10);
 }
 
+/* What generate sees: tests/data/tokenizer/ has what tokenizer(text) gives in transformers. */
+static void test_tokenize_shows_what_goes_before_a_text(void **state)
+{
+    (void)state;
+    outcome o = run_expecting(0, "", "tokenize -m tests/data/tokenizer/llama3 -p a");
+    json_t *with = json_loadb(o.out, o.n_out, 0, NULL);
+    outcome_free(&o);
+    o = run_expecting(0, "", "tokenize -m tests/data/tokenizer/gpt2 -p a");
+    json_t *without = json_loadb(o.out, o.n_out, 0, NULL);
+    outcome_free(&o);
+    assert_int_equal(json_array_size(with), 2);
+    assert_int_equal(json_array_size(without), 1);
+    json_decref(with);
+    json_decref(without);
+}
+
 static void test_tokenize_of_an_empty_file_prints_an_empty_array(void **state)
 {
     (void)state;
@@ -531,6 +577,7 @@ int main(void)
         cmocka_unit_test(test_json_of_a_bounded_run_has_budget_and_ratio),
         cmocka_unit_test(test_text_is_the_same_streamed_and_in_json),
         cmocka_unit_test(test_prompt_may_come_from_argument_file_stdin_or_ids),
+        cmocka_unit_test(test_ids_need_no_tokenizer),
         cmocka_unit_test(test_greedy_tokens_equal_the_reference),
         cmocka_unit_test(test_greedy_tokens_past_the_context_equal_the_reference),
         cmocka_unit_test(test_sampling_repeats_with_its_seed_and_differs_with_another),
@@ -549,6 +596,7 @@ int main(void)
         cmocka_unit_test(test_strided_perplexity_is_the_sum_over_windows),
         cmocka_unit_test(test_perplexity_of_nothing_is_null),
         cmocka_unit_test(test_tokenizer_cases_equal_the_reference_both_ways),
+        cmocka_unit_test(test_tokenize_shows_what_goes_before_a_text),
         cmocka_unit_test(test_tokenize_of_an_empty_file_prints_an_empty_array),
     };
     return cmocka_run_group_tests(tests, support_init, support_fini) != 0;

@@ -161,7 +161,7 @@ static void test_message_does_not_stick_to_the_text(void **state)
 {
     (void)state;
     char *screen = run_watched(1, NULL, 0, 40, "TERM=dumb",
-                               "-n 900 --page-tokens 16 --ram 200K --zram 300K --disk 100K");
+                               "-n 900 --page-tokens 16 --ram 200K --zram 3700K --disk 100K");
     const char *message = strstr(screen, "kvpager: the KV does not fit");
     assert_true(message && message > screen + 2);
     assert_memory_equal(message - 2, "\r\n", 2);

@@ -50,12 +50,13 @@ static void test_version_and_help_go_to_stdout(void **state)
 static void test_help_of_each_command_lists_its_options_with_defaults(void **state)
 {
     (void)state;
-    CHECK_OUTPUT("generate --help", "-m, --model DIR", "-p, --prompt", "-f, --file", "--ids",
+    CHECK_OUTPUT("generate --help", "-m, --model PATH", "-p, --prompt", "-f, --file", "--ids",
                  "-n, ", "--ignore-eos", "--temp", "--top-k", "--top-p", "--seed", "--ram",
                  "--zram", "--disk", "--swap", "--placement", "--page-tokens", "--keep", "--beyond",
                  "--kv-dtype", "--weights", "--threads", "--no-cache", "--map", "--json",
                  "default f16", "default f32", "default 0", "default sticky", "default 64",
-                 "window:N[,sinks:S]", "rolling[:W]", "stdin");
+                 "window:N[,sinks:S]", "rolling[:W]", "stdin", "--chat", "--system TEXT",
+                 "--batch FILE", "--parallel N", "default 8", "--in-order");
     CHECK_OUTPUT("logits --help", "-o, --output OUT.npy", "--ram", "--beyond");
     CHECK_OUTPUT("perplexity --help", "--window W", "--stride S", "--keep", "nll_sum");
     CHECK_OUTPUT("tokenize --help", "--decode", "--model");
@@ -76,7 +77,7 @@ static void test_mistakes_exit_2_with_a_hint(void **state)
     check_failure(2, "--help", "frobnicate");
     check_failure(2, "--help", "--frobnicate");
     check_failure(2, "did you mean --json", "generate -m x -p y --jason");
-    check_failure(2, "-m DIR", "generate -p y");
+    check_failure(2, "-m PATH", "generate -p y");
     check_failure(2, "-p TEXT", "generate -m x");
     check_failure(2, "exactly one", "generate -m x -p y -f z");
     check_failure(2, "needs a value", "generate -m x -p y --ram");

@@ -39,6 +39,7 @@ BEGIN {
     third_party["integration", "xxhash.h"]
     third_party["integration", "pcre2.h"]
     third_party["integration", "jansson.h"]
+    third_party["integration", "utf8proc.h"]
 }
 
 function words(folder, list,    name, i, n) {

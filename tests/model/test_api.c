@@ -336,6 +336,45 @@ static void test_evicted_tokens_are_gone_and_the_others_keep_their_positions(voi
     kvp_pager_close(f.pager);
 }
 
+/* ---- advice ---- */
+
+static size_t count_resident(kvp_seq *seq)
+{
+    kvp_page_info infos[TOKENS / 32 * 2];
+    size_t n, n_resident = 0;
+    must(kvp_seq_pages(seq, infos, sizeof infos / sizeof *infos, &n));
+    for (size_t i = 0; i < n; i++)
+        n_resident += infos[i].tier == KVP_TIER_RAM;
+    return n_resident;
+}
+
+/* Two sequences fill the RAM; what a third one needs comes from the cold one alone. */
+static void test_cold_sequence_makes_room_for_others(void **state)
+{
+    (void)state;
+    const uint32_t n_tokens = 5 * 32, n_pages = 2 * 5;
+    kvp_config cfg = small_config(KVP_UNLIMITED);
+    cfg.ram_bytes = bytes_needed(cfg) + 2 * n_pages * 8192;
+    for (int cold = 0; cold < 2; cold++) {
+        fixture f = open_fixture(&cfg, n_tokens);
+        kvp_seq *seqs[3] = {f.seq};
+        must(kvp_seq_create(f.pager, &seqs[1]));
+        must(kvp_seq_create(f.pager, &seqs[2]));
+        f.seq = seqs[1];
+        append(&f, 0, n_tokens);
+        append(&f, 1, n_tokens);
+        assert_int_equal(count_resident(seqs[0]) + count_resident(seqs[1]), 2 * n_pages);
+        must(kvp_seq_advise(seqs[cold], 0, UINT64_MAX, KVP_COLD));
+        f.seq = seqs[2];
+        append(&f, 0, n_tokens);
+        append(&f, 1, n_tokens);
+        assert_true(count_resident(seqs[cold]) < n_pages / 2);
+        assert_int_equal(count_resident(seqs[!cold]), n_pages);
+        must(kvp_pager_check(f.pager));
+        kvp_pager_close(f.pager);
+    }
+}
+
 /* ---- attention ---- */
 
 static void test_nan_in_a_query_is_seen_in_its_output_only(void **state)
@@ -371,6 +410,8 @@ static void test_what_is_not_there_is_refused(void **state)
     assert_fails(kvp_seq_reserve(f.seq, UINT64_MAX), KVP_E_NOMEM, "too many");
     assert_fails(kvp_seq_reserve(NULL, 1), KVP_E_INVALID, "NULL");
     assert_fails(kvp_seq_evict(f.seq, 7, 0, 1), KVP_E_INVALID, "layer 7");
+    assert_fails(kvp_seq_advise(f.seq, 0, 1, (kvp_advice)99), KVP_E_INVALID, "99");
+    assert_fails(kvp_seq_advise(NULL, 0, 1, KVP_COLD), KVP_E_INVALID, "NULL");
     kvp_stats s = {.size = 3};
     assert_fails(kvp_pager_stats(f.pager, &s), KVP_E_INVALID, "sizeof");
     kvp_seq_destroy(NULL);
@@ -443,6 +484,7 @@ int main(void)
         cmocka_unit_test(test_pins_stay_while_everything_else_moves),
         cmocka_unit_test(test_pins_that_cannot_be_met_say_why),
         cmocka_unit_test(test_evicted_tokens_are_gone_and_the_others_keep_their_positions),
+        cmocka_unit_test(test_cold_sequence_makes_room_for_others),
         cmocka_unit_test(test_nan_in_a_query_is_seen_in_its_output_only),
         cmocka_unit_test(test_what_is_not_there_is_refused),
         cmocka_unit_test(test_corrupt_page_is_named_lost_for_ever_and_alone),

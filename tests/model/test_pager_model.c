@@ -86,6 +86,11 @@ static void do_evict(run *r, model_seq *s)
                        begin + pick(r, 300)));
 }
 
+static void do_cool(run *r, model_seq *s)
+{
+    must(kvp_seq_advise(s->seq, pick(r, MAX_TOKENS / 2), pick(r, 300), KVP_COLD));
+}
+
 static void do_pin(run *r, model_seq *s)
 {
     uint32_t layer = pick(r, r->n_layers);
@@ -161,6 +166,8 @@ static void step(run *r)
         do_truncate(r, s);
     else if (what < 64)
         do_evict(r, s);
+    else if (what < 67)
+        do_cool(r, s);
     else if (what < 84)
         do_pin(r, s);
     else if (what < 98)

@@ -78,6 +78,7 @@ problem problem_make(shape s)
     size_t q_stride = p.n_heads * s.k_width + s.stride_gap;
     size_t out_stride = p.n_heads * s.v_width + s.stride_gap;
     p.q = random_rows(s.n_queries * q_stride, KVP_F32);
+    p.q_sinks = s.has_q_sinks ? random_rows(s.n_queries * q_stride, KVP_F32) : NULL;
     p.out = random_rows(s.n_queries * out_stride, KVP_F32);
     p.want = must_calloc(s.n_queries * out_stride, sizeof *p.want);
     problem_open(&p);
@@ -95,6 +96,7 @@ problem problem_make(shape s)
         .positions = s.positions,
         .window = s.window,
         .sinks = s.sinks,
+        .q_sinks = p.q_sinks,
         .page_mass = p.mass,
     };
     return p;
@@ -106,6 +108,7 @@ void problem_free(problem *p)
     free(p->k);
     free(p->v);
     free(p->q);
+    free(p->q_sinks);
     free(p->out);
     free(p->mass);
     free(p->want);
@@ -125,6 +128,12 @@ static bool sees(const shape *s, uint64_t position, size_t token)
     return s->window == 0 || last + s->window > position || first < s->sinks;
 }
 
+/* Is a token scored with q_sinks? All of a page is, if any of it is a sink. */
+static bool has_sink_query(const shape *s, size_t token)
+{
+    return s->has_q_sinks && token / s->page_tokens * s->page_tokens < s->sinks;
+}
+
 static uint64_t position_of(const shape *s, size_t query)
 {
     return s->positions ? s->positions[query] : s->n_tokens - s->n_queries + query;
@@ -134,12 +143,13 @@ static void solve_row(const problem *p, size_t query, size_t head, double *score
 {
     const shape *s = &p->s;
     const size_t kv = head / s->group, n = s->n_tokens;
-    const float *q = p->q + query * (p->n_heads * s->k_width + s->stride_gap) + head * s->k_width;
+    const size_t q_at = query * (p->n_heads * s->k_width + s->stride_gap) + head * s->k_width;
     double *out = p->want + query * (p->n_heads * s->v_width + s->stride_gap) + head * s->v_width;
     double *mass = p->want_mass + (query * p->n_heads + head) * p->n_pages;
     double top = -INFINITY, sum = 0;
     for (size_t j = 0; j < n; j++) {
         const float *k = p->k + (j * s->kv_heads + kv) * s->k_width;
+        const float *q = (has_sink_query(s, j) ? p->q_sinks : p->q) + q_at;
         double dot = 0;
         for (size_t d = 0; d < s->k_width; d++)
             dot += (double)q[d] * (double)k[d];

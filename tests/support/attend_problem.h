@@ -30,6 +30,7 @@ typedef struct shape {
     uint32_t page_tokens, page_heads;
     size_t n_tokens, n_queries;
     uint64_t window, sinks;
+    bool has_q_sinks; /* pages that hold a sink are scored with queries of their own */
     uint32_t n_threads;
     bool runs_backwards, swaps_items;
     uint64_t ram_bytes;
@@ -40,7 +41,7 @@ typedef struct shape {
 
 typedef struct problem {
     shape s;
-    float *k, *v, *q, *out, *mass;
+    float *k, *v, *q, *q_sinks, *out, *mass;
     double *want, *want_mass;
     kvp_seq *seq;
     kvp_attend_args args;

@@ -78,6 +78,29 @@ uint64_t kvp_seq_length(const kvp_seq *seq)
     return length;
 }
 
+uint64_t kvp_seq_layer_length(const kvp_seq *seq, uint32_t layer)
+{
+    return seq->layers[layer].n_tokens;
+}
+
+static size_t page_tokens(const kvp_seq *seq)
+{
+    return seq->geometry.page_tokens ? seq->geometry.page_tokens : DEFAULT_PAGE_TOKENS;
+}
+
+kvp_status kvp_seq_layer_info(const kvp_seq *seq, uint32_t layer, kvp_layer_info *info)
+{
+    (void)layer;
+    const kvp_geometry *g = &seq->geometry;
+    *info = (kvp_layer_info){.kind = {.n_kv_heads = g->n_kv_heads,
+                                      .k_width = g->head_dim,
+                                      .v_width = g->head_dim,
+                                      .dtype = g->dtype},
+                             .page_tokens = (uint32_t)page_tokens(seq),
+                             .page_heads = g->n_kv_heads};
+    return KVP_OK;
+}
+
 kvp_status kvp_seq_truncate(kvp_seq *seq, uint64_t n_tokens)
 {
     for (uint32_t i = 0; i < seq->geometry.n_layers; i++) {
@@ -129,15 +152,19 @@ kvp_status kvp_seq_append_rows(kvp_seq *seq, uint32_t layer, const kvp_rows *row
     return KVP_OK;
 }
 
+/* Does the page of key j hold a position < sinks? */
+static bool is_with_sinks(const kvp_seq *seq, const kvp_attend_args *args, size_t j)
+{
+    return j / page_tokens(seq) * page_tokens(seq) < args->sinks;
+}
+
 /* What a query at p may see of key j (kvp_attend_args.window: whole pages). */
 static bool is_visible(const kvp_seq *seq, const kvp_attend_args *args, size_t p, size_t j)
 {
     if (j > p || !args->window)
         return j <= p;
-    size_t page_tokens =
-        seq->geometry.page_tokens ? seq->geometry.page_tokens : DEFAULT_PAGE_TOKENS;
-    size_t begin = j / page_tokens * page_tokens, last = begin + page_tokens - 1;
-    return last + args->window > p || begin < args->sinks;
+    size_t last = j / page_tokens(seq) * page_tokens(seq) + page_tokens(seq) - 1;
+    return last + args->window > p || is_with_sinks(seq, args, j);
 }
 
 static double dot(const float *a, const float *b, size_t n)
@@ -153,13 +180,16 @@ static double dot(const float *a, const float *b, size_t n)
     return lanes[0] + lanes[1] + lanes[2] + lanes[3];
 }
 
+/* q_at: where the query head begins in args->q and args->q_sinks. */
 static void attend_one(const kvp_seq *seq, uint32_t layer, const kvp_attend_args *args, size_t p,
-                       const float *q, size_t kv_head, double *scores, float *out)
+                       size_t q_at, size_t kv_head, double *scores, float *out)
 {
     const flat_layer *l = &seq->layers[layer];
     size_t dim = seq->geometry.head_dim, width = row_floats(seq);
     double highest = -INFINITY, total = 0, sum[MAX_DIM] = {0};
     for (size_t j = 0; j <= p; j++) {
+        bool has_own_query = args->q_sinks && is_with_sinks(seq, args, j);
+        const float *q = (has_own_query ? args->q_sinks : args->q) + q_at;
         scores[j] = -INFINITY;
         if (is_visible(seq, args, p, j))
             scores[j] = dot(q, l->k + j * width + kv_head * dim, dim) * (double)args->scale;
@@ -188,7 +218,7 @@ kvp_status kvp_attend(kvp_seq *seq, uint32_t layer, const kvp_attend_args *args)
     for (size_t i = 0; i < args->n_queries; i++) {
         size_t p = args->positions ? (size_t)args->positions[i] : n - args->n_queries + i;
         for (size_t h = 0; h < args->n_heads; h++)
-            attend_one(seq, layer, args, p, args->q + i * q_stride + h * dim, h / group, scores,
+            attend_one(seq, layer, args, p, i * q_stride + h * dim, h / group, scores,
                        args->out + i * out_stride + h * dim);
     }
     free(scores);

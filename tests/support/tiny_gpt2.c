@@ -11,8 +11,7 @@
 #include <string.h>
 
 #include "tests/support/temp_dir.h"
-
-#define MAX_BYTES ((size_t)1 << 20)
+#include "tests/support/tiny_file.h"
 
 tiny_gpt2 tiny_gpt2_default(void)
 {
@@ -30,91 +29,37 @@ static size_t inner_of(const tiny_gpt2 *t)
     return t->d_inner ? t->d_inner : 4 * (size_t)t->d_model;
 }
 
-float tiny_gpt2_value(const char *name, size_t i)
-{
-    uint64_t hash = 14695981039346656037u; /* FNV-1a, then a round of mixing */
-    for (const char *c = name; *c; c++)
-        hash = (hash ^ (unsigned char)*c) * 1099511628211u;
-    hash = (hash ^ i) * 0x9E3779B97F4A7C15u;
-    hash ^= hash >> 29;
-    hash *= 0xBF58476D1CE4E5B9u;
-    float value = (float)((int)(hash >> 40 & 63) - 32) / 64.0f;
-    return strstr(name, "ln_") && strstr(name, "weight") ? 1.0f + value / 2 : value;
-}
-
 /* ---- writing --------------------------------------------------------------------------------- */
 
 typedef struct writer {
     const tiny_gpt2 *t;
-    char *header;
-    size_t n_header;
-    unsigned char *data;
-    size_t n_data;
+    tiny_file *file;
 } writer;
 
-static void put_element(writer *w, float value)
-{
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    uint16_t half = (uint16_t)(bits >> 16); /* exact: see the header */
-    if (strcmp(w->t->dtype, "F16") == 0)
-        half = value == 0.0f
-                   ? 0
-                   : (uint16_t)((bits >> 16 & 0x8000u) | (((bits >> 23 & 0xFFu) - 112u) << 10) |
-                                (bits >> 13 & 0x3FFu));
-    if (strcmp(w->t->dtype, "F32") == 0) {
-        memcpy(w->data + w->n_data, &value, 4);
-        w->n_data += 4;
-    } else {
-        memcpy(w->data + w->n_data, &half, 2);
-        w->n_data += 2;
-    }
-}
-
-static void describe(writer *w, const char *name, const char *dtype, const char *shape,
-                     size_t begin)
-{
-    w->n_header +=
-        (size_t)snprintf(w->header + w->n_header, MAX_BYTES - w->n_header,
-                         "%s\"%s\":{\"dtype\":\"%s\",\"shape\":%s,"
-                         "\"data_offsets\":[%zu,%zu]}",
-                         w->n_header > 1 ? "," : "", name, dtype, shape, begin, w->n_data);
-}
-
 /* rows 0: a vector. */
-static void put(writer *w, const char *prefix, const char *name, size_t rows, size_t width)
+static void put(const writer *w, const char *prefix, const char *name, size_t rows, size_t width)
 {
-    char full[128], shape[64];
-    size_t begin = w->n_data;
-    if (w->t->left_out && strcmp(name, w->t->left_out) == 0)
-        return;
-    for (size_t i = 0; i < (rows ? rows : 1) * width; i++)
-        put_element(w, tiny_gpt2_value(name, i));
-    snprintf(full, sizeof full, "%s%s", prefix, name);
-    if (rows)
-        snprintf(shape, sizeof shape, "[%zu,%zu]", rows, width);
-    else
-        snprintf(shape, sizeof shape, "[%zu]", width);
-    describe(w, full, w->t->dtype, shape, begin);
+    if (!w->t->left_out || strcmp(name, w->t->left_out) != 0)
+        tiny_file_put(w->file, prefix, name, rows, width);
 }
 
-static void put_buffers(writer *w, uint32_t layer)
+static void put_buffers(const writer *w, uint32_t layer)
 {
     char name[128], shape[64];
-    size_t n = w->t->n_ctx, begin = w->n_data;
+    size_t n = w->t->n_ctx;
+    unsigned char *mask = malloc(n * n);
+    assert_non_null(mask);
     for (size_t i = 0; i < n * n; i++)
-        w->data[w->n_data++] = i % n <= i / n;
+        mask[i] = i % n <= i / n;
     snprintf(name, sizeof name, "%sh.%u.attn.bias", w->t->prefix, layer);
     snprintf(shape, sizeof shape, "[1,1,%zu,%zu]", n, n);
-    describe(w, name, "BOOL", shape, begin);
-    begin = w->n_data;
-    memset(w->data + w->n_data, 0, 4);
-    w->n_data += 4;
+    tiny_file_put_bytes(w->file, name, "BOOL", shape, mask, n * n);
     snprintf(name, sizeof name, "%sh.%u.attn.masked_bias", w->t->prefix, layer);
-    describe(w, name, "F32", "[]", begin);
+    tiny_file_put_bytes(w->file, name, "F32", "[]", "\0\0\0", 4);
+    free(mask);
 }
 
-static void put_layer(writer *w, uint32_t layer)
+static void put_layer(const writer *w, uint32_t layer)
 {
     size_t d = w->t->d_model, inner = inner_of(w->t);
     const struct {
@@ -158,9 +103,7 @@ static void write_config(const char *dir, const tiny_gpt2 *t)
 
 void tiny_gpt2_write(const char *dir, const tiny_gpt2 *t)
 {
-    writer w = {.t = t, .header = malloc(MAX_BYTES), .data = malloc(MAX_BYTES)};
-    assert_true(w.header && w.data);
-    w.header[w.n_header++] = '{';
+    const writer w = {.t = t, .file = tiny_file_begin(t->dtype)};
     put(&w, t->prefix, "wte.weight", t->n_vocab, t->d_model);
     put(&w, t->prefix, "wpe.weight", t->n_ctx, t->d_model);
     for (uint32_t i = 0; i < t->n_layers; i++)
@@ -171,18 +114,8 @@ void tiny_gpt2_write(const char *dir, const tiny_gpt2 *t)
         put(&w, "", "lm_head.weight", t->n_vocab, t->d_model);
     if (t->added)
         put(&w, "", t->added, 0, 1);
-    w.header[w.n_header++] = '}';
-    unsigned char *file = malloc(8 + w.n_header + w.n_data);
-    assert_non_null(file);
-    for (size_t i = 0; i < 8; i++)
-        file[i] = (unsigned char)((uint64_t)w.n_header >> (8 * i));
-    memcpy(file + 8, w.header, w.n_header);
-    memcpy(file + 8 + w.n_header, w.data, w.n_data);
-    temp_dir_write(dir, "model.safetensors", file, 8 + w.n_header + w.n_data);
+    tiny_file_end(w.file, dir);
     write_config(dir, t);
-    free(file);
-    free(w.header);
-    free(w.data);
 }
 
 /* ---- computing ------------------------------------------------------------------------------- */
@@ -191,7 +124,7 @@ static double weight_at(uint32_t layer, const char *name, size_t i)
 {
     char full[128];
     snprintf(full, sizeof full, "h.%u.%s", layer, name);
-    return (double)tiny_gpt2_value(full, i);
+    return (double)tiny_value(full, i);
 }
 
 static void norm(const double *x, size_t d, const char *name, double *out)
@@ -205,8 +138,8 @@ static void norm(const double *x, size_t d, const char *name, double *out)
     for (size_t i = 0; i < d; i++)
         variance += (x[i] - mean) * (x[i] - mean) / (double)d;
     for (size_t i = 0; i < d; i++)
-        out[i] = (x[i] - mean) / sqrt(variance + 1e-5) * (double)tiny_gpt2_value(weight, i) +
-                 (double)tiny_gpt2_value(bias, i);
+        out[i] = (x[i] - mean) / sqrt(variance + 1e-5) * (double)tiny_value(weight, i) +
+                 (double)tiny_value(bias, i);
 }
 
 static void linear(const double *x, size_t n_in, size_t n_out, uint32_t layer, const char *name,
@@ -275,8 +208,8 @@ void tiny_gpt2_forward(const tiny_gpt2 *t, const int32_t *tokens, size_t n, bool
     assert_true(x && qkv && d <= 64 && n <= 64 && inner_of(t) <= 256);
     for (size_t p = 0; p < n; p++) {
         for (size_t i = 0; i < d; i++)
-            x[p * d + i] = (double)tiny_gpt2_value("wte.weight", (size_t)tokens[p] * d + i) +
-                           (double)tiny_gpt2_value("wpe.weight", p * d + i);
+            x[p * d + i] = (double)tiny_value("wte.weight", (size_t)tokens[p] * d + i) +
+                           (double)tiny_value("wpe.weight", p * d + i);
     }
     for (uint32_t layer = 0; layer < t->n_layers; layer++) {
         double scale = (scale_by_width ? 1 / sqrt((double)d / t->n_heads) : 1) /
@@ -298,7 +231,7 @@ void tiny_gpt2_forward(const tiny_gpt2 *t, const int32_t *tokens, size_t n, bool
         for (size_t v = 0; v < t->n_vocab; v++) {
             double sum = 0;
             for (size_t i = 0; i < d; i++)
-                sum += normed[i] * (double)tiny_gpt2_value(head, v * d + i);
+                sum += normed[i] * (double)tiny_value(head, v * d + i);
             logits[p * t->n_vocab + v] = sum;
         }
     }

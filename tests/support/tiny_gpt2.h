@@ -1,6 +1,4 @@
-/* tiny_gpt2.h - writes GPT-2 folders of a few hundred weights, with the quirks of published ones.
- *
- * Weights are small multiples of 1/64: exact in F32, F16 and BF16 alike. */
+/* tiny_gpt2.h - writes GPT-2 folders of a few hundred weights, with quirks of published ones. */
 #ifndef TESTS_TINY_GPT2_H
 #define TESTS_TINY_GPT2_H
 
@@ -25,9 +23,6 @@ typedef struct tiny_gpt2 {
 tiny_gpt2 tiny_gpt2_default(void);
 /* config.json and model.safetensors into an existing folder. */
 void tiny_gpt2_write(const char *dir, const tiny_gpt2 *t);
-
-/* Element i of the tensor of this name (without prefix). */
-float tiny_gpt2_value(const char *name, size_t i);
 
 /* Logits of every token, [n][n_vocab], by plain loops in float64. */
 void tiny_gpt2_forward(const tiny_gpt2 *t, const int32_t *tokens, size_t n, bool scale_by_width,

@@ -21,7 +21,7 @@
 /* ---- shapes, lengths, dtypes ---------------------------------------------------------- */
 
 static const kvp_dtype dtypes[] = {KVP_F32, KVP_F16, KVP_BF16};
-static const uint32_t widths[] = {64, 80, 96, 128, 256, 40, 1, 7};
+static const uint32_t widths[] = {64, 48, 80, 96, 128, 256, 40, 20, 1, 7};
 
 static void check_widths(size_t n_queries)
 {
@@ -96,18 +96,16 @@ static void test_page_sizes_match_float64(void **state)
 static void test_gqa_mqa_and_uneven_lanes_match_float64(void **state)
 {
     (void)state;
-    static const uint32_t shapes[][3] = {/* kv_heads, group, page_heads */
-                                         {12, 1, 4},
-                                         {3, 3, 2},
-                                         {8, 4, 3},
-                                         {1, 16, 1},
-                                         {1, 71, 1}};
+    static const uint32_t shapes[][4] = {/* kv_heads, group, page_heads, width */
+                                         {12, 1, 4, 32}, {3, 3, 2, 32},  {8, 4, 3, 32},
+                                         {1, 16, 1, 32}, {1, 71, 1, 32}, {2, 3, 2, 48},
+                                         {2, 3, 1, 20},  {2, 7, 2, 64},  {2, 7, 1, 48}};
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
         for (size_t n = 1; n <= 65; n = n * 8 + 1)
             problem_check((shape){.kv_heads = shapes[i][0],
                                   .group = shapes[i][1],
                                   .page_heads = shapes[i][2],
-                                  .k_width = 32,
+                                  .k_width = shapes[i][3],
                                   .page_tokens = 16,
                                   .dtype = KVP_F16,
                                   .n_tokens = 300,
@@ -154,6 +152,50 @@ static void test_window_and_sinks_see_whole_pages(void **state)
                                       .n_queries = n,
                                       .window = windows[w],
                                       .sinks = sinks[i]});
+}
+
+static void test_pages_of_sinks_are_scored_with_queries_of_their_own(void **state)
+{
+    (void)state;
+    static const uint64_t windows[] = {0, 1, 17, 100, 1000}; /* 0: sinks hide nothing */
+    static const uint64_t sinks[] = {1, 16, 17, 40, 1000};   /* whole and partial pages */
+    for (size_t w = 0; w < 5; w++)
+        for (size_t i = 0; i < 5; i++)
+            for (size_t n = 1; n <= 250; n = n * 6 + 1) /* both paths */
+                problem_check((shape){.page_tokens = 16,
+                                      .k_width = 16,
+                                      .kv_heads = 2,
+                                      .group = 3,
+                                      .page_heads = 1,
+                                      .dtype = KVP_F16,
+                                      .n_tokens = 270,
+                                      .n_queries = n,
+                                      .window = windows[w],
+                                      .sinks = sinks[i],
+                                      .has_q_sinks = true,
+                                      .stride_gap = n == 7 ? 5 : 0});
+}
+
+/* Where queries for sinks are those for the other pages, giving them changes no bit. */
+static void test_equal_queries_for_sinks_change_no_bit(void **state)
+{
+    (void)state;
+    for (size_t n = 1; n <= 60; n += 59) {
+        problem p = problem_make((shape){
+            .page_tokens = 16, .n_tokens = 300, .n_queries = n, .window = 100, .sinks = 20});
+        const size_t n_out = n * p.n_heads * 64, n_mass = n * p.n_heads * p.n_pages;
+        float *out = must_calloc(n_out, sizeof *out), *mass = must_calloc(n_mass, sizeof *mass);
+        problem_run(&p);
+        memcpy(out, p.out, n_out * sizeof *out);
+        memcpy(mass, p.mass, n_mass * sizeof *mass);
+        p.args.q_sinks = p.q;
+        problem_run(&p);
+        assert_memory_equal(out, p.out, n_out * sizeof *out);
+        assert_memory_equal(mass, p.mass, n_mass * sizeof *mass);
+        free(out);
+        free(mass);
+        problem_free(&p);
+    }
 }
 
 static void test_evicted_pages_are_not_seen(void **state)
@@ -550,6 +592,8 @@ int main(void)
         cmocka_unit_test(test_no_tokens_give_zeros),
         cmocka_unit_test(test_explicit_positions_match_float64),
         cmocka_unit_test(test_window_and_sinks_see_whole_pages),
+        cmocka_unit_test(test_pages_of_sinks_are_scored_with_queries_of_their_own),
+        cmocka_unit_test(test_equal_queries_for_sinks_change_no_bit),
         cmocka_unit_test(test_evicted_pages_are_not_seen),
         cmocka_unit_test(test_strides_leave_the_gaps_alone),
         cmocka_unit_test(test_small_workspace_takes_several_passes),

@@ -1,5 +1,5 @@
 /* test_config.c - config.json of GPT-2: what is read, what is refused and how. */
-#include "integration/models/gpt2_config.h"
+#include "integration/models/arch.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -12,7 +12,7 @@
 #define SIZES "\"n_layer\":12,\"n_head\":12,\"n_embd\":768,\"vocab_size\":50257"
 #define GOOD SIZES ",\"n_positions\":1024"
 
-static kvp_status read_config(const char *members, gpt2_config *out)
+static kvp_status read_config(const char *members, decoder_config *out)
 {
     json_t *root = NULL;
     char text[1024];
@@ -20,14 +20,14 @@ static kvp_status read_config(const char *members, gpt2_config *out)
     assert_int_equal(json_parse_object(text, strlen(text), "config.json", KVP_E_INVALID, &root),
                      KVP_OK);
     const config_file file = {.root = root, .where = "config.json"};
-    kvp_status status = gpt2_config_read(&file, out);
+    kvp_status status = gpt2_arch.read_config(&file, out);
     json_decref(root);
     return status;
 }
 
-static gpt2_config good(const char *members)
+static decoder_config good(const char *members)
 {
-    gpt2_config c = {0};
+    decoder_config c = {0};
     if (read_config(members, &c))
         fail_msg("%s: %s", members, kvp_error());
     return c;
@@ -35,7 +35,7 @@ static gpt2_config good(const char *members)
 
 static void refused(const char *members, kvp_status wanted, const char *message)
 {
-    gpt2_config c = {.n_layers = 77};
+    decoder_config c = {.n_layers = 77};
     kvp_status status = read_config(members, &c);
     if (status != wanted || !strstr(kvp_error(), message) || !strstr(kvp_error(), "config.json"))
         fail_msg("%s: status %d, \"%s\"", members, (int)status, kvp_error());
@@ -46,32 +46,35 @@ static void refused(const char *members, kvp_status wanted, const char *message)
 static void test_published_config_takes_defaults(void **state)
 {
     (void)state;
-    gpt2_config c = good(GOOD);
+    decoder_config c = good(GOOD);
     assert_int_equal(c.n_layers, 12);
     assert_int_equal(c.n_heads, 12);
     assert_int_equal(c.d_model, 768);
     assert_int_equal(c.d_inner, 3072);
     assert_int_equal(c.n_ctx, 1024);
     assert_int_equal(c.n_vocab, 50257);
-    assert_int_equal(c.eos_id, 50256);
+    assert_int_equal(c.n_eos, 1);
+    assert_int_equal(c.eos_ids[0], 50256);
     assert_true(fabsf(c.epsilon - 1e-5f) <= 1e-12f);
-    assert_true(c.scale_by_width && !c.scale_by_layer && c.tied);
+    assert_true(fabsf(c.scale - 0.125f) <= 1e-7f);
+    assert_true(!c.scale_by_layer && c.tied);
 }
 
 static void test_members_override_defaults(void **state)
 {
     (void)state;
-    gpt2_config c = good(GOOD ",\"n_inner\":100,\"layer_norm_epsilon\":1e-6,\"eos_token_id\":5,"
-                              "\"scale_attn_weights\":false,\"tie_word_embeddings\":false,"
-                              "\"scale_attn_by_inverse_layer_idx\":true,"
-                              "\"reorder_and_upcast_attn\":true,"
-                              "\"activation_function\":\"gelu_pytorch_tanh\"");
+    decoder_config c = good(GOOD ",\"n_inner\":100,\"layer_norm_epsilon\":1e-6,\"eos_token_id\":5,"
+                                 "\"scale_attn_weights\":false,\"tie_word_embeddings\":false,"
+                                 "\"scale_attn_by_inverse_layer_idx\":true,"
+                                 "\"reorder_and_upcast_attn\":true,"
+                                 "\"activation_function\":\"gelu_pytorch_tanh\"");
     assert_int_equal(c.d_inner, 100);
-    assert_int_equal(c.eos_id, 5);
+    assert_int_equal(c.n_eos, 1);
+    assert_int_equal(c.eos_ids[0], 5);
     assert_true(fabsf(c.epsilon - 1e-6f) <= 1e-13f);
-    assert_true(!c.scale_by_width && c.scale_by_layer && !c.tied);
+    assert_true(c.scale == 1.0f && c.scale_by_layer && !c.tied);
     assert_int_equal(good(GOOD ",\"n_inner\":null").d_inner, 3072);
-    assert_int_equal(good(GOOD ",\"eos_token_id\":null").eos_id, -1);
+    assert_int_equal(good(GOOD ",\"eos_token_id\":null").n_eos, 0);
 }
 
 static void test_n_positions_goes_before_n_ctx(void **state)
@@ -103,7 +106,7 @@ static void test_heads_must_divide_width(void **state)
 {
     (void)state;
     refused("\"n_layer\":2,\"n_head\":5,\"n_embd\":768,\"vocab_size\":9,\"n_ctx\":8", KVP_E_INVALID,
-            "n_embd 768 is not a multiple of n_head 5");
+            "\"n_embd\" 768 is not a multiple of \"n_head\" 5");
 }
 
 static void test_flags_this_forward_lacks_are_named(void **state)
@@ -115,7 +118,7 @@ static void test_flags_this_forward_lacks_are_named(void **state)
     refused(GOOD ",\"pruned_heads\":{\"0\":[1]}", KVP_E_UNSUPPORTED, "pruned_heads");
     refused(GOOD ",\"quantization_config\":{\"bits\":4}", KVP_E_UNSUPPORTED, "quantization_config");
     refused(GOOD ",\"architectures\":[\"GPT2ForSequenceClassification\"]", KVP_E_UNSUPPORTED,
-            "GPT2LMHeadModel");
+            "LMHeadModel");
     (void)good(GOOD ",\"architectures\":[\"GPT2Model\"],\"pruned_heads\":{},"
                     "\"add_cross_attention\":false,\"quantization_config\":null");
 }

@@ -1,4 +1,4 @@
-/* test_elementwise.c - layer norm and GELU against float64; number formats, every half of them. */
+/* test_elementwise.c - norms and activations against float64; narrowing to bf16. */
 #include "integration/models/elementwise.h"
 #include "integration/models/convert.h"
 
@@ -69,36 +69,57 @@ static void test_layer_norm_equals_float64(void **state)
     }
 }
 
-/* What 16 bits of IEEE binary16 mean, by definition. */
-static double half_value(unsigned bits)
-{
-    unsigned exponent = bits >> 10 & 31, mantissa = bits & 1023;
-    double sign = bits >> 15 ? -1 : 1;
-    if (exponent == 31)
-        return mantissa ? NAN : sign * INFINITY;
-    return sign * (exponent ? ldexp(1024 + mantissa, (int)exponent - 25) : ldexp(mantissa, -24));
-}
-
-static void test_every_half_is_widened_exactly(void **state)
+static void test_rms_norm_equals_float64(void **state)
 {
     (void)state;
-    for (unsigned bits = 0; bits < 65536; bits++) {
-        /* From an odd address: tensors are not aligned. */
-        unsigned char memory[3] = {0, (unsigned char)bits, (unsigned char)(bits >> 8)};
-        const unsigned char *bytes = memory + 1;
-        float got;
-        convert_to_f32("F16", bytes, &got, 1);
-        double wanted = half_value(bits);
-        bool same =
-            isnan(wanted) ? isnan(got) : (double)got == wanted && !signbit(got) == !signbit(wanted);
-        if (!same)
-            fail_msg("0x%04X became %g", bits, (double)got);
-        uint32_t pattern = bits << 16;
-        float brain;
-        memcpy(&brain, &pattern, sizeof brain);
-        convert_to_f32("BF16", bytes, &got, 1);
-        assert_memory_equal(&got, &brain, sizeof got);
+    static const size_t widths[] = {1, 5, 16, 40, 257};
+    for (size_t k = 0; k < sizeof widths / sizeof *widths; k++) {
+        size_t n = widths[k];
+        float x[2 * 257], weight[257], out[2 * 257];
+        for (size_t i = 0; i < 2 * n; i++)
+            x[i] = (float)((i * 7919) % 101) / 10.0f - 3.0f;
+        for (size_t i = 0; i < n; i++)
+            weight[i] = 1.0f + (float)(i % 7) / 8.0f;
+        rms_norm(x, 2, n, weight, 1e-2f, out);
+        for (size_t r = 0; r < 2; r++) {
+            double square = 0;
+            for (size_t i = 0; i < n; i++)
+                square += (double)x[r * n + i] * (double)x[r * n + i] / (double)n;
+            for (size_t i = 0; i < n; i++) {
+                double wanted =
+                    (double)x[r * n + i] / sqrt(square + (double)1e-2f) * (double)weight[i];
+                assert_true(fabs((double)out[r * n + i] - wanted) <= 1e-5);
+            }
+        }
     }
+}
+
+static void test_gated_silu_equals_float64_everywhere(void **state)
+{
+    (void)state;
+    static float gate[24001], up[24001], out[24001];
+    for (int i = 0; i <= 24000; i++) {
+        gate[i] = (float)(i - 12000) / 100.0f;
+        up[i] = (float)(i % 7) - 3.0f;
+    }
+    gated_silu(gate, up, 24001, out);
+    for (int i = 0; i <= 24000; i++) {
+        double x = (double)gate[i], wanted = x / (1 + exp(-x)) * (double)up[i];
+        assert_true(fabs((double)out[i] - wanted) <= 1e-30 + 6e-7 * fabs(wanted) ||
+                    fabs(wanted) <= 1e-35);
+    }
+    gate[0] = NAN;
+    gated_silu(gate, up, 1, out);
+    assert_true(isnan(out[0]));
+}
+
+static void test_relu_keeps_what_is_not_negative(void **state)
+{
+    (void)state;
+    float x[] = {-1.0f, 0.0f, 2.5f, -INFINITY, INFINITY, NAN};
+    relu(x, 6);
+    assert_true(x[0] == 0 && x[1] == 0 && x[2] == 2.5f && x[3] == 0 && isinf(x[4]));
+    assert_true(isnan(x[5]));
 }
 
 static void test_narrowing_rounds_to_nearest_even(void **state)
@@ -126,7 +147,9 @@ int main(void)
         cmocka_unit_test(test_gelu_equals_float64_everywhere),
         cmocka_unit_test(test_gelu_of_extremes_is_itself_or_zero),
         cmocka_unit_test(test_layer_norm_equals_float64),
-        cmocka_unit_test(test_every_half_is_widened_exactly),
+        cmocka_unit_test(test_rms_norm_equals_float64),
+        cmocka_unit_test(test_gated_silu_equals_float64_everywhere),
+        cmocka_unit_test(test_relu_keeps_what_is_not_negative),
         cmocka_unit_test(test_narrowing_rounds_to_nearest_even),
     };
     return cmocka_run_group_tests(tests, NULL, NULL) != 0;

@@ -39,6 +39,20 @@ static void test_evicted_and_forgotten_pages_are_dots(void **state)
     CHECK_ROW(".DR", pages + 1, 2, 12, 0);
 }
 
+/* A text that goes on for ever keeps a map that can be read. */
+static void test_dots_are_no_more_than_64_in_a_row(void **state)
+{
+    (void)state;
+    const kvp_page_info pages[] = {
+        {.first_position = 0, .n_valid = 4, .tier = KVP_TIER_RAM},
+        {.first_position = (uint64_t)1 << 60, .n_valid = 4, .tier = KVP_TIER_DISK},
+    };
+    char row[256] = {0};
+    assert_int_equal(map_row(pages, 2, 4, UINT64_MAX, row, sizeof row), 64 + 1 + 64 + 1);
+    assert_int_equal(row[64], 'R');
+    assert_int_equal(row[129], 'D');
+}
+
 static void test_row_longer_than_its_buffer_is_cut_but_counted(void **state)
 {
     (void)state;
@@ -77,6 +91,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_each_tier_has_its_letter),
         cmocka_unit_test(test_evicted_and_forgotten_pages_are_dots),
+        cmocka_unit_test(test_dots_are_no_more_than_64_in_a_row),
         cmocka_unit_test(test_row_longer_than_its_buffer_is_cut_but_counted),
         cmocka_unit_test(test_long_rows_are_broken),
     };

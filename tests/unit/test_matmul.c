@@ -3,6 +3,7 @@
 #include "integration/models/matmul.h"
 #include "integration/models/convert.h"
 #include "tests/support/child.h"
+#include "tests/support/larger.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -45,7 +46,7 @@ static float value(bool is_bf16)
     return v;
 }
 
-static void make(problem *p, size_t n_in, size_t n_out, size_t m, bool is_embedding, bool is_bf16)
+static void make(problem *p, size_t n_in, size_t n_out, size_t m, bool is_out_major, bool is_bf16)
 {
     *p = (problem){.n_in = n_in, .n_out = n_out, .m = m};
     p->weights = allocate(n_in * n_out * sizeof(float));
@@ -59,10 +60,11 @@ static void make(problem *p, size_t n_in, size_t n_out, size_t m, bool is_embedd
         p->x[i] = value(is_bf16);
     p->w = (matrix){.n_in = n_in,
                     .n_out = n_out,
-                    .is_embedding = is_embedding,
+                    .is_out_major = is_out_major,
                     .is_bf16 = is_bf16,
                     .bias = p->bias};
     p->w.data = allocate(matrix_bytes(&p->w));
+    memset(p->w.data, 0, matrix_bytes(&p->w));
     size_t n_rows, width;
     matrix_shape(&p->w, &n_rows, &width);
     for (size_t at = 0, n; at < n_rows; at += n) { /* in uneven portions, the last ones first */
@@ -74,7 +76,7 @@ static void make(problem *p, size_t n_in, size_t n_out, size_t m, bool is_embedd
 /* weights are as given: rows of outputs, or of inputs. */
 static double weight_of(const problem *p, size_t i, size_t j)
 {
-    return (double)p->weights[p->w.is_embedding ? j * p->n_in + i : i * p->n_out + j];
+    return (double)p->weights[p->w.is_out_major ? j * p->n_in + i : i * p->n_out + j];
 }
 
 static void fini(problem *p)
@@ -97,9 +99,7 @@ static double error_of(const problem *p, const float *y)
                 sum += product;
                 size += fabs(product);
             }
-            double error = fabs((double)y[r * p->n_out + j] - sum) / size;
-            if (!(error <= highest))
-                highest = error;
+            highest = larger(highest, fabs((double)y[r * p->n_out + j] - sum) / size);
         }
     }
     return highest;
@@ -109,7 +109,7 @@ static double error_of(const problem *p, const float *y)
 static const size_t shapes[][2] = {{1, 1}, {7, 3}, {64, 128}, {96, 129}, {40, 700}, {33, 9000}};
 static const size_t row_counts[] = {1, 2, 3, 17};
 
-static double worst_error(uint32_t n_threads, bool is_embedding, bool is_bf16)
+static double worst_error(uint32_t n_threads, bool is_out_major, bool is_bf16)
 {
     double highest = 0;
     kvp_pool *threads;
@@ -120,7 +120,7 @@ static double worst_error(uint32_t n_threads, bool is_embedding, bool is_bf16)
     for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
         for (size_t r = 0; r < sizeof row_counts / sizeof *row_counts; r++) {
             problem p;
-            make(&p, shapes[s][0], shapes[s][1], row_counts[r], is_embedding, is_bf16);
+            make(&p, shapes[s][0], shapes[s][1], row_counts[r], is_out_major, is_bf16);
             float *y = allocate(p.m * p.n_out * sizeof *y);
             for (size_t i = 0; i < p.m * p.n_out; i++)
                 y[i] = NAN;
@@ -158,7 +158,7 @@ static void test_rows_of_embeddings_come_back(void **state)
         float row[40];
         make(&p, 40, 300, 1, true, is_bf16);
         for (size_t i = 0; i < p.n_out; i++) {
-            matrix_row(&p.w, i, row);
+            matrix_output(&p.w, i, row);
             assert_memory_equal(row, p.weights + i * p.n_in, sizeof row);
         }
         fini(&p);
@@ -210,6 +210,70 @@ static void test_threads_do_not_change_a_bit(void **state)
     }
 }
 
+/* y of row `at` of m, which is the same row wherever it is put; the others are random. */
+static void row_product(matmul *mm, problem *p, const float *row, size_t at, float *y)
+{
+    for (size_t i = 0; i < p->m * p->n_in; i++)
+        p->x[i] = random_value();
+    memcpy(p->x + at * p->n_in, row, p->n_in * sizeof *row);
+    assert_int_equal(matmul_apply(mm, &p->w, p->x, p->m, y), KVP_OK);
+    memmove(y, y + at * p->n_out, p->n_out * sizeof *y);
+}
+
+/* Rows of a product that do not get the same bits wherever they stand. */
+static size_t count_unfair(matmul *mm, problem *p)
+{
+    size_t n_unfair = 0;
+    float *y = allocate(p->m * p->n_out * sizeof *y), *first = allocate(p->n_out * sizeof *first);
+    float *row = allocate(p->n_in * sizeof *row);
+    for (size_t i = 0; i < p->n_in; i++)
+        row[i] = random_value();
+    row_product(mm, p, row, 0, y);
+    memcpy(first, y, p->n_out * sizeof *first);
+    for (size_t at = 0; at < p->m; at++) {
+        row_product(mm, p, row, at, y);
+        n_unfair += memcmp(first, y, p->n_out * sizeof *y) != 0;
+    }
+    free(row);
+    free(first);
+    free(y);
+    return n_unfair;
+}
+
+static int check_fair_rows(void *isa)
+{
+    static const size_t shapes[][2] = {{96, 200}, {300, 515}};
+    kvp_pool *threads;
+    matmul *mm;
+    size_t n_unfair = 0;
+    if (isa)
+        setenv("DNNL_MAX_CPU_ISA", isa, 1);
+    assert_int_equal(kvp_pool_open(2, NULL, NULL, &threads), KVP_OK);
+    assert_int_equal(matmul_open(threads, &mm), KVP_OK);
+    for (size_t n = 1; n <= 64; n += n < 20 ? 1 : 11) {
+        for (size_t s = 0; s < 8; s++) {
+            problem p;
+            make(&p, shapes[s / 4][0], shapes[s / 4][1], 128, s & 1, s & 2);
+            p.m = matmul_fair_rows(mm, &p.w, n);
+            assert_true(p.m >= n && p.m <= 2 * n && p.m <= 64);
+            n_unfair += count_unfair(mm, &p);
+            fini(&p);
+        }
+    }
+    matmul_close(mm);
+    kvp_pool_close(threads);
+    return n_unfair != 0;
+}
+
+static void test_rows_of_a_fair_product_do_not_depend_on_their_place(void **state)
+{
+    (void)state;
+    assert_int_equal(child_run(check_fair_rows, "SSE41"), 0);
+    assert_int_equal(child_run(check_fair_rows, "AVX2"), 0);
+    assert_int_equal(child_run(check_fair_rows, "AVX512_CORE"), 0);
+    assert_int_equal(child_run(check_fair_rows, NULL), 0);
+}
+
 static void test_reserved_products_take_no_more_scratch(void **state)
 {
     (void)state;
@@ -237,6 +301,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_bf16_without_instructions_equals_float64), /* first: it forks */
+        cmocka_unit_test(test_rows_of_a_fair_product_do_not_depend_on_their_place),
         cmocka_unit_test(test_float_products_equal_float64),
         cmocka_unit_test(test_bf16_products_equal_float64),
         cmocka_unit_test(test_rows_of_embeddings_come_back),

@@ -226,8 +226,9 @@ static void test_other_models_are_unsupported(void **state)
     const char *dir = *state;
     tiny_gpt2 t = tiny_gpt2_default();
     tiny_gpt2_write(dir, &t);
-    temp_dir_write_text(dir, "config.json", "{\"model_type\":\"llama\"}");
-    refused(dir, KVP_E_UNSUPPORTED, "\"llama\" is not supported (gpt2 is)");
+    temp_dir_write_text(dir, "config.json", "{\"model_type\":\"bert\"}");
+    refused(dir, KVP_E_UNSUPPORTED,
+            "\"bert\" is not supported (gpt2, llama, mistral, qwen2 and opt are)");
     temp_dir_write_text(dir, "config.json", "{}");
     refused(dir, KVP_E_UNSUPPORTED, "(none)");
     temp_dir_write_text(dir, "config.json", "{\"architectures\":[\"GPT2Model\"]}");
@@ -246,7 +247,7 @@ static void test_missing_files_are_named(void **state)
     temp_dir_write_text(dir, "pytorch_model.bin", "");
     refused(dir, KVP_E_UNSUPPORTED, "convert it to model.safetensors");
     temp_dir_write_text(dir, "model.safetensors.index.json", "{}");
-    refused(dir, KVP_E_UNSUPPORTED, "sharded");
+    refused(dir, KVP_E_INVALID, "names no tensors");
     temp_dir_write_text(dir, "model.safetensors", "x");
     refused(dir, KVP_E_CORRUPT, "too few");
 }

@@ -110,16 +110,23 @@ static void test_beyond_rules(void **state)
     (void)state;
     beyond_option beyond = {0};
     assert_true(value_beyond.parse("stop", &beyond));
-    assert_true(beyond.stop);
-    assert_true(value_beyond.parse("rolling", &beyond));
-    assert_false(beyond.stop);
-    assert_int_equal(beyond.roll, 0);
+    assert_int_equal(beyond.kind, BEYOND_STOP);
+    assert_true(value_beyond.parse("yarn", &beyond));
+    assert_int_equal(beyond.kind, BEYOND_YARN);
     assert_true(value_beyond.parse("rolling:100", &beyond));
+    assert_int_equal(beyond.kind, BEYOND_ROLLING);
     assert_int_equal(beyond.roll, 100);
-    const char *const wrong[] = {"", "rolling:", "rolling:0", "rolling:x", "roll", "stop:1"};
+    assert_true(value_beyond.parse("rolling", &beyond));
+    assert_int_equal(beyond.kind, BEYOND_ROLLING);
+    assert_int_equal(beyond.roll, 0);
+    assert_true(value_beyond.parse("shift", &beyond));
+    assert_int_equal(beyond.kind, BEYOND_SHIFT);
+    const char *const wrong[] = {"",     "rolling:", "rolling:0", "rolling:x", "roll", "stop:1",
+                                 "Yarn", "yarn:2",   "shift ",    "shift:100", "shif"};
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++)
         if (value_beyond.parse(wrong[i], &beyond))
             fail_msg("accepted: '%s'", wrong[i]);
+    assert_int_equal(beyond.kind, BEYOND_SHIFT);
 }
 
 static void test_defaults_are_those_of_the_help(void **state)
@@ -139,7 +146,8 @@ static void test_defaults_are_those_of_the_help(void **state)
     assert_false(o.ram.given || o.zram.given || o.disk.given || o.json || o.ignore_eos);
     assert_null(o.placement);
     assert_int_equal(o.keep.window, 0);
-    assert_false(o.beyond.stop);
+    assert_int_equal(o.n_ctx, 0);
+    assert_int_equal(o.beyond.kind, BEYOND_ROLLING);
 }
 
 static void test_every_option_reaches_its_value(void **state)
@@ -168,13 +176,15 @@ static void test_every_option_reaches_its_value(void **state)
     assert_int_equal(o.disk.bytes, 3 << 20);
     assert_string_equal(o.swap, "s");
     assert_ptr_equal(o.placement, &kvp_placement_lru);
-    assert_true(parse(&cmd_generate,
-                      "-m m -p t --page-tokens 16 --keep window:8 --beyond stop --kv-dtype bf16 "
-                      "--weights bf16 --threads 3 --json",
-                      &o, own, &code));
+    assert_true(
+        parse(&cmd_generate,
+              "-m m -p t --page-tokens 16 --keep window:8 --beyond stop --ctx 99 --kv-dtype bf16 "
+              "--weights bf16 --threads 3 --json",
+              &o, own, &code));
     assert_int_equal(o.page_tokens, 16);
     assert_int_equal(o.keep.window, 8);
-    assert_true(o.beyond.stop);
+    assert_int_equal(o.n_ctx, 99);
+    assert_int_equal(o.beyond.kind, BEYOND_STOP);
     assert_int_equal(o.kv_dtype, KVP_BF16);
     assert_int_equal(o.weights, MODEL_WEIGHTS_BF16);
     assert_int_equal(o.n_threads, 3);
@@ -199,9 +209,9 @@ static void test_mistakes_are_usage_errors(void **state)
 {
     (void)state;
     check_rejected(&cmd_generate, "-p t");
-    check_rejected(&cmd_generate, "-m m");
-    check_rejected(&cmd_generate, "-m m -p t -f f");
-    check_rejected(&cmd_generate, "-m m -f f --ids i");
+    check_rejected(&cmd_compare, "-m m");
+    check_rejected(&cmd_compare, "-m m -p t -f f");
+    check_rejected(&cmd_compare, "-m m -f f --ids i");
     check_rejected(&cmd_generate, "-m m -p t extra");
     check_rejected(&cmd_generate, "-m m -p t --no-such");
     check_rejected(&cmd_generate, "-m m -p t -z");
@@ -223,6 +233,10 @@ static void test_mistakes_are_usage_errors(void **state)
     check_rejected(&cmd_generate, "-m m -p t --swap s --disk 0");
     check_rejected(&cmd_tokenize, "-m m -p t --temp 1");
     check_rejected(&cmd_perplexity, "-m m -p t --window 0");
+    check_rejected(&cmd_generate, "-m m -p t --ctx 0");
+    check_rejected(&cmd_generate, "-m m -p t --ctx 4K");
+    check_rejected(&cmd_generate, "-m m -p t --beyond yarn"); /* how far? */
+    check_rejected(&cmd_tokenize, "-m m -p t --ctx 100");
 }
 
 static void test_near_names_are_suggested(void **state)

@@ -294,6 +294,37 @@ static void test_lru_orders_by_last_use(void **state)
 
 /* ---- both ---- */
 
+static void insert_cold(model *m, uint32_t page, bool is_open)
+{
+    m->policy->ops->insert(
+        m->policy, &(kvp_placement_page){
+                       .page = page, .lane_index = page, .is_open = is_open, .is_cold = true});
+}
+
+static void test_cold_pages_leave_first_until_they_are_used_again(void **state)
+{
+    (void)state;
+    static const kvp_placement_ops *const policies[] = {&kvp_placement_sticky, &kvp_placement_lru};
+    for (size_t p = 0; p < 2; p++) {
+        model *m = open_model(policies[p], MAX_PAGES, 1);
+        const kvp_placement_ops *ops = m->policy->ops;
+        for (uint32_t i = 0; i < 100; i++)
+            insert(m, i, 0, i, false);
+        for (uint32_t i = 10; i < 13; i++) {
+            ops->remove(m->policy, i);
+            insert_cold(m, i, i == 12);
+        }
+        ops->remove(m->policy, 11); /* used again */
+        insert(m, 11, 0, 11, false);
+        uint32_t first = first_victim(m), second = ops->victim(m->policy, first);
+        assert_true((first == 10 && second == 12) || (first == 12 && second == 10));
+        ops->remove(m->policy, 10);
+        ops->remove(m->policy, 12);
+        assert_int_not_equal(first_victim(m), KVP_PAGE_NONE);
+        close_model(m);
+    }
+}
+
 /* Every page that is in is named exactly once, whatever happened; twice the same calls give twice
  * the same order. */
 static void check_random_calls(const kvp_placement_ops *ops, uint64_t seed, uint32_t *order)
@@ -382,6 +413,7 @@ int main(void)
         cmocka_unit_test(test_sticky_open_pages_leave_last_and_oldest_first),
         cmocka_unit_test(test_sticky_streamed_page_leaves_before_a_resident_one),
         cmocka_unit_test(test_lru_orders_by_last_use),
+        cmocka_unit_test(test_cold_pages_leave_first_until_they_are_used_again),
         cmocka_unit_test(test_victims_are_all_pages_once_and_reproducible),
         cmocka_unit_test(test_policies_are_found_by_name),
         cmocka_unit_test(test_no_memory_is_reported),

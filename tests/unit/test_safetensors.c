@@ -52,11 +52,13 @@ static void build(fixture *f, const char *header, uint64_t header_bytes, size_t 
 static kvp_status try_open(fixture *f, size_t n)
 {
     safetensors *st = NULL;
-    temp_dir_write(f->dir, "model.safetensors", f->bytes, n);
-    kvp_status status = safetensors_open(f->path, &st);
+    unsigned char *bytes = malloc(n); /* exactly: sanitizers see reads past its end */
+    memcpy(bytes, f->bytes, n);
+    kvp_status status = safetensors_open_bytes(bytes, n, f->path, &st);
     if (status)
         assert_null(st);
     safetensors_close(st);
+    free(bytes);
     return status;
 }
 
@@ -85,14 +87,13 @@ static void test_good_file_gives_its_tensors(void **state)
 {
     fixture *f = *state;
     safetensors *st = NULL;
-    size_t n;
     build(f, good, sizeof good - 1, 20);
     temp_dir_write(f->dir, "model.safetensors", f->bytes, f->n);
     assert_int_equal(safetensors_open(f->path, &st), KVP_OK);
     assert_int_equal(safetensors_count(st), 3);
     assert_string_equal(safetensors_at(st, 0)->name, "a");
-    const safetensors_tensor *b = safetensors_find(st, "b");
-    assert_non_null(b);
+    const safetensors_tensor *b = safetensors_at(st, 1);
+    assert_string_equal(b->name, "b");
     assert_string_equal(b->dtype, "BF16");
     assert_int_equal(b->rank, 2);
     assert_int_equal(b->shape[0], 2);
@@ -100,9 +101,9 @@ static void test_good_file_gives_its_tensors(void **state)
     assert_int_equal(b->n_elements, 6);
     assert_int_equal(safetensors_data(st, b)[0], 9);
     assert_int_equal(safetensors_data(st, b)[11], 20);
-    assert_null(safetensors_find(st, "c"));
-    assert_memory_equal(safetensors_bytes(st, &n), f->bytes, f->n);
-    assert_int_equal(n, f->n);
+    assert_string_equal(safetensors_at(st, 2)->name, "e");
+    assert_int_equal(safetensors_mapping(st)->n_bytes, f->n);
+    assert_memory_equal(safetensors_mapping(st)->bytes, f->bytes, f->n);
     safetensors_close(st);
 }
 
@@ -140,6 +141,9 @@ static void test_missing_file_and_directory_are_named(void **state)
     assert_int_equal(safetensors_open(f->dir, &st), KVP_E_IO);
     assert_non_null(strstr(kvp_error(), "directory"));
     assert_int_equal(safetensors_open("/dev/null", &st), KVP_E_IO);
+    temp_dir_write(f->dir, "model.safetensors", "", 0);
+    assert_int_equal(safetensors_open(f->path, &st), KVP_E_CORRUPT);
+    assert_non_null(strstr(kvp_error(), "is empty"));
     assert_null(st);
 }
 
@@ -207,18 +211,17 @@ static void test_random_damage_stays_in_bounds(void **state)
             seed = seed * 6364136223846793005u + 1442695040888963407u;
             f->bytes[(seed >> 33) % f->n] = (unsigned char)(seed >> 24);
         }
-        temp_dir_write(f->dir, "model.safetensors", f->bytes, f->n);
-        if (safetensors_open(f->path, &st)) {
+        if (safetensors_open_bytes(f->bytes, f->n, f->path, &st)) {
             n_refused++;
             continue;
         }
         n_opened++;
         for (size_t i = 0; i < safetensors_count(st); i++) {
             const safetensors_tensor *t = safetensors_at(st, i);
-            size_t n;
-            const unsigned char *all = safetensors_bytes(st, &n);
+            const mapped_file *file = safetensors_mapping(st);
             const unsigned char *data = safetensors_data(st, t);
-            assert_true(data >= all && data + (t->end - t->begin) <= all + n);
+            assert_true(data >= file->bytes &&
+                        data + (t->end - t->begin) <= file->bytes + file->n_bytes);
         }
         safetensors_close(st);
     }

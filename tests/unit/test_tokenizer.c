@@ -1,6 +1,6 @@
 /* test_tokenizer.c - byte-level BPE against ids from Hugging Face's tokenizers 0.23. */
 #include "integration/text/tokenizer.h"
-#include "tests/support/demo.h"
+#include "tests/support/golden.h"
 #include "tests/support/temp_dir.h"
 
 #include <setjmp.h>
@@ -61,7 +61,7 @@ static void check_cases(const char *dir, const json_t *cases, size_t at_least)
 static void test_golden_cases_are_equal(void **state)
 {
     (void)state;
-    json_t *golden = demo_golden();
+    json_t *golden = golden_load(DEMO_GOLDEN);
     check_cases(DEMO_DIR, json_object_get(golden, "tokenizer_cases"), 14);
     json_decref(golden);
 }
@@ -97,8 +97,8 @@ static void test_excerpt_equals_golden_text_and_decodes_to_itself(void **state)
 {
     (void)state;
     size_t n_text, n = 0, n_golden, n_back = 0;
-    json_t *golden = demo_golden();
-    int32_t *wanted = demo_ids(json_object_get(golden, "rolling"), "token_ids", &n_golden);
+    json_t *golden = golden_load(DEMO_GOLDEN);
+    int32_t *wanted = golden_ids(json_object_get(golden, "rolling"), "token_ids", &n_golden);
     int32_t *ids = NULL;
     char *text = read_excerpt(&n_text), *back = malloc(n_text + 16);
     tokenizer *t = open_or_fail(DEMO_DIR);
@@ -199,54 +199,6 @@ static void test_lookups_answer_for_known_and_unknown(void **state)
     tokenizer_close(t);
 }
 
-/* ---- streaming ------------------------------------------------------------------------------- */
-
-/* Push bytes in two pieces cut at every place; the output is always the same. */
-static void check_stream(const char *in, size_t n, const char *wanted)
-{
-    for (size_t cut = 0; cut <= n; cut++) {
-        utf8_stream s = {.n_pending = 0};
-        char out[256];
-        size_t n_out = utf8_stream_push(&s, in, cut, out);
-        assert_int_equal(utf8_valid_prefix(out, n_out), n_out); /* whole characters only */
-        n_out += utf8_stream_push(&s, in + cut, n - cut, out + n_out);
-        n_out += utf8_stream_finish(&s, out + n_out);
-        assert_int_equal(n_out, strlen(wanted));
-        assert_memory_equal(out, wanted, n_out);
-    }
-}
-
-#define BAD "\xEF\xBF\xBD"
-
-static void test_stream_never_splits_a_character(void **state)
-{
-    (void)state;
-    check_stream("", 0, "");
-    check_stream("h\xC3\xA9 \xE2\x82\xAC \xF0\x9F\x99\x82.", 13,
-                 "h\xC3\xA9 \xE2\x82\xAC \xF0\x9F\x99\x82.");
-}
-
-/* One U+FFFD per maximal subpart: Unicode 15.0, table 3-8 and its neighbours. */
-static void test_stream_replaces_what_cannot_become_valid(void **state)
-{
-    (void)state;
-    check_stream("a\xFFz", 3, "a" BAD "z");
-    check_stream("\xC0\xAF\xE0\x80\xBF\xF0\x81\x82"
-                 "A",
-                 9, BAD BAD BAD BAD BAD BAD BAD BAD "A");
-    check_stream("\xED\xA0\x80\xED\xBF\xBF\xED\xAF"
-                 "A",
-                 9, BAD BAD BAD BAD BAD BAD BAD BAD "A");
-    check_stream("\xF4\x91\x92\x93\xFF"
-                 "A\x80\xBF"
-                 "B",
-                 9, BAD BAD BAD BAD BAD "A" BAD BAD "B");
-    check_stream("\xE1\x80\xE2\xF0\x91\x92\xF1\xBF"
-                 "A",
-                 9, BAD BAD BAD BAD "A");
-    check_stream("ok\xF0\x9F\x99", 5, "ok" BAD); /* ends in the middle */
-}
-
 /* ---- files ----------------------------------------------------------------------------------- */
 
 static void expect_open(const char *dir, kvp_status wanted, const char *message)
@@ -286,25 +238,52 @@ static void test_bad_vocab_and_merges_are_named(void **state)
     temp_dir_remove(dir);
 }
 
-static void test_byte_without_token_is_an_error(void **state)
+static void expect_ids(const tokenizer *t, const char *text, const int32_t *wanted, size_t n_wanted)
+{
+    int32_t *ids = NULL;
+    size_t n = 0;
+    assert_int_equal(tokenizer_encode(t, text, strlen(text), &ids, &n), KVP_OK);
+    assert_int_equal(n, n_wanted);
+    if (n)
+        assert_memory_equal(ids, wanted, n * sizeof *ids);
+    free(ids);
+}
+
+/* As Hugging Face does it: what stands around them merges. */
+static void test_bytes_without_token_are_left_out(void **state)
 {
     (void)state;
     char dir[TEMP_DIR_BYTES];
-    int32_t *ids = NULL;
-    size_t n = 0;
     temp_dir_make(dir);
     temp_dir_write_text(dir, "vocab.json", "{\"a\": 5, \"b\": 1, \"ab\": 2}");
     temp_dir_write_text(dir, "merges.txt", "a b\r\n");
     tokenizer *t = open_or_fail(dir);
-    assert_int_equal(tokenizer_encode(t, "abba", 4, &ids, &n), KVP_OK);
-    assert_int_equal(n, 3);
-    assert_int_equal(ids[0], 2);
-    assert_int_equal(ids[2], 5);
-    free(ids);
-    ids = NULL;
-    assert_int_equal(tokenizer_encode(t, "abc", 3, &ids, &n), KVP_E_INVALID);
-    assert_non_null(strstr(kvp_error(), "0x63"));
-    assert_null(ids);
+    expect_ids(t, "abba", (const int32_t[]){2, 1, 5}, 3);
+    expect_ids(t, "acb", (const int32_t[]){2}, 1);
+    expect_ids(t, "c", NULL, 0);
+    tokenizer_close(t);
+    temp_dir_remove(dir);
+}
+
+static void test_bytes_without_token_are_the_unknown_one(void **state)
+{
+    (void)state;
+    static const char json[] =
+        "{\"model\":{\"vocab\":{\"a\":5,\"b\":1,\"ab\":2,\"<unk>\":7},\"merges\":[\"a b\"],"
+        "\"unk_token\":\"<unk>\",\"fuse_unk\":%s},"
+        "\"decoder\":{\"type\":\"ByteLevel\"},\"pre_tokenizer\":{\"type\":\"ByteLevel\","
+        "\"add_prefix_space\":false}}";
+    char dir[TEMP_DIR_BYTES], text[512];
+    temp_dir_make(dir);
+    snprintf(text, sizeof text, json, "false");
+    temp_dir_write_text(dir, "tokenizer.json", text);
+    tokenizer *t = open_or_fail(dir);
+    expect_ids(t, "abcda", (const int32_t[]){2, 7, 7, 5}, 4);
+    tokenizer_close(t);
+    snprintf(text, sizeof text, json, "true");
+    temp_dir_write_text(dir, "tokenizer.json", text);
+    t = open_or_fail(dir);
+    expect_ids(t, "abcda", (const int32_t[]){2, 7, 5}, 3);
     tokenizer_close(t);
     temp_dir_remove(dir);
 }
@@ -337,34 +316,121 @@ static void test_special_tokens_come_from_the_small_files(void **state)
     temp_dir_remove(dir);
 }
 
+/* vocab.json and merges.txt alone: tokenizer_config.json says the rest. */
+static void test_config_says_what_goes_before_a_text(void **state)
+{
+    (void)state;
+    char dir[TEMP_DIR_BYTES];
+    tokenizer *t;
+    size_t n;
+    temp_dir_make(dir);
+    temp_dir_write_text(dir, "vocab.json", "{\"a\": 0, \"b\": 1, \"ab\": 2, \"</s>\": 3}");
+    temp_dir_write_text(dir, "merges.txt", "a b\n");
+    temp_dir_write_text(dir, "tokenizer_config.json",
+                        "{\"bos_token\": \"</s>\", \"add_bos_token\": true}");
+    t = open_or_fail(dir);
+    const int32_t *prefix = tokenizer_prefix(t, &n);
+    assert_int_equal(n, 1);
+    assert_int_equal(prefix[0], 3);
+    tokenizer_close(t);
+    temp_dir_write_text(dir, "tokenizer_config.json", "{\"bos_token\": \"</s>\"}");
+    t = open_or_fail(dir);
+    (void)tokenizer_prefix(t, &n);
+    assert_int_equal(n, 0);
+    tokenizer_close(t);
+    temp_dir_write_text(dir, "tokenizer_config.json", "{\"add_bos_token\": true}");
+    expect_open(dir, KVP_E_INVALID, "there is no bos_token");
+    temp_dir_write_text(dir, "tokenizer_config.json", "{\"add_eos_token\": true}");
+    expect_open(dir, KVP_E_UNSUPPORTED, "add_eos_token");
+    temp_dir_remove(dir);
+}
+
+static void test_config_names_the_class(void **state)
+{
+    (void)state;
+    char dir[TEMP_DIR_BYTES];
+    temp_dir_make(dir);
+    temp_dir_write_text(dir, "vocab.json",
+                        "{\"\u00c3\": 0, \"\u00a9\": 1, \"e\": 2, \"\u00cc\": 3, \"\u0123\": 4}");
+    temp_dir_write_text(dir, "merges.txt", "");
+    tokenizer *t = open_or_fail(dir);
+    expect_ids(t, "e\u0301", (const int32_t[]){2, 3, 4}, 3);
+    tokenizer_close(t);
+    temp_dir_write_text(dir, "tokenizer_config.json", "{\"tokenizer_class\": \"Qwen2Tokenizer\"}");
+    t = open_or_fail(dir);
+    expect_ids(t, "e\u0301", (const int32_t[]){0, 1}, 2); /* composed */
+    tokenizer_close(t);
+    temp_dir_write_text(dir, "tokenizer_config.json", "{\"tokenizer_class\": \"LlamaTokenizer\"}");
+    expect_open(dir, KVP_E_UNSUPPORTED, "LlamaTokenizer");
+    temp_dir_remove(dir);
+}
+
+/* Which of several folders has the mistake? */
+static void test_small_files_are_named_with_their_folder(void **state)
+{
+    static const char *const names[] = {"added_tokens.json", "special_tokens_map.json"};
+    static const char *const texts[] = {"{\"<more>\": 1.5}", "{\"pad_token\": {\"content\": 7}}"};
+    (void)state;
+    for (size_t i = 0; i < 2; i++) {
+        char dir[TEMP_DIR_BYTES], where[2 * TEMP_DIR_BYTES];
+        tokenizer *t = NULL;
+        temp_dir_make(dir);
+        temp_dir_write_text(dir, "vocab.json", "{\"a\": 0, \"b\": 1, \"ab\": 2}");
+        temp_dir_write_text(dir, "merges.txt", "a b\n");
+        temp_dir_write_text(dir, names[i], texts[i]);
+        snprintf(where, sizeof where, "%s/%s: ", dir, names[i]);
+        assert_int_equal(tokenizer_open(dir, &t), KVP_E_INVALID);
+        assert_ptr_equal(strstr(kvp_error(), where), kvp_error());
+        temp_dir_remove(dir);
+    }
+}
+
 static void test_other_kinds_are_unsupported_by_name(void **state)
 {
     (void)state;
 #define REST ",\"decoder\":{\"type\":\"ByteLevel\"}}"
 #define PRE "\"pre_tokenizer\":{\"type\":\"ByteLevel\"}"
+#define SEQUENCE(parts)                                                                            \
+    "{\"model\":{},\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":[" parts "]}" REST
     static const struct {
         const char *json, *message;
     } cases[] = {
         {"{\"model\":{\"type\":\"WordPiece\"}," PRE REST, "WordPiece"},
         {"{\"model\":{\"type\":\"Unigram\"}," PRE REST, "Unigram"},
         {"{\"model\":{\"type\":\"BPE\",\"byte_fallback\":true}," PRE REST, "byte_fallback"},
-        {"{\"model\":{\"type\":\"BPE\",\"ignore_merges\":true}," PRE REST, "ignore_merges"},
         {"{\"model\":{\"type\":\"BPE\",\"dropout\":0.1}," PRE REST, "dropout"},
         {"{\"model\":{\"end_of_word_suffix\":\"</w>\"}," PRE REST, "end_of_word_suffix"},
-        {"{\"normalizer\":{\"type\":\"NFC\"},\"model\":{}," PRE REST, "normalizer NFC"},
-        {"{\"model\":{},\"pre_tokenizer\":{\"type\":\"Sequence\"}" REST, "pre_tokenizer Sequence"},
+        {"{\"normalizer\":{\"type\":\"NFKC\"},\"model\":{}," PRE REST, "normalizer NFKC"},
+        {"{\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"NFC\"},"
+         "{\"type\":\"Prepend\"}]},\"model\":{}," PRE REST,
+         "normalizer Prepend"},
+        {"{\"model\":{},\"pre_tokenizer\":{\"type\":\"Metaspace\"}" REST,
+         "pre_tokenizer Metaspace"},
         {"{\"model\":{},\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"use_regex\":false}" REST,
          "use_regex"},
+        {SEQUENCE(""), "no pre_tokenizer"},
+        {SEQUENCE("{\"type\":\"Digits\",\"individual_digits\":false},{\"type\":\"ByteLevel\","
+                  "\"add_prefix_space\":false}"),
+         "pre_tokenizer Sequence"},
+        {SEQUENCE("{\"type\":\"Digits\",\"individual_digits\":true},{\"type\":\"ByteLevel\"}"),
+         "pre_tokenizer Sequence"},
+        {SEQUENCE("{\"type\":\"Split\",\"behavior\":\"Isolated\",\"pattern\":{\"Regex\":\"a\"}},"
+                  "{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"use_regex\":false}"),
+         "such a Split"},
         {"{\"model\":{}" REST, "pre_tokenizer"},
         {"{\"model\":{}," PRE ",\"decoder\":{\"type\":\"Metaspace\"}}", "decoder Metaspace"},
-        {"{\"post_processor\":{\"type\":\"TemplateProcessing\"},\"model\":{}," PRE REST,
-         "TemplateProcessing"},
+        {"{\"post_processor\":{\"type\":\"BertProcessing\"},\"model\":{}," PRE REST,
+         "BertProcessing"},
+        {"{\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[{\"Sequence\":"
+         "{\"id\":\"A\"}},{\"SpecialToken\":{\"id\":\"x\"}}]},\"model\":{}," PRE REST,
+         "adds to the text's end"},
     };
     char dir[TEMP_DIR_BYTES];
     temp_dir_make(dir);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         temp_dir_write_text(dir, "tokenizer.json", cases[i].json);
         expect_open(dir, KVP_E_UNSUPPORTED, cases[i].message);
+        expect_open(dir, KVP_E_UNSUPPORTED, "--ids"); /* how to do without */
     }
     temp_dir_remove(dir);
 }
@@ -380,11 +446,13 @@ int main(void)
         cmocka_unit_test(test_long_words_finish),
         cmocka_unit_test(test_invalid_utf8_names_its_offset),
         cmocka_unit_test(test_lookups_answer_for_known_and_unknown),
-        cmocka_unit_test(test_stream_never_splits_a_character),
-        cmocka_unit_test(test_stream_replaces_what_cannot_become_valid),
         cmocka_unit_test(test_bad_vocab_and_merges_are_named),
-        cmocka_unit_test(test_byte_without_token_is_an_error),
+        cmocka_unit_test(test_bytes_without_token_are_left_out),
+        cmocka_unit_test(test_bytes_without_token_are_the_unknown_one),
         cmocka_unit_test(test_special_tokens_come_from_the_small_files),
+        cmocka_unit_test(test_config_says_what_goes_before_a_text),
+        cmocka_unit_test(test_config_names_the_class),
+        cmocka_unit_test(test_small_files_are_named_with_their_folder),
         cmocka_unit_test(test_other_kinds_are_unsupported_by_name),
     };
     return cmocka_run_group_tests(tests, NULL, NULL) != 0;

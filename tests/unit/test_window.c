@@ -67,26 +67,57 @@ static void test_unreachable_positions_are_those_that_no_later_query_may_see(voi
             }
 }
 
+static void test_chunks_cover_what_is_fed(void **state)
+{
+    (void)state;
+    const window_rule whole = {.n_ctx = 64}, chunked = {.n_ctx = UINT64_MAX, .chunk = 5};
+    assert_int_equal(window_stop(&whole, 3, 60), 60);
+    assert_int_equal(window_stop(&chunked, 3, 60), 8);
+    assert_int_equal(window_stop(&chunked, 58, 60), 60);
+    assert_true(window_stop(&chunked, UINT64_MAX - 3, UINT64_MAX) == UINT64_MAX);
+}
+
+/* ---- peaks ----------------------------------------------------------------------------------- */
+
+#define MAX_PAGES 512
+
 /* Pages as a set of token positions, freed as the rule says. */
+typedef struct simulation {
+    const window_rule *rule;
+    uint32_t size; /* of a page */
+    uint64_t start, next, peak;
+    bool is_there[MAX_PAGES];
+} simulation;
+
+static void simulate_chunk(simulation *s, uint64_t stop)
+{
+    for (uint64_t i = s->next; i < stop; i++)
+        s->is_there[(i - s->start) / s->size] = true;
+    uint64_t n = 0, begin, end, last = (stop - s->start - 1) / s->size;
+    assert_true(last < MAX_PAGES);
+    for (uint64_t p = 0; p <= last; p++)
+        n += s->is_there[p];
+    s->peak = n > s->peak ? n : s->peak;
+    if (window_unreachable(s->rule, stop - s->start, &begin, &end))
+        for (uint64_t p = 0; p < last; p++)
+            s->is_there[p] &= p * s->size < begin || (p + 1) * s->size > end;
+    s->next = stop;
+}
+
 static uint64_t simulated_peak(const window_rule *rule, const window_feed *feed, uint32_t size)
 {
-    uint64_t peak = 0, start = 0, stop = feed->first;
-    bool is_there[64] = {false};
-    for (uint64_t next = 0; next < feed->end; next = stop, stop += feed->step) {
+    simulation s = {.rule = rule, .size = size};
+    for (uint64_t stop = feed->first; s.next < feed->end; stop += feed->step) {
         stop = stop < feed->end ? stop : feed->end;
-        if (window_start(rule, stop - 1) != start)
-            next = start = window_start(rule, stop - 1), memset(is_there, 0, sizeof is_there);
-        for (uint64_t i = next; i < stop; i++)
-            is_there[(i - start) / size] = true;
-        uint64_t n = 0, begin, end, last = (stop - start - 1) / size;
-        for (uint64_t p = 0; p <= last; p++)
-            n += is_there[p];
-        peak = n > peak ? n : peak;
-        if (window_unreachable(rule, stop - start, &begin, &end))
-            for (uint64_t p = 0; p < last; p++)
-                is_there[p] &= p * size < begin || (p + 1) * size > end;
+        if (window_start(rule, stop - 1) != s.start) {
+            s.next = s.start = window_start(rule, stop - 1);
+            memset(s.is_there, 0, sizeof s.is_there);
+        }
+        uint64_t chunk = rule->chunk ? rule->chunk : stop;
+        while (s.next < stop)
+            simulate_chunk(&s, stop - s.next < chunk ? stop : s.next + chunk);
     }
-    return peak;
+    return s.peak;
 }
 
 static void test_peak_of_pages_matches_a_simulation(void **state)
@@ -105,6 +136,41 @@ static void test_peak_of_pages_matches_a_simulation(void **state)
                     }
 }
 
+/* Chunks, steps of several tokens, and texts that go on long after the peak. */
+static void test_peak_without_an_end_matches_a_simulation(void **state)
+{
+    (void)state;
+    for (uint64_t keep = 1; keep <= 17; keep += 2)
+        for (uint64_t sinks = 0; sinks <= 5; sinks++)
+            for (uint64_t chunk = 3; chunk <= 60; chunk += 19)
+                for (uint64_t first = 1; first <= 90; first += 22)
+                    for (uint64_t step = 1; step <= 7; step += 3)
+                        for (uint32_t size = 1; size <= 5; size++) {
+                            const window_rule rule = {.n_ctx = UINT64_MAX,
+                                                      .keep = keep,
+                                                      .sinks = sinks,
+                                                      .chunk = chunk,
+                                                      .shift = true};
+                            const window_feed feed = {first, step, 300 + keep};
+                            assert_int_equal(window_peak_pages(&rule, &feed, size),
+                                             simulated_peak(&rule, &feed, size));
+                        }
+}
+
+/* The peak of a text without an end is that of one that is long enough; and it is found at once. */
+static void test_peak_of_a_boundless_text_is_found_at_once(void **state)
+{
+    (void)state;
+    const window_rule rule = {
+        .n_ctx = UINT64_MAX, .keep = 8000, .sinks = 4, .chunk = 8000, .shift = true};
+    const window_feed longer = {100, 1, 1000000}, boundless = {100, 1, UINT64_MAX};
+    assert_int_equal(window_peak_pages(&rule, &longer, 64), 8000 / 64 + 2);
+    assert_int_equal(window_peak_pages(&rule, &boundless, 64), 8000 / 64 + 2);
+    const window_rule wide = {
+        .n_ctx = UINT64_MAX, .keep = UINT64_MAX, .sinks = UINT64_MAX, .chunk = 9, .shift = true};
+    assert_int_equal(window_peak_pages(&wide, &longer, 64), 1000000 / 64);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -113,7 +179,10 @@ int main(void)
         cmocka_unit_test(test_every_shape_matches_a_simulation),
         cmocka_unit_test(test_keeping_all_leaves_nothing_unreachable),
         cmocka_unit_test(test_unreachable_positions_are_those_that_no_later_query_may_see),
+        cmocka_unit_test(test_chunks_cover_what_is_fed),
         cmocka_unit_test(test_peak_of_pages_matches_a_simulation),
+        cmocka_unit_test(test_peak_without_an_end_matches_a_simulation),
+        cmocka_unit_test(test_peak_of_a_boundless_text_is_found_at_once),
     };
     return cmocka_run_group_tests(tests, NULL, NULL) != 0;
 }

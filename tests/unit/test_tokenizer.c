@@ -365,6 +365,26 @@ static void test_config_names_the_class(void **state)
     temp_dir_remove(dir);
 }
 
+/* Which of several folders has the mistake? */
+static void test_small_files_are_named_with_their_folder(void **state)
+{
+    static const char *const names[] = {"added_tokens.json", "special_tokens_map.json"};
+    static const char *const texts[] = {"{\"<more>\": 1.5}", "{\"pad_token\": {\"content\": 7}}"};
+    (void)state;
+    for (size_t i = 0; i < 2; i++) {
+        char dir[TEMP_DIR_BYTES], where[2 * TEMP_DIR_BYTES];
+        tokenizer *t = NULL;
+        temp_dir_make(dir);
+        temp_dir_write_text(dir, "vocab.json", "{\"a\": 0, \"b\": 1, \"ab\": 2}");
+        temp_dir_write_text(dir, "merges.txt", "a b\n");
+        temp_dir_write_text(dir, names[i], texts[i]);
+        snprintf(where, sizeof where, "%s/%s: ", dir, names[i]);
+        assert_int_equal(tokenizer_open(dir, &t), KVP_E_INVALID);
+        assert_ptr_equal(strstr(kvp_error(), where), kvp_error());
+        temp_dir_remove(dir);
+    }
+}
+
 static void test_other_kinds_are_unsupported_by_name(void **state)
 {
     (void)state;
@@ -432,6 +452,7 @@ int main(void)
         cmocka_unit_test(test_special_tokens_come_from_the_small_files),
         cmocka_unit_test(test_config_says_what_goes_before_a_text),
         cmocka_unit_test(test_config_names_the_class),
+        cmocka_unit_test(test_small_files_are_named_with_their_folder),
         cmocka_unit_test(test_other_kinds_are_unsupported_by_name),
     };
     return cmocka_run_group_tests(tests, NULL, NULL) != 0;

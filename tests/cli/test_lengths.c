@@ -123,6 +123,30 @@ static void test_ctx_beyond_the_model_needs_a_way(void **state)
     outcome_free(&o);
 }
 
+/* Sizes, and paths, are out of range as well. */
+static void test_other_mistakes_are_not_blamed_on_ctx(void **state)
+{
+    (void)state;
+    char path[4096] = "";
+    const size_t n = strlen(scratch("llama")), longest = sizeof path - strlen("/model.safetensors");
+    for (size_t i = 0; i + n < longest; i++)
+        path[i] = '/';
+    strcat(path, scratch("llama"));
+    const char *large = model_with("config.json", "", 0);
+    char config[512];
+    snprintf(config, sizeof config, "%s/config.json", large);
+    assert_int_equal(truncate(config, (off_t)1 << 30), 0);
+    const char *const paths[] = {path, large};
+    static const char *const messages[] = {"model.safetensors in the model folder is too long",
+                                           "more than this file can sensibly have"};
+    for (size_t i = 0; i < 2; i++) {
+        outcome o = run("", "generate -m %s --ids %s -n 2 --ctx 32", paths[i], text(0, 20));
+        expect_failure(&o, 1, messages[i]);
+        assert_null(strstr(o.err, "--ctx"));
+        outcome_free(&o);
+    }
+}
+
 static void test_learned_positions_neither_stretch_nor_shift(void **state)
 {
     (void)state;
@@ -324,6 +348,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_smaller_ctx_is_a_smaller_window),
         cmocka_unit_test(test_ctx_beyond_the_model_needs_a_way),
+        cmocka_unit_test(test_other_mistakes_are_not_blamed_on_ctx),
         cmocka_unit_test(test_learned_positions_neither_stretch_nor_shift),
         cmocka_unit_test(test_yarn_goes_to_ctx_and_ends_there),
         cmocka_unit_test(test_yarn_stretches_what_would_be_too_short),

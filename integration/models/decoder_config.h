@@ -72,6 +72,9 @@ KVP_NODISCARD kvp_status rope_config_stretch(const config_file *file, uint64_t n
  * none). After n_vocab. */
 KVP_NODISCARD kvp_status decoder_read_eos(const config_file *file, int32_t otherwise,
                                           decoder_config *c);
+/* The same of generation_config.json, but ids outside the vocabulary, which no text will have, are
+ * left out: transformers does not look at them. */
+KVP_NODISCARD kvp_status decoder_read_generation_eos(const config_file *file, decoder_config *c);
 /* Refuse what no forward here has: quantised weights of other formats, pruned heads ... */
 KVP_NODISCARD kvp_status decoder_check_unsupported(const config_file *file);
 /* n_heads, n_kv_heads and head_dim go together. */

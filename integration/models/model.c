@@ -105,7 +105,7 @@ static kvp_status read_generation(opening *o)
         return KVP_OK;
     kvp_status status = folder_path(o->path, "generation_config.json", where);
     const config_file file = {.root = o->generation, .where = where};
-    return status ? status : decoder_read_eos(&file, -1, &o->config);
+    return status ? status : decoder_read_generation_eos(&file, &o->config);
 }
 
 static kvp_status stretch(opening *o, const config_file *file)

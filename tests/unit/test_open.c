@@ -246,8 +246,13 @@ static void test_end_tokens_come_from_both_files(void **state)
     assert_true(model_is_eos(model_get_info(m), 5) && model_is_eos(model_get_info(m), 9));
     assert_false(model_is_eos(model_get_info(m), 0));
     model_close(m);
-    temp_dir_write_text(dir, "generation_config.json", "{\"eos_token_id\":131}");
-    refused(dir, "", NULL, KVP_E_INVALID, "generation_config.json: \"eos_token_id\" is 131");
+    temp_dir_write_text(dir, "generation_config.json", "{\"eos_token_id\":[131,7,-1]}");
+    need(model_open(dir, NULL, &m)); /* the vocabulary ends at 130 */
+    assert_int_equal(model_get_info(m)->n_eos, 2);
+    assert_true(model_is_eos(model_get_info(m), 5) && model_is_eos(model_get_info(m), 7));
+    model_close(m);
+    temp_dir_write_text(dir, "generation_config.json", "{\"eos_token_id\":\"x\"}");
+    refused(dir, "", NULL, KVP_E_INVALID, "generation_config.json: \"eos_token_id\" is not");
     temp_dir_write_text(dir, "generation_config.json", "{");
     refused(dir, "", NULL, KVP_E_INVALID, "generation_config.json: bad JSON");
 }

@@ -62,8 +62,11 @@ static inline size_t decoder_up_width(const decoder_config *c)
 
 /* ---- readers that architectures share. Errors: as model_open() ---- */
 
-/* rope_scaling or rope_parameters, rope_theta, partial_rotary_factor; a scaling may change
- * c->n_ctx. After head_dim and n_ctx. */
+/* How many elements of a head are rotated: a member that gguf_config() adds, and no folder has. */
+#define CONFIG_ROTATED "rope.dimension_count"
+
+/* rope_scaling or rope_parameters, rope_theta, CONFIG_ROTATED; a scaling may change c->n_ctx. After
+ * head_dim and n_ctx. */
 KVP_NODISCARD kvp_status rope_config_read(const config_file *file, decoder_config *c);
 /* YaRN from c->n_ctx positions to n_ctx. */
 KVP_NODISCARD kvp_status rope_config_stretch(const config_file *file, uint64_t n_ctx,

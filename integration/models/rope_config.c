@@ -37,20 +37,33 @@ static kvp_status read_number(const config_file *file, const config_file *parame
     return status ? status : config_optional_number(parameters, key, low, high, out);
 }
 
-static kvp_status read_dim(const config_file *file, const config_file *parameters,
-                           decoder_config *c)
+/* transformers rotates whole heads of every architecture here, whatever partial_rotary_factor
+ * says, unless positions are scaled; a model that was trained otherwise is none of them. */
+static kvp_status check_whole(const config_file *file, const config_file *parameters)
 {
     double part = 1;
     kvp_status status =
-        read_number(file, parameters, "partial_rotary_factor", 0, 1.0 + 1e-9, &part);
-    if (status)
-        return status;
-    c->rope.dim = (uint32_t)(c->head_dim * part);
-    if (!c->rope.dim || c->rope.dim % 2)
-        return kvp_fail(KVP_E_INVALID,
-                        "%s: %u elements of a head would be rotated; it must be an even number",
-                        file->where, c->rope.dim);
-    return KVP_OK;
+        read_number(file, parameters, "partial_rotary_factor", 0, MAX_FACTOR, &part);
+    if (!status && part != 1)
+        status = kvp_fail(KVP_E_UNSUPPORTED,
+                          "%s: \"partial_rotary_factor\" %g is not supported: heads are rotated "
+                          "whole",
+                          file->where, part);
+    return status;
+}
+
+static kvp_status read_dim(const config_file *file, const config_file *parameters,
+                           decoder_config *c)
+{
+    kvp_status status = check_whole(file, parameters);
+    c->rope.dim = c->head_dim;
+    if (!status)
+        status = config_optional_count(file, CONFIG_ROTATED, 1, c->head_dim, &c->rope.dim);
+    if (!status && c->rope.dim % 2)
+        status = kvp_fail(KVP_E_INVALID,
+                          "%s: %u elements of a head would be rotated; it must be an even number",
+                          file->where, c->rope.dim);
+    return status;
 }
 
 /* Positions before the scaling: those of the config, unless it names them. A scaling of older

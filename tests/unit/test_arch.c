@@ -139,8 +139,24 @@ static void test_scalings_are_read_in_every_spelling(void **state)
     assert_true(c.rope.scaling == ROPE_LINEAR && c.rope.factor == 4 && c.rope.theta == 10000);
     c = good(&llama_arch, SCALING("") ",'rope_parameters':{'rope_theta':77.0}");
     assert_true(c.rope.scaling == ROPE_UNSCALED && c.rope.theta == 77);
-    c = good(&llama_arch, LLAMA ",'partial_rotary_factor':0.5");
-    assert_int_equal(c.rope.dim, 8);
+}
+
+/* Only GGUF says, in a member of its own, that a part of a head is rotated. */
+static void test_folders_rotate_whole_heads(void **state)
+{
+    (void)state;
+    const model_arch *a = &llama_arch;
+    static const char message[] = "\"partial_rotary_factor\" 0.5 is not supported";
+    assert_int_equal(good(a, LLAMA ",'partial_rotary_factor':1.0").rope.dim, 16);
+    refused(a, LLAMA ",'partial_rotary_factor':0.5", KVP_E_UNSUPPORTED, message);
+    refused(&qwen2_arch, LLAMA ",'partial_rotary_factor':0.5", KVP_E_UNSUPPORTED, message);
+    refused(a, SCALING("'type':'linear','factor':2,'partial_rotary_factor':0.5"), KVP_E_UNSUPPORTED,
+            message);
+    refused(a, LLAMA ",'partial_rotary_factor':1.5", KVP_E_UNSUPPORTED, "1.5 is not supported");
+    assert_int_equal(good(a, LLAMA ",'rope.dimension_count':8").rope.dim, 8);
+    refused(a, LLAMA ",'rope.dimension_count':7", KVP_E_INVALID, "7 elements of a head");
+    refused(a, LLAMA ",'rope.dimension_count':0", KVP_E_INVALID, "must lie in 1 .. 16");
+    refused(a, LLAMA ",'rope.dimension_count':18", KVP_E_INVALID, "must lie in 1 .. 16");
 }
 
 static void test_llama3_scaling_keeps_the_positions(void **state)
@@ -200,7 +216,6 @@ static void test_bad_scalings_are_named(void **state)
     refused(a, LLAMA ",'rope_parameters':{'full_attention':{'rope_type':'default'}}",
             KVP_E_UNSUPPORTED, "differ by layer");
     refused(a, LLAMA ",'rope_theta':1", KVP_E_INVALID, "rope_theta");
-    refused(a, LLAMA ",'partial_rotary_factor':1.5", KVP_E_INVALID, "partial_rotary_factor");
 }
 
 /* ---- Mistral, Qwen2, OPT --------------------------------------------------------------------- */
@@ -277,6 +292,7 @@ int main(void)
         cmocka_unit_test(test_llama_members_override_defaults),
         cmocka_unit_test(test_llama_wrong_members_are_named),
         cmocka_unit_test(test_scalings_are_read_in_every_spelling),
+        cmocka_unit_test(test_folders_rotate_whole_heads),
         cmocka_unit_test(test_llama3_scaling_keeps_the_positions),
         cmocka_unit_test(test_yarn_defaults_and_parameters),
         cmocka_unit_test(test_bad_scalings_are_named),

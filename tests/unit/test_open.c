@@ -165,7 +165,7 @@ static void test_sliding_windows_must_not_matter(void **state)
     const model_options few = {.n_ctx = 64};
     change("mistral", dir, "'sliding_window':64");
     refused(dir, "", NULL, KVP_E_UNSUPPORTED, "sliding window of 64 tokens");
-    refused(dir, "", NULL, KVP_E_UNSUPPORTED, "choose a context of 64");
+    refused(dir, "", NULL, KVP_E_UNSUPPORTED, "--ctx 64 with --beyond rolling");
     need(model_open(dir, &few, &m));
     assert_int_equal(model_get_info(m)->n_ctx, 64);
     assert_string_equal(model_get_info(m)->architecture, "mistral");

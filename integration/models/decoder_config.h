@@ -65,7 +65,7 @@ static inline size_t decoder_up_width(const decoder_config *c)
 /* How many elements of a head are rotated: a member that gguf_config() adds, and no folder has. */
 #define CONFIG_ROTATED "rope.dimension_count"
 
-/* rope_scaling or rope_parameters, rope_theta, CONFIG_ROTATED; a scaling may change c->n_ctx. After
+/* rope_scaling or rope_parameters, rope_theta, CONFIG_ROTATED; a YaRN may lengthen c->n_ctx. After
  * head_dim and n_ctx. */
 KVP_NODISCARD kvp_status rope_config_read(const config_file *file, decoder_config *c);
 /* YaRN from c->n_ctx positions to n_ctx. */

@@ -66,8 +66,7 @@ static kvp_status read_dim(const config_file *file, const config_file *parameter
     return status;
 }
 
-/* Positions before the scaling: those of the config, unless it names them. A scaling of older
- * configs leaves max_position_embeddings as it was, newer ones include it there. */
+/* Positions before the scaling: those of the config, unless it names them. */
 static kvp_status read_original(const config_file *file, const config_file *parameters,
                                 decoder_config *c)
 {
@@ -76,7 +75,11 @@ static kvp_status read_original(const config_file *file, const config_file *para
                        &c->rope.original_n_ctx);
 }
 
-static kvp_status extend(const config_file *file, decoder_config *c)
+/* max_position_embeddings is the length with the scaling: transformers never multiplies it. Only
+ * YaRN may say otherwise: it stretches the original length by the factor, and where a config has
+ * been given a scaling later (as Qwen2.5's authors advise), max_position_embeddings still is the
+ * original one. transformers takes that, too, as it stands. */
+static kvp_status extend_yarn(const config_file *file, decoder_config *c)
 {
     double n_ctx = c->rope.original_n_ctx * c->rope.factor;
     if (n_ctx > MAX_POSITIONS)
@@ -177,10 +180,10 @@ static kvp_status read_scaling(const config_file *file, const config_file *param
     else if (!status)
         status = config_number(parameters, "factor", 0, MAX_FACTOR, &r->factor);
     if (!status && r->scaling == ROPE_LLAMA3)
-        return read_llama3(parameters, r); /* its n_ctx includes the scaling */
+        status = read_llama3(parameters, r);
     if (!status && r->scaling == ROPE_YARN)
         status = read_yarn(parameters, r);
-    return status ? status : extend(file, c);
+    return status || r->scaling != ROPE_YARN ? status : extend_yarn(file, c);
 }
 
 kvp_status rope_config_read(const config_file *file, decoder_config *c)

@@ -11,12 +11,14 @@
 #include "integration/cli/proc.h"
 #include "integration/cli/run.h"
 
-#define PROBE_BYTES ((uint64_t)1536 << 20) /* of weights and KV: a second or two of moving them */
-#define PLANT_TOKENS 256u                  /* planted at a time */
-#define MAX_SAMPLES 9u                     /* of one figure */
+#define PROBE_BYTES ((uint64_t)1 << 30)      /* of weights and KV: more than caches hold */
+#define PROBE_KV_BYTES ((uint64_t)256 << 20) /* of these: what is planted, read and written */
+#define PLANT_TOKENS 256u                    /* planted at a time */
+#define MAX_SAMPLES 9u                       /* of one figure */
 #define MIN_SAMPLES 3u
-#define SAMPLE_SECONDS 0.35 /* for them; at most four times that for the first MIN_SAMPLES */
+#define SAMPLE_SECONDS 0.35 /* for them; at most twice that for the first MIN_SAMPLES */
 #define BIG_LAYER_BYTES ((uint64_t)64 << 20)
+#define LONG_TOKENS 16384u
 
 /* Of the probe's KV; the smaller is where the disk decides. */
 static const double paged_fractions[PLAN_PAGED] = {0.5, 0.125};
@@ -93,11 +95,10 @@ static int compare_doubles(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* The lower quartile: what else runs on the machine makes calls slower, never faster. */
-static double quartile(double *samples, size_t n)
+static double median(double *samples, size_t n)
 {
     qsort(samples, n, sizeof *samples, compare_doubles);
-    return samples[n / 4];
+    return samples[(n - 1) / 2];
 }
 
 /* Several calls, as many as there is time for. */
@@ -107,13 +108,13 @@ static kvp_status time_calls(rig *r, const int32_t *tokens, size_t n_tokens, siz
     double samples[MAX_SAMPLES], begin = now_seconds(), elapsed = 0;
     size_t n = 0;
     kvp_status status = KVP_OK;
-    while (n < MAX_SAMPLES && elapsed < (n < MIN_SAMPLES ? 4 : 1) * SAMPLE_SECONDS) {
+    while (n < MAX_SAMPLES && elapsed < (n < MIN_SAMPLES ? 2 : 1) * SAMPLE_SECONDS) {
         status = forward(r, tokens, n_tokens, n_logits, &samples[n++]);
         if (status)
             return status;
         elapsed = now_seconds() - begin;
     }
-    *seconds = quartile(samples, n);
+    *seconds = median(samples, n);
     *n_calls = n;
     return KVP_OK;
 }
@@ -308,18 +309,19 @@ static void choose_sizes(const plan_subject *s, const plan_kv *kv, plan_probe *p
 {
     uint64_t available = proc_machine_bytes("MemAvailable");
     uint64_t bytes = available ? least(PROBE_BYTES, available / 2) : PROBE_BYTES;
+    uint64_t kv_bytes = least(PROBE_KV_BYTES, bytes / 2);
     uint64_t layer_weights = model_get_info(s->few)->weights_bytes / kv->n_layers;
-    uint64_t token_bytes = kv->slot_bytes * kv->n_lanes / kv->n_layers / kv->page_tokens;
+    uint64_t token_bytes = kv->slot_bytes * kv->n_lanes / kv->n_layers / kv->page_tokens + 1;
     p->few_layers = model_get_info(s->few)->n_layers;
-    p->n_tokens = least(kv->n_tokens - 1, bytes / 2 / p->few_layers / (token_bytes + 1));
-    uint64_t layer_bytes = layer_weights + p->n_tokens * token_bytes;
-    uint64_t n_layers = bytes / (layer_bytes + 1);
-    n_layers = n_layers < p->few_layers ? p->few_layers : least(n_layers, kv->n_layers);
-    p->n_layers = n_layers;
+    p->n_tokens = least(kv->n_tokens - 1, kv_bytes / p->few_layers / token_bytes);
+    uint64_t layer_kv = p->n_tokens * token_bytes;
+    uint64_t n_layers = least(bytes / (layer_weights + layer_kv), kv_bytes / (layer_kv + 1));
+    p->n_layers = n_layers < p->few_layers ? p->few_layers : least(n_layers, kv->n_layers);
     plan_kv probed = *kv;
     probed.n_tokens = p->n_tokens;
-    p->n_pages = plan_pages(&probed) / kv->n_layers * n_layers;
-    p->chunk_tokens = least(layer_weights > BIG_LAYER_BYTES ? 128 : 256, kv->n_tokens);
+    p->n_pages = plan_pages(&probed) / kv->n_layers * p->n_layers;
+    bool is_slow = layer_weights > BIG_LAYER_BYTES || p->n_tokens > LONG_TOKENS;
+    p->chunk_tokens = least(is_slow ? 128 : 256, kv->n_tokens);
 }
 
 kvp_status plan_measure(const plan_subject *s, const plan_kv *kv, plan_probe *p)

@@ -117,7 +117,7 @@ typedef struct descriptions {
     dnnl_memory_desc_t x, w, y, scratch;
 } descriptions;
 
-static kvp_status describe(const bf16_product *p, descriptions *d)
+static kvp_status describe(const bf16_product *p, dnnl_format_tag_t weights, descriptions *d)
 {
     const int64_t rows = (int64_t)1 << p->log2_rows;
     const int64_t n_in = (int64_t)p->n_in, width = (int64_t)p->width;
@@ -126,7 +126,7 @@ static kvp_status describe(const bf16_product *p, descriptions *d)
         check(dnnl_memory_desc_init_by_tag(&d->x, 2, x, dnnl_bf16, dnnl_ab), "a bf16 input");
     if (!status)
         status =
-            check(dnnl_memory_desc_init_by_tag(&d->w, 2, w, dnnl_bf16, dnnl_ab), "bf16 weights");
+            check(dnnl_memory_desc_init_by_tag(&d->w, 2, w, dnnl_bf16, weights), "bf16 weights");
     if (!status)
         status = check(dnnl_memory_desc_init_by_tag(&d->y, 2, y, dnnl_f32, dnnl_ab), "an output");
     return status;
@@ -160,6 +160,14 @@ static kvp_status make_primitive(const bf16_products *b, bf16_product *p, descri
     return status;
 }
 
+/* The names of matrix.h's order, which AMX calls by another one, if it can read it at all. */
+static dnnl_format_tag_t order_of_weights(size_t n_in)
+{
+    unsigned isa = (unsigned)dnnl_get_effective_cpu_isa();
+    unsigned amx = (unsigned)dnnl_cpu_isa_avx512_core_amx;
+    return (isa & amx) == amx && n_in % 32 == 0 ? dnnl_AB16b64a2b : dnnl_AB8b64a2b;
+}
+
 static kvp_status make_handles(const bf16_products *b, const descriptions *d, handles *h)
 {
     static const char what[] = "memory objects";
@@ -180,7 +188,7 @@ static kvp_status init_product(const bf16_products *b, bf16_product *p)
     p->lanes = calloc(b->n_lanes, sizeof *p->lanes);
     if (!p->lanes)
         return kvp_fail(KVP_E_NOMEM, "out of memory: matrix products");
-    kvp_status status = describe(p, &d);
+    kvp_status status = describe(p, order_of_weights(p->n_in), &d);
     if (!status)
         status = make_primitive(b, p, &d);
     for (uint32_t i = 0; i < b->n_lanes && !status; i++)

@@ -16,7 +16,7 @@ bool bf16_products_work_here(void); /* the CPU multiplies bf16 */
 KVP_NODISCARD kvp_status bf16_products_open(uint32_t n_lanes, bf16_products **out);
 void bf16_products_close(bf16_products *b);
 
-/* Be able to multiply 2^log2_rows rows of n_in by [width][n_in]. */
+/* Be able to multiply 2^log2_rows rows of n_in by `width` outputs in matrix.h's order. */
 KVP_NODISCARD kvp_status bf16_products_add(bf16_products *b, size_t n_in, size_t width,
                                            unsigned log2_rows);
 /* One that was added. Additions make it invalid. */

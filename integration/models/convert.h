@@ -31,6 +31,14 @@ static inline float convert_f16(uint16_t half)
 }
 
 /* bf16 is the upper half of a float; narrowing rounds to nearest even, NaN stays NaN. */
+static inline uint16_t convert_narrow(float value)
+{
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    uint32_t quiet = bits >> 16 | 0x0040u, nearest = (bits + 0x7FFFu + (bits >> 16 & 1u)) >> 16;
+    return (uint16_t)((bits & 0x7FFFFFFFu) > 0x7F800000u ? quiet : nearest);
+}
+
 void convert_bf16_to_f32(const uint16_t *from, float *to, size_t n);
 void convert_f32_to_bf16(const float *from, uint16_t *to, size_t n);
 

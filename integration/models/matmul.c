@@ -7,9 +7,9 @@
  * float32: dnnl_sgemm, panel by panel (matrix.c). Inner-product primitives on weights in oneDNN's
  * own layout are no faster, and slower for up to 8 rows.
  *
- * bf16, where the CPU multiplies bf16: inner-product primitives (24 to 29 GB/s of half the bytes).
+ * bf16, where the CPU multiplies bf16: inner-product primitives, whole panels.
  * They are made for a fixed number of rows: m is cut into powers of two, so a few primitives per
- * shape, made once, serve every m without padding. Elsewhere strips are widened to float, block by
+ * shape, made once, serve every m without padding. Elsewhere panels are widened to float, block by
  * block, and sgemm does the rest.
  *
  * Invariant: every lane's (thread's) scratch holds a strip of y, and at its end what primitives ask
@@ -141,17 +141,18 @@ static kvp_status reserve_products(matmul *mm, const matrix *w, size_t m)
     return status;
 }
 
-/* Rows of a strip that are widened at a time. */
-static size_t widen_rows(const matrix *w)
+/* Columns of a panel that are widened at a time. */
+static size_t widen_columns(const matrix *w)
 {
-    return WIDEN_ELEMENTS > w->n_in ? WIDEN_ELEMENTS / w->n_in : 1;
+    size_t columns = WIDEN_ELEMENTS > w->n_in ? WIDEN_ELEMENTS / w->n_in : 1;
+    return min_size(columns, MATRIX_PANEL_BF16);
 }
 
 /* What a lane needs at the beginning of its scratch. */
 static size_t strip_bytes(const matmul *mm, const matrix *w, size_t m)
 {
     size_t elements =
-        mm->bf16 ? ((size_t)1 << piece_of(m)) * strip_width(w) : widen_rows(w) * w->n_in;
+        mm->bf16 ? ((size_t)1 << piece_of(m)) * strip_width(w) : widen_columns(w) * w->n_in;
     return round_up(elements * sizeof(float), 64);
 }
 
@@ -195,12 +196,12 @@ kvp_status matmul_reserve(matmul *mm, const matrix *w, size_t m)
 
 /* ---- strips: the tasks ----------------------------------------------------------------------- */
 
-/* y[m][width], rows n_out apart, = x * these weights: [width][n_in], or [n_in][width]. */
-static int sgemm(const job *j, const float *weights, bool out_major, size_t width, float *y)
+/* y[m][width], rows n_out apart, = x * weights [n_in][width]. */
+static int sgemm(const job *j, const float *weights, size_t width, float *y)
 {
     int64_t n_in = (int64_t)j->w->n_in, n_out = (int64_t)j->w->n_out, n = (int64_t)width;
-    return (int)dnnl_sgemm('N', out_major ? 'T' : 'N', (int64_t)j->m, n, n_in, 1.0f, j->x, n_in,
-                           weights, out_major ? n_in : n, 0.0f, y, n_out);
+    return (int)dnnl_sgemm('N', 'N', (int64_t)j->m, n, n_in, 1.0f, j->x, n_in, weights, n, 0.0f, y,
+                           n_out);
 }
 
 static int run_float(const job *j, size_t at, size_t width)
@@ -208,7 +209,7 @@ static int run_float(const job *j, size_t at, size_t width)
     int failed = 0;
     for (size_t end = at + width, n; at < end && !failed; at += n) {
         n = min_size(MATRIX_PANEL, end - at);
-        failed = sgemm(j, (const float *)j->w->data + at * j->w->n_in, false, n, j->y + at);
+        failed = sgemm(j, (const float *)j->w->data + at * j->w->n_in, n, j->y + at);
     }
     return failed;
 }
@@ -218,10 +219,11 @@ static int run_widened(const job *j, size_t at, size_t width)
     const matrix *w = j->w;
     float *block = (float *)(void *)(j->mm->scratch + kvp_pool_lane() * j->mm->lane_bytes);
     int failed = 0;
-    for (size_t end = at + width, rows; at < end && !failed; at += rows) {
-        rows = min_size(end - at, widen_rows(w));
-        convert_bf16_to_f32((const uint16_t *)w->data + at * w->n_in, block, rows * w->n_in);
-        failed = sgemm(j, block, true, rows, j->y + at);
+    for (size_t end = at + width, n; at < end && !failed; at += n) {
+        size_t rest_of_panel = MATRIX_PANEL_BF16 - at % MATRIX_PANEL_BF16;
+        n = min_size(min_size(widen_columns(w), rest_of_panel), end - at);
+        matrix_widen(w, at, n, block);
+        failed = sgemm(j, block, n, j->y + at);
     }
     return failed;
 }
@@ -234,8 +236,9 @@ static int run_bf16(const job *j, size_t at, size_t width)
     unsigned char *scratch = mm->scratch + lane * mm->lane_bytes;
     unsigned char *extra = scratch + mm->lane_bytes - mm->extra_bytes;
     float *y = j->y + at, *strip = j->m == 1 ? y : (float *)(void *)scratch;
-    int failed = bf16_product_run(mm->bf16, width == strip_width(j->w) ? j->whole : j->last, lane,
-                                  mm->x, (uint16_t *)j->w->data + at * j->w->n_in, strip, extra);
+    int failed =
+        bf16_product_run(mm->bf16, width == strip_width(j->w) ? j->whole : j->last, lane, mm->x,
+                         (uint16_t *)j->w->data + at * matrix_depth(j->w), strip, extra);
     for (size_t i = 0; i < j->m && strip != y && !failed; i++)
         memcpy(y + i * j->w->n_out, strip + i * width, width * sizeof *strip);
     return failed;

@@ -10,14 +10,19 @@ typedef struct matrix {
     bool is_out_major; /* how it is given: by rows of outputs, [n_out][n_in]; otherwise by rows of
                           inputs, [n_in][n_out], as GPT-2's Conv1D has them */
     bool is_bf16;      /* of data: uint16_t, otherwise float */
-    void *data;        /* matrix_bytes(), aligned to 64 */
+    void *data;        /* matrix_bytes(), aligned to 64, zeros at first */
     float *bias;       /* [n_out]; NULL: none */
 } matrix;
 
-/* Columns of a panel of floats. Panels lie one after the other, each [n_in][its width], so one that
- * begins at column c begins at element c * n_in. bf16 matrices are [n_out][n_in]. */
+/* Outputs lie in panels, one after the other; a panel that begins at output i begins at element
+ * i * matrix_depth(). Floats: [n_in][outputs of the panel]. bf16, as the instructions that multiply
+ * pairs read them: [depth / 2][MATRIX_PANEL_BF16][2], with zeros behind the last input and the last
+ * output. */
 #define MATRIX_PANEL ((size_t)48)
+#define MATRIX_PANEL_BF16 ((size_t)64)
 
+/* Inputs of a panel: n_in; bf16: rounded up to 16. */
+size_t matrix_depth(const matrix *w);
 size_t matrix_bytes(const matrix *w);
 /* The shape that it is given in: rows of `width` elements. */
 void matrix_shape(const matrix *w, size_t *n_rows, size_t *width);
@@ -25,5 +30,7 @@ void matrix_shape(const matrix *w, size_t *n_rows, size_t *width);
 void matrix_put(matrix *w, size_t first, size_t n, const float *rows);
 /* The weights of output i (of an embedding: the vector of token i), as float [n_in]. */
 void matrix_output(const matrix *w, size_t i, float *row);
+/* bf16: outputs [first, first + n) of one panel as float [n_in][n]. */
+void matrix_widen(const matrix *w, size_t first, size_t n, float *columns);
 
 #endif

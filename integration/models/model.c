@@ -192,8 +192,19 @@ static kvp_status fill_info(const opening *o, model *m)
     return o->hollow_layers ? KVP_OK : fingerprint_of(o, &m->info.fingerprint);
 }
 
+/* Fine-tuning may leave a head of its own in the files of a model whose config calls it tied: as in
+ * transformers, the files are right. */
+static void untie(opening *o)
+{
+    const weights_source source = {.weights = o->weights, .arch = o->arch, .config = &o->config};
+    const tensor_walk walk = tensor_walk_of(&source);
+    if (o->config.tied && tensor_walk_has_own_head(&walk))
+        o->config.tied = false;
+}
+
 static kvp_status open_decoder(opening *o, model *m)
 {
+    untie(o);
     const weights_source source = {.weights = o->weights,
                                    .path = o->path,
                                    .arch = o->arch,

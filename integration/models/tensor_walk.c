@@ -199,14 +199,26 @@ kvp_status tensor_walk_run(const tensor_walk *t, decoder_weights *w)
 
 /* ---- names ----------------------------------------------------------------------------------- */
 
+static const tensor *find_outside_layers(const tensor_walk *t, const char *prefix, tensor_part part)
+{
+    char name[TENSOR_NAME_BYTES];
+    snprintf(name, sizeof name, "%s%s.weight", prefix, t->names->parts[part]);
+    return weights_find(t->source->weights, name);
+}
+
+bool tensor_walk_has_own_head(const tensor_walk *t)
+{
+    const tensor *tokens = find_outside_layers(t, t->prefix, PART_TOKENS);
+    const tensor *head = find_outside_layers(t, "", PART_HEAD);
+    return tokens && head && !weights_are_equal(t->source->weights, tokens, head);
+}
+
 /* A bare model was saved without the outer modules: "decoder.layers." for "model.decoder.layers.",
  * as in the published files of OPT. */
 static const char *find_prefix(const tensor_walk *t)
 {
     for (const char *prefix = t->names->prefix;; prefix = strchr(prefix, '.') + 1) {
-        char name[TENSOR_NAME_BYTES];
-        snprintf(name, sizeof name, "%s%s.weight", prefix, t->names->parts[PART_TOKENS]);
-        if (weights_find(t->source->weights, name))
+        if (find_outside_layers(t, prefix, PART_TOKENS))
             return prefix;
         if (!*prefix)
             return t->names->prefix;

@@ -41,5 +41,7 @@ KVP_NODISCARD kvp_status tensor_walk_run(const tensor_walk *t, decoder_weights *
  * it is outside the layers; "": it should be within, but has no number. */
 const char *tensor_walk_layer_part(const tensor_walk *t, const char *name, unsigned long *layer);
 bool tensor_walk_is_gguf(const tensor_walk *t);
+/* Do the files have a head that is not the embedding? */
+bool tensor_walk_has_own_head(const tensor_walk *t);
 
 #endif

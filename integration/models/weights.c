@@ -18,6 +18,7 @@
 #include "integration/models/shard_index.h"
 
 #define FINGERPRINT_BYTES ((size_t)4 << 20) /* mapped in at a time; part of what it is */
+#define COMPARE_BYTES FINGERPRINT_BYTES
 
 static_assert(TENSOR_MAX_RANK >= GGUF_MAX_RANK && TENSOR_MAX_RANK >= SAFETENSORS_MAX_RANK,
               "tensors of every file fit");
@@ -262,6 +263,18 @@ void weights_read_rows(const tensor *t, uint64_t first, uint64_t n, float *out)
     uint64_t row_bytes = width / type->block_elements * type->block_bytes;
     assert(t->is_readable && n * row_bytes <= t->n_bytes - first * row_bytes);
     quants_read(t->type, t->data + first * row_bytes, out, (size_t)(n * width));
+}
+
+bool weights_are_equal(const weights *w, const tensor *a, const tensor *b)
+{
+    bool is_same = strcmp(a->dtype, b->dtype) == 0 && a->n_bytes == b->n_bytes;
+    for (size_t at = 0, n; at < a->n_bytes && is_same; at += n) {
+        n = a->n_bytes - at < COMPARE_BYTES ? (size_t)a->n_bytes - at : COMPARE_BYTES;
+        is_same = memcmp(a->data + at, b->data + at, n) == 0;
+        mapped_file_release(mapping_of(w, a), a->data + at, n);
+        mapped_file_release(mapping_of(w, b), b->data + at, n);
+    }
+    return is_same;
 }
 
 void weights_release(const weights *w, const tensor *t)

@@ -40,6 +40,8 @@ const tensor *weights_find(const weights *w, const char *name); /* NULL: there i
 /* Rows [first, first + n) as float32 [n][width], where width is the last dimension and all others
  * are rows (a vector has one row). For is_readable tensors. */
 void weights_read_rows(const tensor *t, uint64_t first, uint64_t n, float *out);
+/* The same dtype and bytes? Leaves nothing of them mapped in. */
+bool weights_are_equal(const weights *w, const tensor *a, const tensor *b);
 /* The tensor's pages of the mapping will not be needed again: they leave the process's memory. */
 void weights_release(const weights *w, const tensor *t);
 

@@ -22,8 +22,8 @@ typedef struct output {
 
 static kvp_status append(output *o, const char *bytes, size_t n)
 {
-    if (o->n + n > o->capacity) {
-        size_t capacity = 2 * (o->n + n);
+    if (o->n + n >= o->capacity) { /* never a null block */
+        size_t capacity = 2 * (o->n + n) + 1;
         char *grown = realloc(o->bytes, capacity);
         if (!grown)
             return kvp_fail(KVP_E_NOMEM, "out of memory: %zu bytes of composed text", capacity);

@@ -177,12 +177,16 @@ static void find_ends(tokenizer *t, const json_t *root)
 
 static kvp_status load_special_map(const char *dir, tokenizer *t)
 {
-    if (!folder_has(dir, "special_tokens_map.json"))
+    static const char name[] = "special_tokens_map.json";
+    char where[FOLDER_PATH_BYTES];
+    if (!folder_has(dir, name))
         return KVP_OK;
     json_t *map = NULL;
-    kvp_status status = json_file_load(dir, "special_tokens_map.json", &map);
+    kvp_status status = folder_path(dir, name, where);
     if (!status)
-        status = load_special_keys(t, map, "special_tokens_map.json");
+        status = json_file_load(dir, name, &map);
+    if (!status)
+        status = load_special_keys(t, map, where);
     if (!status)
         find_ends(t, map);
     json_decref(map);
@@ -192,10 +196,14 @@ static kvp_status load_special_map(const char *dir, tokenizer *t)
 /* added_tokens.json: {"text": id, ...} */
 static kvp_status load_added_file(const char *dir, tokenizer *t)
 {
-    if (!folder_has(dir, "added_tokens.json"))
+    static const char name[] = "added_tokens.json";
+    char where[FOLDER_PATH_BYTES];
+    if (!folder_has(dir, name))
         return KVP_OK;
     json_t *map = NULL;
-    kvp_status status = json_file_load(dir, "added_tokens.json", &map);
+    kvp_status status = folder_path(dir, name, where);
+    if (!status)
+        status = json_file_load(dir, name, &map);
     const char *text;
     json_t *id;
     json_object_foreach(map, text, id)
@@ -204,11 +212,9 @@ static kvp_status load_added_file(const char *dir, tokenizer *t)
         if (!token)
             status = kvp_fail(KVP_E_NOMEM, "out of memory: an added token");
         else if (!json_is_integer(id))
-            status = kvp_fail(KVP_E_INVALID,
-                              "added_tokens.json: the id of \"%s\" is not an integer", text);
+            status = kvp_fail(KVP_E_INVALID, "%s: the id of \"%s\" is not an integer", where, text);
         else
-            status = tokenizer_put_added_json(t, token, json_integer_value(id), false,
-                                              "added_tokens.json");
+            status = tokenizer_put_added_json(t, token, json_integer_value(id), false, where);
         json_decref(token);
         if (status)
             break;

@@ -106,7 +106,7 @@ static void check_needs(const outcome *o)
     assert_int_equal(generate(1, "--ram %llu", least - 1, 0), least);
 }
 
-/* It runs as it is printed. */
+/* It runs as it is printed: words that a shell would take apart are quoted. */
 static void check_command(const outcome *o)
 {
     static const char start[] = "kvpager generate ", name[] = " FILE ";
@@ -120,7 +120,6 @@ static void check_command(const outcome *o)
                                 prompt, file + strlen(name));
     assert_true(ran.n_out > 0);
     outcome_free(&ran);
-    assert_non_null(strstr(text, " --ram 1048576"));
 }
 
 static void test_sizes_are_those_that_generate_needs(void **state)
@@ -131,6 +130,7 @@ static void test_sizes_are_those_that_generate_needs(void **state)
     check_rows(&o);
     check_needs(&o);
     check_command(&o);
+    assert_non_null(strstr(text_member(o.json, "command"), " --ram 1048576"));
     assert_true(real_member(o.json, "probe.seconds") > 0);
     assert_int_equal(int_member(o.json, "probe.layers"), LAYERS); /* a small model: all of it */
     assert_int_equal(int_member(o.json, "probe.tokens"), TOKENS);
@@ -148,6 +148,20 @@ static void test_options_of_pages_change_sizes(void **state)
     expect_refused(&o, "1/2", "no disk");
     assert_true(json_is_true(member(row(&o, "all"), "works")));
     assert_null(strstr(text_member(o.json, "command"), "--ram"));
+    outcome_free(&o);
+}
+
+static void test_command_quotes_the_path_of_the_model(void **state)
+{
+    (void)state;
+    char cwd[256] = "", target[512];
+    const char *link = scratch("it's a $model"), *model = demo_model();
+    assert_non_null(getcwd(cwd, sizeof cwd));
+    snprintf(target, sizeof target, "%s/%s", *model == '/' ? "" : cwd, model);
+    assert_int_equal(symlink(target, link), 0);
+    outcome o = run_expecting(0, "", "plan -m \"%s/it's a \\$model\" --ctx 100 --disk 0 --json",
+                              scratch(""));
+    check_command(&o);
     outcome_free(&o);
 }
 
@@ -233,6 +247,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_sizes_are_those_that_generate_needs),
         cmocka_unit_test(test_options_of_pages_change_sizes),
+        cmocka_unit_test(test_command_quotes_the_path_of_the_model),
         cmocka_unit_test(test_budgets_that_generate_would_refuse_say_why),
         cmocka_unit_test(test_nonsense_is_refused_before_the_probe),
         cmocka_unit_test(test_interrupted_probe_leaves_no_file),

@@ -3,6 +3,7 @@
 #include "integration/models/model.h"
 #include "tests/support/golden.h"
 #include "tests/support/golden_model.h"
+#include "tests/support/larger.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -118,7 +119,7 @@ static double largest(const float *logits, size_t n)
 {
     double highest = 0;
     for (size_t i = 0; i < n; i++)
-        highest = fmax(highest, fabs((double)logits[i]));
+        highest = larger(highest, fabs((double)logits[i]));
     return highest;
 }
 
@@ -127,12 +128,9 @@ static double error_of(const tiny *t)
 {
     size_t n_vocab = t->info->n_vocab;
     double highest = 0, scale = largest(t->wanted, t->n_positions * n_vocab);
-    for (size_t i = 0; i < t->n_positions; i++) {
-        double error = max_difference(t->logits + (size_t)t->positions[i] * n_vocab,
-                                      t->wanted + i * n_vocab, n_vocab);
-        if (!(error <= highest)) /* NaN stays */
-            highest = error;
-    }
+    for (size_t i = 0; i < t->n_positions; i++)
+        highest = larger(highest, max_difference(t->logits + (size_t)t->positions[i] * n_vocab,
+                                                 t->wanted + i * n_vocab, n_vocab));
     return highest / scale;
 }
 
@@ -155,6 +153,18 @@ static void test_prefill_equals_transformers(void **state)
         check(&t, "prefill", TOLERANCE);
         close_tiny(&t);
     }
+}
+
+/* Wherever it is, it counts. */
+static void test_nan_is_an_error(void **state)
+{
+    (void)state;
+    tiny t;
+    open_tiny(&t, "qwen2", "");
+    forward(&t, 0, t.n_tokens);
+    t.logits[(size_t)t.positions[0] * t.info->n_vocab] = NAN;
+    assert_true(isnan(error_of(&t)));
+    close_tiny(&t);
 }
 
 /* A prefill of more than a chunk, then token by token; and uneven pieces. */
@@ -196,12 +206,16 @@ static void test_bf16_weights_are_near(void **state)
 static void test_threads_do_not_change_a_bit(void **state)
 {
     (void)state;
-    const model_options options = {.n_threads = 1};
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        tiny one = {0}, two;
-        open_model(&one, names[i], "", &options, 0);
+    for (size_t i = 0; i < 2 * sizeof names / sizeof *names; i++) {
+        const char *name = names[i / 2];
+        const model_weights weights = i % 2 ? MODEL_WEIGHTS_BF16 : MODEL_WEIGHTS_F32;
+        const model_options first = {.n_threads = 1, .weights = weights};
+        const model_options second = {.n_threads = 3, .weights = weights};
+        tiny one = {0}, two = {0};
+        open_model(&one, name, "", &first, 0);
         load_case(&one, "plain");
-        open_tiny(&two, names[i], "");
+        open_model(&two, name, "", &second, 0);
+        load_case(&two, "plain");
         forward(&one, 0, one.n_tokens);
         forward(&two, 0, two.n_tokens);
         assert_memory_equal(one.logits, two.logits,
@@ -383,7 +397,7 @@ static void test_batch_may_mix_shifted_sequences_with_others(void **state)
 static const float *step_and_undo(tiny *t, const size_t *which, size_t n, size_t n_rows,
                                   float *rows)
 {
-    model_item items[N_BATCH];
+    model_item items[N_BATCH] = {0};
     for (size_t i = 0; i < n; i++) {
         items[i] = batch_item(t, which[i], 1, false, rows, i);
         items[i].seq = t->seqs[which[i]];
@@ -550,6 +564,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_prefill_equals_transformers),
+        cmocka_unit_test(test_nan_is_an_error),
         cmocka_unit_test(test_decode_after_prefill_equals_transformers),
         cmocka_unit_test(test_bf16_weights_are_near),
         cmocka_unit_test(test_threads_do_not_change_a_bit),

@@ -52,131 +52,53 @@ SPECIAL = {
 }
 PLAIN_ADDED = {"qwen2": ["<tool_call>", "</tool_call>"]}  # added, not special
 
-TRAINING = ["I'll don't they've we'RE I'M She'D you'Ll it'S 'tis 'Twas ", "東京都の天気は晴れです。\n", "\r\n\r\n\tif (x):\r\n",
-            "    return  12 + 345 * 6789\n\n", "naïve café e\u0301te\u0301 Zoë ", "👩\u200d👩\u200d👧 🙂🙂 ", "½ ² ٣٤ Ⅷ ",
-            "/* --- === *** */ !!!\n", "user\nassistant\n<|user|>\n<|assistant|>\n"]
+TRAINING = [
+    "I'll don't they've we'RE I'M She'D you'Ll it'S 'tis 'Twas ", "東京都の天気は晴れです。\n",
+    "\r\n\r\n\tif (x):\r\n", "    return  12 + 345 * 6789\n\n", "naïve café e\u0301te\u0301 Zoë ",
+    "👩\u200d👩\u200d👧 🙂🙂 ", "½ ² ٣٤ Ⅷ ", "/* --- === *** */ !!!\n",
+    "user\nassistant\n<|user|>\n<|assistant|>\n",
+]
 
+# Letters and numbers of Unicode 15 to 17: PCRE2 may not know them, the tokenizers do.
+NEW_CHARACTERS = [0x1C89, 0xA7DC, 0x1123F, 0x1E4EB, 0x2EE5D, 0x323AF, 0x10D40, 0x1CCF9, 0x1E5FA,
+                  0x11DE0, 0x16FF6]
 TEXTS = [
-    "", " ", "  ", "\n", "\r\n", "\t", "\u00a0", "a", " a", "  a", "a ", "a  ", "a\n", "a \n", "a\n\n b",
-    "Hello, world!", "Hello  world   and    more", "  leading   and trailing  ", "\n\n  x\t", "\t\tx", "x\t\ty", " \t \n \t ",
-    "I'll don't they've we'RE", "I'LL DON'T THEY'VE 'S 'Ss 'ſ 'ſx x'ſ", "''s 's's ' s 'l 'll 'lll 'VE've", "O'Reilly's cat's",
-    "1", "12", "123", "1234", "12345678901234567890", " 1 12 123 1234", "  12", "\n\n12", "\n12\n", "a1b22c333d4444",
-    "3.14159 0x1F 1e-9 $1,234.56 50% 1st", "½ ² ٣ Ⅷ ٣٤٥٦ ¾¾¾¾", "a½ b² 1½ 1²3", "  ½", "\n\n٣",
-    "line\r\nline\r\n\r\nline\rline\r\r", "x \r\n y", "!\r\n!", "!!!\n\n\n???", "...\n...\r\n...", "-\n-\r-", " .\n .",
-    "a\u2028b\u2029c\u0085d\u000be\u000cf", "\u3000東京\u3000", "東京都に行く。", "東京 tower 東京tower", "日本語1234テキスト",
-    "naïve café", "nai\u0308ve cafe\u0301", "e\u0301", "\u0301", "a\u0301\u0316b", "a\u0316\u0301b", "\u0327\u0301c\u0327\u0301",
-    "\u212b \u2126 \u1e9b\u0323 \uac00 \u1100\u1161\u11a8 \ufb01", "q\u0307\u0323 d\u0307\u0323 \u0344", "x\u0898\u0316y \U00011935\U00011930",
-    "🙂", "🙂🙂", "👩\u200d👩\u200d👧", "👍🏽 🇩🇪", " 👩\u200d💻's", "\u200b", "a\u200bb", "\u200d\u200c", "\ufeffBOM", "\ue000\uf8ff\U0010fffd",
-    "Привет, мир! Ελληνικά עברית العربية हिन्दी ไทย", "İstanbul ǅ ŉ ß ẞ ﬆ", "\u180e\u1680\u202f\u205f", "\u0000\u0001\u007f", "a\u0000b",
-    "def f(x):\n\treturn x**2\n", "if (a && b) {\r\n    c->d = e[0];\r\n}\r\n", "<html><body class=\"x\">&amp;</body></html>",
-    "https://example.org/a?b=c&d=e#f", "snake_case camelCase kebab-case", "a" * 50, " " * 50, "\n" * 20, "ab " * 20, "=" * 33 + "\n" * 5,
-    "<|endoftext|>", "a<|endoftext|>b", "a <|endoftext|> b", "<|endoftext|><|endoftext|>", "<|endoftext", "<|im_start|>user\nhi<|im_end|>\n",
-    "<|begin_of_text|>x<|eot_id|>", "<tool_call>\n{}\n</tool_call>", "\u00e9<tool_call>e\u0301<|im_end|>\u0301",
-    "".join(f"a{chr(c)}b {chr(c)}  {chr(c)}1" for c in (0x1C89, 0xA7DC, 0x1123F, 0x1E4EB, 0x2EE5D, 0x323AF, 0x10D40, 0x1CCF9, 0x1E5FA, 0x11DE0, 0x16FF6)),
+    "", " ", "  ", "\n", "\r\n", "\t", "\u00a0", "a", " a", "  a", "a ", "a  ", "a\n", "a \n",
+    "a\n\n b", "Hello, world!", "Hello  world   and    more", "  leading   and trailing  ",
+    "\n\n  x\t", "\t\tx", "x\t\ty", " \t \n \t ", "I'll don't they've we'RE",
+    "I'LL DON'T THEY'VE 'S 'Ss 'ſ 'ſx x'ſ", "''s 's's ' s 'l 'll 'lll 'VE've", "O'Reilly's cat's",
+    "x'She y'Some z'They w'Read v'Very m'My l'LLike d'Do 'she 'some 'they 'read 'very 'my 'like 'do",
+    "1", "12", "123", "1234", "12345678901234567890", " 1 12 123 1234", "  12", "\n\n12", "\n12\n",
+    "a1b22c333d4444", "3.14159 0x1F 1e-9 $1,234.56 50% 1st", "½ ² ٣ Ⅷ ٣٤٥٦ ¾¾¾¾", "a½ b² 1½ 1²3",
+    "  ½", "\n\n٣", "line\r\nline\r\n\r\nline\rline\r\r", "x \r\n y", "!\r\n!", "!!!\n\n\n???",
+    "...\n...\r\n...", "-\n-\r-", " .\n .", "a\u2028b\u2029c\u0085d\u000be\u000cf",
+    "\u3000東京\u3000", "東京都に行く。", "東京 tower 東京tower", "日本語1234テキスト", "naïve café",
+    "nai\u0308ve cafe\u0301", "e\u0301", "\u0301", "a\u0301\u0316b", "a\u0316\u0301b",
+    "\u0327\u0301c\u0327\u0301", "\u212b \u2126 \u1e9b\u0323 \uac00 \u1100\u1161\u11a8 \ufb01",
+    "q\u0307\u0323 d\u0307\u0323 \u0344", "x\u0898\u0316y \U00011935\U00011930", "🙂", "🙂🙂",
+    "👩\u200d👩\u200d👧", "👍🏽 🇩🇪", " 👩\u200d💻's", "\u200b", "a\u200bb", "\u200d\u200c", "\ufeffBOM",
+    "\ue000\uf8ff\U0010fffd", "Привет, мир! Ελληνικά עברית العربية हिन्दी ไทย",
+    "İstanbul ǅ ŉ ß ẞ ﬆ", "\u180e\u1680\u202f\u205f", "\u0000\u0001\u007f", "a\u0000b",
+    "def f(x):\n\treturn x**2\n", "if (a && b) {\r\n    c->d = e[0];\r\n}\r\n",
+    "<html><body class=\"x\">&amp;</body></html>", "https://example.org/a?b=c&d=e#f",
+    "snake_case camelCase kebab-case", "a" * 50, " " * 50, "\n" * 20, "ab " * 20,
+    "=" * 33 + "\n" * 5, "<|endoftext|>", "a<|endoftext|>b", "a <|endoftext|> b",
+    "<|endoftext|><|endoftext|>", "<|endoftext", "<|im_start|>user\nhi<|im_end|>\n",
+    "<|begin_of_text|>x<|eot_id|>", "<tool_call>\n{}\n</tool_call>",
+    "\u00e9<tool_call>e\u0301<|im_end|>\u0301",
+    "".join(f"a{chr(c)}b {chr(c)}  {chr(c)}1" for c in NEW_CHARACTERS),
     "The whale. Loomings. Call me Ishmael. Some years ago--never mind how long precisely",
 ]
 
+# CHAT/NAME.jinja: vocabulary, tokens that begin and end a text.
 TEMPLATES = {
-    # As SmolLM2-Instruct has it (Apache-2.0).
-    "chatml": ("smollm", "<|im_start|>", "<|im_end|>",
-               "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nYou are a helpful AI"
-               " assistant named SmolLM, trained by Hugging Face<|im_end|>\n' }}{% endif %}{{'<|im_start|>' + message['role'] + '\n' +"
-               " message['content'] + '<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"),
-    "chatml_tools": ("qwen2", None, "<|im_end|>", """{%- if tools %}
-    {{- '<|im_start|>system\\n' }}
-    {%- if messages[0]['role'] == 'system' %}
-        {{- messages[0]['content'] }}
-    {%- else %}
-        {{- 'You know "tools".' }}
-    {%- endif %}
-    {{- "\\n\\n# Tools\\n\\nFunctions: {\\"name\\": 1}<|im_end|>\\n" }}
-{%- else %}
-    {%- if messages[0]['role'] == 'system' %}
-        {{- '<|im_start|>system\\n' + messages[0]['content'] + '<|im_end|>\\n' }}
-    {%- else %}
-        {{- '<|im_start|>system\\nYou\\'re helpful.<|im_end|>\\n' }}
-    {%- endif %}
-{%- endif %}
-{%- for message in messages %}
-    {%- if (message.role == "user") or (message.role == "system" and not loop.first) or (message.role == "assistant") %}
-        {{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>' + '\\n' }}
-    {%- elif message.role == "tool" %}
-        {{- '<|im_start|>user\\n<tool_response>' ~ message.content | tojson }}
-    {%- endif %}
-{%- endfor %}
-{%- if add_generation_prompt %}
-    {{- '<|im_start|>assistant\\n' }}
-{%- endif %}
-"""),
-    "chatml_assigned": ("qwen2", None, "<|endoftext|>",
-                        "{% set system_message = 'Be brief.' %}{% if messages[0]['role'] == 'system' %}{% set loop_messages = messages[1:] %}"
-                        "{% set system_message = messages[0]['content'] %}{% else %}{% set loop_messages = messages %}{% endif %}"
-                        "{% if system_message is defined %}{{ '<|im_start|>system\\n' + system_message + '<|im_end|>\\n' }}{% endif %}"
-                        "{% for message in loop_messages %}{% set content = message['content'] %}{% if message['role'] == 'user' %}"
-                        "{{ '<|im_start|>user\\n' + content + '<|im_end|>\\n<|im_start|>assistant\\n' }}{% elif message['role'] == 'assistant' %}"
-                        "{{ content + '<|im_end|>' + '\\n' }}{% endif %}{% endfor %}"),
-    "chatml_text": ("smollm", "<|endoftext|>", "<|im_end|>", """{#- A comment with {{ 'marks' }} -#}
-{{ bos_token -}}
-{% for message in messages %}
-  {% if message.role == 'user' -%}
-    <|im_start|>user
-{{ message.content | trim }}<|im_end|>
-  {% elif message.role == 'assistant' %}
-<|im_start|>assistant
-{{ message.content.strip() }}<|im_end|>
-  {% elif message.role == 'system' %}
-<|im_start|>system
-{{ message.content }}<|im_end|>
-  {% endif %}
-{% endfor %}
-{% if add_generation_prompt %}
-<|im_start|>assistant
-{% endif %}
-"""),
-    "llama3": ("llama3", "<|begin_of_text|>", "<|eot_id|>",
-               "{% set loop_messages = messages %}{% for message in loop_messages %}{% set content = '<|start_header_id|>' + message['role'] +"
-               " '<|end_header_id|>\n\n'+ message['content'] | trim + '<|eot_id|>' %}{% if loop.index0 == 0 %}{% set content = bos_token + content %}"
-               "{% endif %}{{ content }}{% endfor %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}"),
-    "llama3_dated": ("llama3", "<|begin_of_text|>", "<|eot_id|>", """{{- bos_token }}
-{%- if not date_string is defined %}
-    {%- set date_string = "26 Jul 2024" %}
-{%- endif %}
-{#- The system's text. #}
-{%- if messages[0]['role'] == 'system' %}
-    {%- set system_message = messages[0]['content']|trim %}
-    {%- set messages = messages[1:] %}
-{%- else %}
-    {%- set system_message = "" %}
-{%- endif %}
-{{- "<|start_header_id|>system<|end_header_id|>\\n\\n" }}
-{%- if tools is defined and tools %}
-    {{- "Environment: ipython\\n" }}
-{%- endif %}
-{{- "Cutting Knowledge Date: December 2023\\n" }}
-{{- "Today Date: " + date_string + "\\n\\n" }}
-{{- system_message }}
-{{- "<|eot_id|>" }}
-{%- for message in messages %}
-    {%- if not (message.role == 'tool' or 'tool_calls' in message) %}
-        {{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n'+ message['content'] | trim + '<|eot_id|>' }}
-    {%- endif %}
-{%- endfor %}
-{%- if add_generation_prompt %}
-    {{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}
-{%- endif %}
-"""),
-    "zephyr": ("gpt2", "<|endoftext|>", "<|endoftext|>", """{% for message in messages %}
-{% if message['role'] == 'user' %}
-{{ '<|user|>\n' + message['content'] + eos_token }}
-{% elif message['role'] == 'system' %}
-{{ '<|system|>\n' + message['content'] + eos_token }}
-{% elif message['role'] == 'assistant' %}
-{{ '<|assistant|>\n'  + message['content'] + eos_token }}
-{% endif %}
-{% if loop.last and add_generation_prompt %}
-{{ '<|assistant|>' }}
-{% endif %}
-{% endfor %}"""),
+    "chatml": ("smollm", "<|im_start|>", "<|im_end|>"),  # SmolLM2-Instruct's (Apache-2.0)
+    "chatml_tools": ("qwen2", None, "<|im_end|>"),
+    "chatml_assigned": ("qwen2", None, "<|endoftext|>"),
+    "chatml_text": ("smollm", "<|endoftext|>", "<|im_end|>"),
+    "llama3": ("llama3", "<|begin_of_text|>", "<|eot_id|>"),
+    "llama3_dated": ("llama3", "<|begin_of_text|>", "<|eot_id|>"),
+    "zephyr": ("gpt2", "<|endoftext|>", "<|endoftext|>"),
 }
 TURNS = ["Hello!", "  Who are you,\nI'd ask?  ", "\n\ncafe\u0301 12345\n"]
 ANSWERS = ["Hi there", "I'm a model: 東京."]
@@ -251,11 +173,11 @@ def conversation(t, system):
 
 def chats():
     result = []
-    for name, (kind, bos, eos, template) in TEMPLATES.items():
+    for name, (kind, bos, eos) in TEMPLATES.items():
+        template = (CHAT / f"{name}.jinja").read_text()
         t = PreTrainedTokenizerFast(tokenizer_file=str(DATA / kind / "tokenizer.json"),
                                     bos_token=bos, eos_token=eos, chat_template=template)
         result.append({"name": name, "kind": kind, "bos_token": bos, "eos_token": eos,
-                       "template": template,
                        "conversations": [conversation(t, system) for system in SYSTEMS]})
     return {"turns": TURNS, "answers": ANSWERS, "systems": SYSTEMS, "templates": result}
 

@@ -1,5 +1,6 @@
 /* golden_model.c - a model over a pager, beside what it must compute. */
 #include "tests/support/golden_model.h"
+#include "tests/support/larger.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -63,10 +64,8 @@ double golden_model_difference(const golden_model *g, size_t first, size_t *n_ch
     for (size_t i = 0; i < n; i++) {
         if ((size_t)positions[i] < first)
             continue;
-        double difference = max_difference(g->logits + (size_t)positions[i] * n_vocab,
-                                           golden + i * n_vocab, n_vocab);
-        if (!(difference <= highest))
-            highest = difference;
+        highest = larger(highest, max_difference(g->logits + (size_t)positions[i] * n_vocab,
+                                                 golden + i * n_vocab, n_vocab));
         ++*n_checked;
     }
     free(positions);

@@ -111,6 +111,17 @@ static void converse(const tokenizer *t, const chat *c, const char *system, cons
     }
 }
 
+static char *read_template(const char *name)
+{
+    char path[256], *text = calloc(1, 8192);
+    snprintf(path, sizeof path, DATA_DIR "/chat/%s.jinja", name);
+    FILE *file = fopen(path, "rb");
+    assert_non_null(file);
+    assert_true(fread(text, 1, 8192, file) < 8192);
+    fclose(file);
+    return text;
+}
+
 static void check_template(const json_t *cases, const json_t *one)
 {
     const char *name = json_string_value(json_object_get(one, "name"));
@@ -118,10 +129,12 @@ static void check_template(const json_t *cases, const json_t *one)
                       : strstr(name, "llama3") ? "<|eot_id|>"
                                                : "<|im_end|>";
     const json_t *systems = json_object_get(cases, "systems");
-    tokenizer *t = open_with(json_string_value(json_object_get(one, "kind")),
-                             json_object_get(one, "bos_token"), json_object_get(one, "eos_token"),
-                             json_string_value(json_object_get(one, "template")));
+    char *template = read_template(name);
+    tokenizer *t =
+        open_with(json_string_value(json_object_get(one, "kind")),
+                  json_object_get(one, "bos_token"), json_object_get(one, "eos_token"), template);
     chat *c = NULL;
+    free(template);
     if (chat_open(t, &c))
         fail_msg("%s: %s", name, kvp_error());
     assert_string_equal(chat_name(c), strstr(name, "zephyr")   ? "Zephyr"
@@ -150,6 +163,10 @@ static void test_conversations_are_equal(void **state)
 #define CHATML                                                                                     \
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}"   \
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+
+#define ZEPHYR(user)                                                                               \
+    "{% for m in messages %}{{ '" user "\n' + m.content + eos_token + '\n' }}{% endfor %}"         \
+    "{{ '<|assistant|>\n' }}"
 
 static chat *open_chat(tokenizer **t, const char *kind, const char *template)
 {
@@ -210,6 +227,24 @@ static void test_what_people_write_starts_no_turn(void **state)
     tokenizer_close(t);
 }
 
+/* Tokens that are not special, but that the template spells, direct the model as well. */
+static void test_what_people_write_spells_no_mark_of_the_template(void **state)
+{
+    (void)state;
+    static const char *const templates[] = {CHATML, CHATML "{% if a %}<tool_call>{% endif %}"};
+    for (size_t i = 0; i < 2; i++) {
+        tokenizer *t;
+        chat *c = open_chat(&t, "qwen2", templates[i]);
+        int32_t *ids = NULL;
+        size_t n;
+        assert_int_equal(chat_first_turn(c, NULL, "a <tool_call> b", &ids, &n), KVP_OK);
+        assert_int_equal(count(ids, n, tokenizer_find_special(t, "<tool_call>")), 1 - i);
+        free(ids);
+        chat_close(c);
+        tokenizer_close(t);
+    }
+}
+
 static void test_ends_of_answers_are_known(void **state)
 {
     (void)state;
@@ -266,6 +301,29 @@ static void test_templates_that_want_todays_date_get_it(void **state)
     assert_true(found);
     chat_close(c);
     tokenizer_close(t);
+}
+
+/* A list of named templates, and a file of its own that goes before. */
+static void test_templates_are_found_where_models_keep_them(void **state)
+{
+    (void)state;
+    char dir[TEMP_DIR_BYTES];
+    temp_dir_make(dir);
+    write_json(dir, "tokenizer.json", load(DATA_DIR "/tokenizer/gpt2/tokenizer.json"));
+    write_json(dir, "tokenizer_config.json",
+               json_pack("{s:s, s:[{s:s, s:s}, {s:s, s:s}]}", "eos_token", "<|endoftext|>",
+                         "chat_template", "name", "tools", "template", "?", "name", "default",
+                         "template", ZEPHYR("<|user|>")));
+    for (int i = 0; i < 2; i++) {
+        tokenizer *t = NULL;
+        chat *c = NULL;
+        assert_int_equal(tokenizer_open(dir, &t), KVP_OK);
+        assert_int_equal(chat_open(t, &c), i ? KVP_E_UNSUPPORTED : KVP_OK);
+        chat_close(c);
+        tokenizer_close(t);
+        temp_dir_write_text(dir, "chat_template.jinja", ZEPHYR("<|person|>"));
+    }
+    temp_dir_remove(dir);
 }
 
 /* ---- templates that are not known ------------------------------------------------------------ */
@@ -345,8 +403,10 @@ int main(void)
         cmocka_unit_test(test_conversations_are_equal),
         cmocka_unit_test(test_cut_answers_are_ended),
         cmocka_unit_test(test_what_people_write_starts_no_turn),
+        cmocka_unit_test(test_what_people_write_spells_no_mark_of_the_template),
         cmocka_unit_test(test_ends_of_answers_are_known),
         cmocka_unit_test(test_templates_that_want_todays_date_get_it),
+        cmocka_unit_test(test_templates_are_found_where_models_keep_them),
         cmocka_unit_test(test_other_templates_are_refused),
         cmocka_unit_test(test_a_system_without_a_place_is_refused),
     };

@@ -3,6 +3,7 @@
 #include "integration/models/matmul.h"
 #include "integration/models/convert.h"
 #include "tests/support/child.h"
+#include "tests/support/larger.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -63,6 +64,7 @@ static void make(problem *p, size_t n_in, size_t n_out, size_t m, bool is_out_ma
                     .is_bf16 = is_bf16,
                     .bias = p->bias};
     p->w.data = allocate(matrix_bytes(&p->w));
+    memset(p->w.data, 0, matrix_bytes(&p->w));
     size_t n_rows, width;
     matrix_shape(&p->w, &n_rows, &width);
     for (size_t at = 0, n; at < n_rows; at += n) { /* in uneven portions, the last ones first */
@@ -97,9 +99,7 @@ static double error_of(const problem *p, const float *y)
                 sum += product;
                 size += fabs(product);
             }
-            double error = fabs((double)y[r * p->n_out + j] - sum) / size;
-            if (!(error <= highest))
-                highest = error;
+            highest = larger(highest, fabs((double)y[r * p->n_out + j] - sum) / size);
         }
     }
     return highest;

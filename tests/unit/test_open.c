@@ -191,6 +191,50 @@ static void test_outer_modules_may_lack_in_names(void **state)
     refused(dir, "", NULL, KVP_E_INVALID, "\"model.decoder.embed_tokens.weight\"");
 }
 
+/* Data of tensor `name` in the bytes of a safetensors file. */
+static unsigned char *data_of(unsigned char *file, const char *name, size_t *n)
+{
+    uint64_t header;
+    json_error_t error;
+    memcpy(&header, file, sizeof header);
+    json_t *root = json_loadb((char *)file + 8, header, 0, &error);
+    const json_t *offsets = json_object_get(json_object_get(root, name), "data_offsets");
+    assert_int_equal(json_array_size(offsets), 2);
+    size_t begin = (size_t)json_integer_value(json_array_get(offsets, 0));
+    *n = (size_t)json_integer_value(json_array_get(offsets, 1)) - begin;
+    json_decref(root);
+    return file + 8 + header + begin;
+}
+
+static uint64_t weights_bytes(const char *dir)
+{
+    model *m;
+    need(model_open(dir, NULL, &m));
+    uint64_t bytes = model_get_info(m)->weights_bytes;
+    model_close(m);
+    return bytes;
+}
+
+static void test_a_head_of_its_own_is_not_tied(void **state)
+{
+    const char *dir = *state;
+    size_t n, n_head, n_tokens;
+    const uint64_t untied = weights_bytes(TINY "/qwen2");
+    change("qwen2", dir, "'tie_word_embeddings':true");
+    assert_int_equal(weights_bytes(dir), untied);
+    unsigned char *file = read_file(TINY "/qwen2/model.safetensors", &n);
+    unsigned char *head = data_of(file, "lm_head.weight", &n_head);
+    const unsigned char *tokens = data_of(file, "model.embed_tokens.weight", &n_tokens);
+    assert_int_equal(n_head, n_tokens);
+    memcpy(head, tokens, n_head);
+    temp_dir_write(dir, "model.safetensors", file, n);
+    assert_true(weights_bytes(dir) < untied);
+    head[n_head - 1] ^= 1;
+    temp_dir_write(dir, "model.safetensors", file, n);
+    assert_int_equal(weights_bytes(dir), untied);
+    free(file);
+}
+
 static void test_end_tokens_come_from_both_files(void **state)
 {
     const char *dir = *state;
@@ -229,14 +273,13 @@ static void test_gguf_of_other_models_is_refused(void **state)
     refused(dir, "/nothing.gguf", NULL, KVP_E_IO, "nothing.gguf");
 }
 
-/* A GGUF file has the scaling as a tensor, a folder in its config. */
-static void test_scaled_positions_are_not_stretched_besides(void **state)
+/* Of folders, whose configs say so: test_architectures.c. */
+static void test_positions_that_a_tensor_scales_are_not_stretched(void **state)
 {
     const model_options some = {.n_ctx = 1024, .yarn = true};
     (void)state;
     refused(TINY "/llama_llama3", "/model.gguf", &some, KVP_E_UNSUPPORTED,
             "scaled already (rope_freqs.weight)");
-    refused(TINY "/llama_llama3", "", &some, KVP_E_UNSUPPORTED, "scaled already (llama3)");
 }
 
 /* ---- options --------------------------------------------------------------------------------- */
@@ -287,9 +330,10 @@ int main(void)
         CASE(test_biases_must_be_as_the_config_says),
         CASE(test_sliding_windows_must_not_matter),
         CASE(test_outer_modules_may_lack_in_names),
+        CASE(test_a_head_of_its_own_is_not_tied),
         CASE(test_end_tokens_come_from_both_files),
         CASE(test_gguf_of_other_models_is_refused),
-        CASE(test_scaled_positions_are_not_stretched_besides),
+        CASE(test_positions_that_a_tensor_scales_are_not_stretched),
         CASE(test_fingerprint_knows_the_stretch),
         CASE(test_hollow_models_have_some_layers),
     };

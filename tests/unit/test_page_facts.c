@@ -4,6 +4,7 @@
 
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdlib.h>
 #include <string.h>
 #include <cmocka.h>
 
@@ -107,6 +108,38 @@ static void test_errors_of_the_pager_are_passed_on(void **state)
     assert_non_null(strstr(kvp_error(), "n_layers"));
 }
 
+static void check_place(const char *swap, const char *expected)
+{
+    char folder[64];
+    assert_string_equal(page_facts_swap_place(swap, folder, sizeof folder), expected);
+}
+
+static void test_place_of_the_swap_file_is_where_it_is_or_will_be(void **state)
+{
+    (void)state;
+    char *before = getenv("TMPDIR") ? strdup(getenv("TMPDIR")) : NULL;
+    check_place("/dev/null", "/dev/null");
+    check_place("/dev/nothing", "/dev/");
+    check_place("/nothing", "/");
+    check_place("nothing", ".");
+    unsetenv("TMPDIR");
+    check_place(NULL, "/var/tmp");
+    setenv("TMPDIR", "/dev/shm", 1);
+    check_place(NULL, "/dev/shm");
+    if (before)
+        setenv("TMPDIR", before, 1);
+    else
+        unsetenv("TMPDIR");
+    free(before);
+}
+
+static void test_free_bytes_are_unknown_where_there_is_no_such_place(void **state)
+{
+    (void)state;
+    assert_true(page_facts_free_bytes("/dev/nothing/at/all") == UINT64_MAX);
+    assert_true(page_facts_free_bytes(".") < UINT64_MAX);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -114,6 +147,8 @@ int main(void)
         cmocka_unit_test(test_ram_that_is_said_to_hold_all_pages_does),
         cmocka_unit_test(test_disk_that_is_said_to_take_the_rest_does),
         cmocka_unit_test(test_least_ram_opens_and_less_does_not),
+        cmocka_unit_test(test_place_of_the_swap_file_is_where_it_is_or_will_be),
+        cmocka_unit_test(test_free_bytes_are_unknown_where_there_is_no_such_place),
         cmocka_unit_test(test_errors_of_the_pager_are_passed_on),
     };
     return cmocka_run_group_tests(tests, NULL, NULL) != 0;

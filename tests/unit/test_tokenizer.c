@@ -199,54 +199,6 @@ static void test_lookups_answer_for_known_and_unknown(void **state)
     tokenizer_close(t);
 }
 
-/* ---- streaming ------------------------------------------------------------------------------- */
-
-/* Push bytes in two pieces cut at every place; the output is always the same. */
-static void check_stream(const char *in, size_t n, const char *wanted)
-{
-    for (size_t cut = 0; cut <= n; cut++) {
-        utf8_stream s = {.n_pending = 0};
-        char out[256];
-        size_t n_out = utf8_stream_push(&s, in, cut, out);
-        assert_int_equal(utf8_valid_prefix(out, n_out), n_out); /* whole characters only */
-        n_out += utf8_stream_push(&s, in + cut, n - cut, out + n_out);
-        n_out += utf8_stream_finish(&s, out + n_out);
-        assert_int_equal(n_out, strlen(wanted));
-        assert_memory_equal(out, wanted, n_out);
-    }
-}
-
-#define BAD "\xEF\xBF\xBD"
-
-static void test_stream_never_splits_a_character(void **state)
-{
-    (void)state;
-    check_stream("", 0, "");
-    check_stream("h\xC3\xA9 \xE2\x82\xAC \xF0\x9F\x99\x82.", 13,
-                 "h\xC3\xA9 \xE2\x82\xAC \xF0\x9F\x99\x82.");
-}
-
-/* One U+FFFD per maximal subpart: Unicode 15.0, table 3-8 and its neighbours. */
-static void test_stream_replaces_what_cannot_become_valid(void **state)
-{
-    (void)state;
-    check_stream("a\xFFz", 3, "a" BAD "z");
-    check_stream("\xC0\xAF\xE0\x80\xBF\xF0\x81\x82"
-                 "A",
-                 9, BAD BAD BAD BAD BAD BAD BAD BAD "A");
-    check_stream("\xED\xA0\x80\xED\xBF\xBF\xED\xAF"
-                 "A",
-                 9, BAD BAD BAD BAD BAD BAD BAD BAD "A");
-    check_stream("\xF4\x91\x92\x93\xFF"
-                 "A\x80\xBF"
-                 "B",
-                 9, BAD BAD BAD BAD BAD "A" BAD BAD "B");
-    check_stream("\xE1\x80\xE2\xF0\x91\x92\xF1\xBF"
-                 "A",
-                 9, BAD BAD BAD BAD "A");
-    check_stream("ok\xF0\x9F\x99", 5, "ok" BAD); /* ends in the middle */
-}
-
 /* ---- files ----------------------------------------------------------------------------------- */
 
 static void expect_open(const char *dir, kvp_status wanted, const char *message)
@@ -364,6 +316,75 @@ static void test_special_tokens_come_from_the_small_files(void **state)
     temp_dir_remove(dir);
 }
 
+/* vocab.json and merges.txt alone: tokenizer_config.json says the rest. */
+static void test_config_says_what_goes_before_a_text(void **state)
+{
+    (void)state;
+    char dir[TEMP_DIR_BYTES];
+    tokenizer *t;
+    size_t n;
+    temp_dir_make(dir);
+    temp_dir_write_text(dir, "vocab.json", "{\"a\": 0, \"b\": 1, \"ab\": 2, \"</s>\": 3}");
+    temp_dir_write_text(dir, "merges.txt", "a b\n");
+    temp_dir_write_text(dir, "tokenizer_config.json",
+                        "{\"bos_token\": \"</s>\", \"add_bos_token\": true}");
+    t = open_or_fail(dir);
+    const int32_t *prefix = tokenizer_prefix(t, &n);
+    assert_int_equal(n, 1);
+    assert_int_equal(prefix[0], 3);
+    tokenizer_close(t);
+    temp_dir_write_text(dir, "tokenizer_config.json", "{\"bos_token\": \"</s>\"}");
+    t = open_or_fail(dir);
+    (void)tokenizer_prefix(t, &n);
+    assert_int_equal(n, 0);
+    tokenizer_close(t);
+    temp_dir_write_text(dir, "tokenizer_config.json", "{\"add_bos_token\": true}");
+    expect_open(dir, KVP_E_INVALID, "there is no bos_token");
+    temp_dir_write_text(dir, "tokenizer_config.json", "{\"add_eos_token\": true}");
+    expect_open(dir, KVP_E_UNSUPPORTED, "add_eos_token");
+    temp_dir_remove(dir);
+}
+
+static void test_config_names_the_class(void **state)
+{
+    (void)state;
+    char dir[TEMP_DIR_BYTES];
+    temp_dir_make(dir);
+    temp_dir_write_text(dir, "vocab.json",
+                        "{\"\u00c3\": 0, \"\u00a9\": 1, \"e\": 2, \"\u00cc\": 3, \"\u0123\": 4}");
+    temp_dir_write_text(dir, "merges.txt", "");
+    tokenizer *t = open_or_fail(dir);
+    expect_ids(t, "e\u0301", (const int32_t[]){2, 3, 4}, 3);
+    tokenizer_close(t);
+    temp_dir_write_text(dir, "tokenizer_config.json", "{\"tokenizer_class\": \"Qwen2Tokenizer\"}");
+    t = open_or_fail(dir);
+    expect_ids(t, "e\u0301", (const int32_t[]){0, 1}, 2); /* composed */
+    tokenizer_close(t);
+    temp_dir_write_text(dir, "tokenizer_config.json", "{\"tokenizer_class\": \"LlamaTokenizer\"}");
+    expect_open(dir, KVP_E_UNSUPPORTED, "LlamaTokenizer");
+    temp_dir_remove(dir);
+}
+
+/* Which of several folders has the mistake? */
+static void test_small_files_are_named_with_their_folder(void **state)
+{
+    static const char *const names[] = {"added_tokens.json", "special_tokens_map.json"};
+    static const char *const texts[] = {"{\"<more>\": 1.5}", "{\"pad_token\": {\"content\": 7}}"};
+    (void)state;
+    for (size_t i = 0; i < 2; i++) {
+        char dir[TEMP_DIR_BYTES], where[2 * TEMP_DIR_BYTES];
+        tokenizer *t = NULL;
+        temp_dir_make(dir);
+        temp_dir_write_text(dir, "vocab.json", "{\"a\": 0, \"b\": 1, \"ab\": 2}");
+        temp_dir_write_text(dir, "merges.txt", "a b\n");
+        temp_dir_write_text(dir, names[i], texts[i]);
+        snprintf(where, sizeof where, "%s/%s: ", dir, names[i]);
+        assert_int_equal(tokenizer_open(dir, &t), KVP_E_INVALID);
+        assert_ptr_equal(strstr(kvp_error(), where), kvp_error());
+        temp_dir_remove(dir);
+    }
+}
+
 static void test_other_kinds_are_unsupported_by_name(void **state)
 {
     (void)state;
@@ -425,12 +446,13 @@ int main(void)
         cmocka_unit_test(test_long_words_finish),
         cmocka_unit_test(test_invalid_utf8_names_its_offset),
         cmocka_unit_test(test_lookups_answer_for_known_and_unknown),
-        cmocka_unit_test(test_stream_never_splits_a_character),
-        cmocka_unit_test(test_stream_replaces_what_cannot_become_valid),
         cmocka_unit_test(test_bad_vocab_and_merges_are_named),
         cmocka_unit_test(test_bytes_without_token_are_left_out),
         cmocka_unit_test(test_bytes_without_token_are_the_unknown_one),
         cmocka_unit_test(test_special_tokens_come_from_the_small_files),
+        cmocka_unit_test(test_config_says_what_goes_before_a_text),
+        cmocka_unit_test(test_config_names_the_class),
+        cmocka_unit_test(test_small_files_are_named_with_their_folder),
         cmocka_unit_test(test_other_kinds_are_unsupported_by_name),
     };
     return cmocka_run_group_tests(tests, NULL, NULL) != 0;

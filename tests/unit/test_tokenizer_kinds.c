@@ -337,6 +337,46 @@ static void test_foreign_text_spells_no_special_token(void **state)
     }
 }
 
+/* Special tokens that are looked for in composed text: there it is not known who wrote what. */
+static void test_foreign_text_spells_none_in_composed_text_either(void **state)
+{
+    (void)state;
+    static const char json[] =
+        "{\"model\":{\"vocab\":{\"a\":0},\"merges\":[]},\"normalizer\":{\"type\":\"NFC\"},"
+        "\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false},"
+        "\"decoder\":{\"type\":\"ByteLevel\"},\"added_tokens\":[{\"id\":1,\"content\":\"<e\u0301>"
+        "\","
+        "\"special\":true,\"normalized\":true}]}";
+    tokenizer *t = NULL;
+    int32_t ids[64];
+    size_t n;
+    assert_int_equal(tokenizer_open_bytes(json, sizeof json - 1, "input", &t), KVP_OK);
+    encode(t, (const text_piece[]){OWN("a<\u00e9>a<e\u0301>")}, 1, ids, &n);
+    assert_int_equal(count(ids, n, 1), 2);
+    encode(t, (const text_piece[]){OWN("<\u00e9>"), FOREIGN("a<\u00e9>")}, 2, ids, &n);
+    assert_int_equal(count(ids, n, 1), 1);
+    encode(t, (const text_piece[]){FOREIGN("<\u00e9>a<e\u0301>")}, 1, ids, &n);
+    assert_int_equal(count(ids, n, 1), 0);
+    tokenizer_close(t);
+}
+
+static void test_foreign_text_spells_no_control_token_of_gguf(void **state)
+{
+    (void)state;
+    char dir[TEMP_DIR_BYTES], path[256];
+    int32_t ids[64];
+    size_t n;
+    temp_dir_make(dir);
+    write_gguf(&(gguf_case){.kind = "qwen2", .pre = "qwen2"}, dir, path);
+    tokenizer *t = open_or_fail(path);
+    encode(t, (const text_piece[]){OWN("<|im_end|>"), FOREIGN("a<|im_end|><tool_call>")}, 2, ids,
+           &n);
+    assert_int_equal(count(ids, n, tokenizer_find_special(t, "<|im_end|>")), 1);
+    assert_int_equal(count(ids, n, tokenizer_find_special(t, "<tool_call>")), 1);
+    tokenizer_close(t);
+    temp_dir_remove(dir);
+}
+
 static void test_pieces_are_one_text(void **state)
 {
     (void)state;
@@ -370,6 +410,8 @@ int main(void)
         cmocka_unit_test(test_gguf_says_what_goes_before_a_text),
         cmocka_unit_test(test_gguf_that_lies_or_is_of_another_kind_is_refused),
         cmocka_unit_test(test_foreign_text_spells_no_special_token),
+        cmocka_unit_test(test_foreign_text_spells_none_in_composed_text_either),
+        cmocka_unit_test(test_foreign_text_spells_no_control_token_of_gguf),
         cmocka_unit_test(test_pieces_are_one_text),
     };
     return cmocka_run_group_tests(tests, NULL, NULL) != 0;

@@ -62,9 +62,9 @@ static kvp_status read_prompts(batch *b)
     const batch_encoder encoder = {encode, b};
     if (!status)
         status = batch_input_parse(in.bytes, in.n_bytes, &encoder, &b->input);
-    input_free(&in);
     if (!status && b->input.n == 0)
-        status = kvp_fail(KVP_E_INVALID, "%s: no prompts: every line is empty", b->own->batch);
+        status = kvp_fail(KVP_E_INVALID, "%s: no prompts: every line is empty", in.name);
+    input_free(&in);
     return status;
 }
 

@@ -329,7 +329,7 @@ static void test_turn_that_is_no_text_ends_the_conversation(void **state)
     (void)state;
     conversation c = talk(1, "Hello\nHel\xfflo\nBye\n", "-n 3");
     assert_int_equal(n_turns(&c), 1);
-    expect_failure(&c.outcome, 1, "UTF-8");
+    expect_failure(&c.outcome, 1, "UTF-8: byte 3 (0xFF)");
     conversation_fini(&c);
     c = talk_bytes(1, "Hello\na\0b\nBye\n", 14, "-n 3");
     assert_int_equal(n_turns(&c), 1);
@@ -373,6 +373,10 @@ static void test_mistakes_are_refused(void **state)
     write_file(scratch("zero"), "a\0b", 3);
     o = run("", "generate -m %s --chat -f %s </dev/null", chat_model(), scratch("zero"));
     expect_failure(&o, 1, "zero byte");
+    outcome_free(&o);
+    write_file(scratch("latin1"), "  \xe9t\xe9", 5);
+    o = run("", "generate -m %s --chat -f %s -p Hello </dev/null", chat_model(), scratch("latin1"));
+    expect_failure(&o, 1, "latin1: the text is not UTF-8: byte 2 (0xE9)");
     outcome_free(&o);
 }
 

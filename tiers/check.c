@@ -54,6 +54,26 @@ static kvp_status check_ledger(const kvp_pager *p, const census *c)
     return KVP_OK;
 }
 
+/* The window lists exactly the pages that say so (check_ledger counted them), and the counters add
+ * up to it. */
+static kvp_status check_window(const kvp_pager *p)
+{
+    for (uint32_t i = 0; i < p->n_ahead; i++) {
+        const kvpi_page *pg = kvpi_page_at(&p->pages, p->ahead[i].page);
+        if (!pg->is_ahead || !kvpi_page_is(pg, KVPI_PAGE_RESIDENT | KVPI_PAGE_LOADING))
+            return FAIL("A1: page %u is in the window, but not read ahead", p->ahead[i].page);
+    }
+    if (p->n_ahead + p->held_user > p->held)
+        return FAIL("A1: %u frames are held, %u by views, %u for the window", p->held, p->held_user,
+                    p->n_ahead);
+    const kvp_stats *s = &p->stats;
+    if (s->prefetches != s->prefetches_used + s->prefetches_wasted + p->n_ahead)
+        return FAIL("%u prefetches are neither used nor wasted, the window has %u",
+                    (unsigned)(s->prefetches - s->prefetches_used - s->prefetches_wasted),
+                    p->n_ahead);
+    return KVP_OK;
+}
+
 static kvp_status check_seq(kvp_pager *p, const kvp_seq *seq, uint32_t *n_pages)
 {
     for (uint32_t i = 0; i < p->geometry.n_lanes; i++) {
@@ -83,6 +103,8 @@ kvp_status kvp_pager_check(kvp_pager *p)
         status = check_page(p, i, &c);
     if (!status)
         status = check_ledger(p, &c);
+    if (!status)
+        status = check_window(p);
     for (const kvp_seq *seq = p->seqs; seq && !status; seq = seq->next)
         status = check_seq(p, seq, &n_pages);
     if (!status && n_pages > p->pages.n_used)

@@ -71,7 +71,8 @@ kvp_status kvpi_fault_in(kvp_pager *p, uint32_t page, uint64_t deadline_ns)
 {
     kvpi_page *pg = kvpi_page_at(&p->pages, page);
     uint16_t errors_before = pg->n_errors;
-    bool is_others = kvpi_page_is(pg, KVPI_PAGE_LOADING); /* if that fails, we try ourselves */
+    /* Begun by read-ahead, by others, or by us some time ago: if that fails, we try ourselves. */
+    bool is_others = kvpi_page_is(pg, KVPI_PAGE_LOADING);
     for (;;) {
         if (kvpi_page_is(pg, KVPI_PAGE_RESIDENT)) {
             kvpi_pin(p, page);

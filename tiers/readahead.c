@@ -117,10 +117,7 @@ void kvpi_ahead_begin(kvp_seq *seq, uint32_t layer, const kvpi_walk *walk)
     observe(seq->pager, seq, layer);
     t->sinks_end = walk->sinks_end;
     t->begin = walk->begin;
-    if (seq->ahead.is_guess && seq->ahead.layer == layer)
-        seq->ahead.walk = *walk; /* goes on where the guess got to */
-    else
-        look_at(seq, layer, walk);
+    look_at(seq, layer, walk); /* from the start: what a guess had fetched may have left since */
     seq->ahead.is_guess = false;
     seq->ahead.n_hops = 0;
     seq->is_scanned = true;

@@ -279,6 +279,88 @@ static void test_a_failed_prefetch_is_not_the_callers_failure(void **state)
     faulty_disk_fini(&disk);
 }
 
+/* Nothing but read-ahead reads: a scan that visits no page, of a layer before the one expected. */
+static void read_ahead_only(fixture *f, faulty_disk *disk, fault_kind kind_of_fault)
+{
+    kvp_page_view pages[64];
+    kvp_view view = {.pages = pages, .max_pages = 64};
+    uint64_t n = stats_of(f->paged).n_frames;
+    must(kvp_seq_pin(f->seqs[0], 3, 0, n * PAGE_TOKENS, KVP_FOREVER, &view)); /* no other is left */
+    kvp_view_unpin(&view);
+    kvp_scan *scan;
+    kvp_scan_args nothing = {.layer = 0, .max_parts = 1};
+    faulty_disk_arm(
+        disk,
+        (faulty_plan){.kind = kind_of_fault, .op = FAULT_READS, .nth = 1, .is_persistent = true});
+    must(kvp_scan_open(f->seqs[0], &nothing, &scan));
+    kvp_scan_close(scan);
+    assert_true(faulty_disk_fired(disk) > 0);
+    faulty_disk_arm(disk, (faulty_plan){0});
+}
+
+/* What fails on the way is an error only for whoever wants the page, and only if it is lost. */
+static void test_failed_prefetches_are_met_when_they_are_wanted(void **state)
+{
+    (void)state;
+    faulty_disk disk;
+    faulty_disk_init(&disk, NULL);
+    fixture f = set_up(1, QUARTER, &disk.env);
+    decode(&f, 2);
+    read_ahead_only(&f, &disk, FAULT_EIO);
+    attend(&f, 0, 1);
+    assert_true(stats_of(f.paged).io_errors > 0);
+    read_ahead_only(&f, &disk, FAULT_FLIP);
+    attend(&f, 0, 2); /* which nobody had read ahead */
+    attend(&f, 0, 3);
+    float q[HEADS * DIM] = {0}, out[HEADS * DIM];
+    kvp_attend_args args = {.q = q, .out = out, .n_queries = 1, .n_heads = HEADS, .scale = 0.1f};
+    assert_int_equal(kvp_attend(f.seqs[0], 1, &args), KVP_E_CORRUPT);
+    assert_true(stats_of(f.paged).pages_lost > 0);
+    must(kvp_pager_check(f.paged));
+    tear_down(&f);
+    faulty_disk_fini(&disk);
+}
+
+/* What had been fetched for a scan, but was displaced before it was opened, is read ahead again. */
+static void test_a_guess_that_was_displaced_starts_over(void **state)
+{
+    (void)state;
+    fixture f = set_up(1, QUARTER, NULL);
+    decode(&f, 2);
+    attend(&f, 0, 0); /* layer 1 is being read ahead */
+    kvp_page_view pages[64];
+    kvp_view view = {.pages = pages, .max_pages = 64};
+    uint64_t n = stats_of(f.paged).n_frames;
+    must(kvp_seq_pin(f.seqs[0], 3, 0, n * PAGE_TOKENS, KVP_FOREVER, &view));
+    kvp_view_unpin(&view);
+    kvp_stats before = stats_of(f.paged);
+    attend(&f, 0, 1);
+    kvp_stats after = stats_of(f.paged);
+    assert_true((after.prefetches_used - before.prefetches_used) * 10 >= TOKENS / PAGE_TOKENS * 9);
+    tear_down(&f);
+}
+
+/* Pages of scans that never came do not fill the window for good. */
+static void test_the_window_is_cleared_of_scans_that_did_not_come(void **state)
+{
+    (void)state;
+    fixture f = set_up(2, QUARTER, NULL);
+    decode(&f, 3);
+    attend(&f, 0, 0); /* sequence 1 is expected next, and not used again */
+    kvp_stats s = stats_of(f.paged);
+    assert_true(in_window(&s) > 0);
+    for (uint32_t i = 0; i < 4 * LAYERS; i++)
+        attend(&f, 0, i % LAYERS);
+    kvp_stats before = stats_of(f.paged);
+    for (uint32_t i = 0; i < LAYERS; i++)
+        attend(&f, 0, i);
+    kvp_stats after = stats_of(f.paged);
+    uint64_t faults = after.major_faults - before.major_faults;
+    assert_true(faults > 100);
+    assert_true((after.prefetches_used - before.prefetches_used) * 10 >= faults * 9);
+    tear_down(&f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -291,6 +373,9 @@ int main(void)
         cmocka_unit_test(test_the_smallest_budgets_decode),
         cmocka_unit_test(test_two_threads_share_the_window),
         cmocka_unit_test(test_a_failed_prefetch_is_not_the_callers_failure),
+        cmocka_unit_test(test_failed_prefetches_are_met_when_they_are_wanted),
+        cmocka_unit_test(test_a_guess_that_was_displaced_starts_over),
+        cmocka_unit_test(test_the_window_is_cleared_of_scans_that_did_not_come),
     };
     return cmocka_run_group_tests(tests, NULL, NULL) != 0;
 }

@@ -97,7 +97,7 @@ struct kvp_pager {
     uint32_t n_homeless;            /* of those: without a disk slot of their own */
     uint32_t n_admitted;            /* pages about to be both: admitted, not there yet */
     uint64_t promised;              /* disk slots that are sure to be had */
-    uint32_t low_water, high_water; /* frames that should be free or clean */
+    uint32_t low_water, high_water; /* of the next frames that are taken: should be clean */
 
     kvpi_transfer transfers[KVPI_MAX_TRANSFERS];
     kvpi_transfer *free_transfers, *ready_first, **ready_end;
@@ -278,7 +278,10 @@ void kvpi_drain(kvp_pager *p);
 KVP_NODISCARD kvp_status kvpi_demote(kvp_pager *p, uint32_t page);
 /* The first victim that can be written down now is. KVP_E_NOSPACE: there is none. */
 KVP_NODISCARD kvp_status kvpi_demote_one(kvp_pager *p);
-/* Write dirty pages out ahead of need, from the low watermark up to the high one. */
+/* If a dirty page is among those that leave next (the low watermark), start writing down all of
+ * them up to the high watermark. */
+void kvpi_demote_next(kvp_pager *p);
+/* The same, ahead of need: also does the CPU's part, dropping the lock. */
 void kvpi_reclaim_ahead(kvp_pager *p);
 
 /* ---- sequence.c ---- */

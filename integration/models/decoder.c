@@ -391,7 +391,7 @@ kvp_status decoder_open(const weights_source *source, kvp_pool *pool, decoder **
     m->n_layers = source->hollow_layers ? source->hollow_layers : source->config->n_layers;
     kvp_status status = matmul_open(pool, &m->mm);
     if (!status)
-        status = decoder_weights_load(source, &m->weights);
+        status = decoder_weights_load(source, pool, &m->weights);
     if (!status && m->config.rope.dim)
         status = rope_init(&m->config.rope, m->weights.rope_dividers, &m->rope);
     if (status) {

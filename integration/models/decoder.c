@@ -19,9 +19,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "integration/least.h"
 #include "integration/models/elementwise.h"
 #include "integration/models/matmul.h"
-#include "integration/least.h"
 #include "integration/models/rows.h"
 #include "integration/models/workspace.h"
 

@@ -13,8 +13,8 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "integration/models/convert.h"
 #include "integration/least.h"
+#include "integration/models/convert.h"
 
 size_t matrix_depth(const matrix *w)
 {

@@ -37,7 +37,7 @@ static kvp_placement_page describe(const kvp_pager *p, uint32_t page)
 static void sync_policies(kvp_pager *p, uint32_t page)
 {
     kvpi_page *pg = kvpi_page_at(&p->pages, page);
-    bool in_ram = kvpi_page_is(pg, KVPI_PAGE_RESIDENT) && !pg->pins;
+    bool in_ram = kvpi_page_is(pg, KVPI_PAGE_RESIDENT) && !pg->pins && !pg->is_ahead;
     bool in_zram =
         pg->copy[KVPI_ZRAM].is_valid && !kvpi_page_is(pg, KVPI_PAGE_MOVING | KVPI_PAGE_LOADING);
     kvp_placement_page info = describe(p, page);
@@ -102,6 +102,12 @@ void kvpi_set_flags(kvp_pager *p, uint32_t page, unsigned set, unsigned clear)
     sync_policies(p, page);
 }
 
+void kvpi_set_ahead(kvp_pager *p, uint32_t page, bool is_ahead)
+{
+    kvpi_page_at(&p->pages, page)->is_ahead = is_ahead;
+    sync_policies(p, page);
+}
+
 void kvpi_set_copy(kvp_pager *p, uint32_t page, kvpi_lower lower, const kvpi_copy *copy)
 {
     kvpi_page *pg = kvpi_page_at(&p->pages, page);
@@ -160,6 +166,8 @@ void kvpi_page_evict(kvp_pager *p, uint32_t page)
 void kvpi_page_free(kvp_pager *p, uint32_t page)
 {
     kvpi_page *pg = kvpi_page_at(&p->pages, page);
+    if (pg->is_ahead)
+        kvpi_ahead_remove(p, page, false);
     while (kvpi_page_is(pg, KVPI_PAGE_LOADING | KVPI_PAGE_WRITING | KVPI_PAGE_MOVING))
         if (kvpi_wait(p, KVP_FOREVER))
             return; /* UNTESTED: the disk engine is broken; what it may still write to is not reused

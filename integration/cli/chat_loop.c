@@ -320,6 +320,8 @@ static int open_conversation(conversation *c, const options *o, char **first)
     free(ids);
     if (status)
         return report_failure(status);
+    if (*first && !**first)
+        return usage_error("the first turn is empty: there is nothing to answer");
     code = session_open_model(&c->session);
     if (!code && (status = session_check_length(&c->session, n)))
         code = report_failure(status);

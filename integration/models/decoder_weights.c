@@ -6,6 +6,7 @@
 #include "integration/models/tensor_walk.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -49,6 +50,25 @@ static void print_shape(char *text, size_t n, uint32_t rank, const uint64_t *sha
         snprintf(text + used, n - used, "]");
 }
 
+/* Any other would turn every logit into NaN. */
+static kvp_status check_rope_dividers(const loader *l, const tensor *t)
+{
+    float *dividers = malloc((size_t)t->n_elements * sizeof *dividers);
+    kvp_status status = KVP_OK;
+    if (!dividers)
+        return kvp_fail(KVP_E_NOMEM, "out of memory: loading tensor \"%s\"", t->name);
+    weights_read_rows(t, 0, 1, dividers);
+    for (uint64_t i = 0; i < t->n_elements && !status; i++) {
+        if (!isfinite(dividers[i]) || dividers[i] <= 0)
+            status = kvp_fail(KVP_E_CORRUPT,
+                              "%s: tensor \"%s\": element %llu, which divides a frequency, is %g; "
+                              "it must be above 0: fetch the file again",
+                              l->source->path, t->name, (unsigned long long)i, (double)dividers[i]);
+    }
+    free(dividers);
+    return status;
+}
+
 static kvp_status check_weight(void *opaque, const weight *w)
 {
     loader *l = opaque;
@@ -76,7 +96,7 @@ static kvp_status check_weight(void *opaque, const weight *w)
     part = tensor_walk_layer_part(&l->walk, w->name, &layer);
     if ((!part || layer == 0) && l->n_known < MAX_KNOWN)
         snprintf(l->known[l->n_known++], sizeof l->known[0], "%s", part ? part : w->name);
-    return KVP_OK;
+    return strcmp(w->name, TENSOR_ROPE_DIVIDERS) == 0 ? check_rope_dividers(l, t) : KVP_OK;
 }
 
 static bool is_known(const loader *l, const char *name)

@@ -44,7 +44,8 @@ typedef struct weights_source {
 
 /* Find, check and convert every tensor of the model. Errors: KVP_E_INVALID a tensor is missing or
  * has another shape; KVP_E_UNSUPPORTED a dtype, or a tensor that this model does not have (the
- * message names it); KVP_E_NOMEM. */
+ * message names it); KVP_E_CORRUPT a divider of rotary frequencies that is not above 0;
+ * KVP_E_NOMEM. */
 KVP_NODISCARD kvp_status decoder_weights_load(const weights_source *source, decoder_weights *out);
 void decoder_weights_fini(decoder_weights *w);
 

@@ -111,7 +111,7 @@ static kvp_status read_generation(opening *o)
         return KVP_OK;
     kvp_status status = folder_path(o->path, "generation_config.json", where);
     const config_file file = {.root = o->generation, .where = where};
-    return status ? status : decoder_read_eos(&file, -1, &o->config);
+    return status ? status : decoder_read_generation_eos(&file, &o->config);
 }
 
 static kvp_status stretch(opening *o, const config_file *file)
@@ -140,7 +140,8 @@ static kvp_status choose_n_ctx(opening *o, const config_file *file)
     if (c->window && o->n_ctx > c->window)
         return kvp_fail(KVP_E_UNSUPPORTED,
                         "%s: its layers see a sliding window of %u tokens, which is supported for "
-                        "no more positions than that (%llu are wanted: choose a context of %u)",
+                        "no more positions than that (%llu are wanted); --ctx %u with --beyond "
+                        "rolling goes on past them",
                         o->where, c->window, (unsigned long long)o->n_ctx, c->window);
     return o->n_ctx > c->n_ctx ? stretch(o, file) : KVP_OK;
 }

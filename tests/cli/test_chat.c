@@ -359,8 +359,12 @@ static void test_mistakes_are_refused(void **state)
     check_failure(1, "no chat template", "--chat -p Hello");
     check_failure(2, "--ids", "--chat --ids x");
     check_failure(2, "--chat", "--system x -p Hello");
-    outcome o = run("", "generate -m %s --chat -p Hello </dev/null",
-                    model_with("tokenizer_config.json", other, strlen(other)));
+    check_failure(2, "--chat", "--system x --batch x");
+    outcome o = run("", "generate -m %s --chat -p '' </dev/null", chat_model());
+    expect_failure(&o, 2, "empty");
+    outcome_free(&o);
+    o = run("", "generate -m %s --chat -p Hello </dev/null",
+            model_with("tokenizer_config.json", other, strlen(other)));
     expect_failure(&o, 1, "ChatML, Llama-3 and Zephyr");
     outcome_free(&o);
     o = run("", "generate -m %s --chat -f no-such-file </dev/null", chat_model());

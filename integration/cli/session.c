@@ -9,6 +9,7 @@
 #include "integration/cli/input.h"
 #include "integration/cli/interrupt.h"
 #include "integration/cli/message.h"
+#include "integration/cli/progress.h"
 #include "integration/cli/rule.h"
 
 static void log_message(void *opaque, kvp_log_level level, const char *message)
@@ -80,7 +81,11 @@ static int report_model(const session *s, kvp_status status)
 static int open_model(session *s)
 {
     const model_options options = rule_model_options(s->options);
+    progress panel;
+    progress_init(&panel);
+    progress_draw(&panel, NULL, "loading %s", s->options->model_path);
     kvp_status status = model_open(s->options->model_path, &options, &s->model);
+    progress_fini(&panel);
     if (!status)
         s->info = model_get_info(s->model);
     return report_model(s, status);

@@ -193,6 +193,7 @@ void kvpi_unpin(kvp_pager *p, uint32_t page);
 void kvpi_page_invalidate(kvp_pager *p, uint32_t page);
 /* If it is resident, it leaves before all others until it is used again. */
 void kvpi_cool(kvp_pager *p, uint32_t page);
+void kvpi_set_hot(kvp_pager *p, uint32_t page, bool is_hot);
 /* Drop a clean page's frame. */
 void kvpi_page_evict(kvp_pager *p, uint32_t page);
 /* Let go of everything that the page has; waits (dropping the lock) until nothing of it is moving.
@@ -286,6 +287,11 @@ void kvpi_reclaim_ahead(kvp_pager *p);
 kvp_seq *kvpi_seq_find(kvp_pager *p, uint32_t id);
 /* All pages of a layer. */
 kvpi_walk kvpi_seq_walk(const kvp_seq *seq, uint32_t layer);
+/* n_tokens will be appended to the layer, or have been: pages of a layer that is being filled by
+ * many tokens at a time are hot from their next use on, until another layer's turn comes, or all
+ * layers have the same length. */
+void kvpi_seq_fill(kvp_seq *seq, uint32_t layer, size_t n_tokens);
+void kvpi_seq_filled(kvp_seq *seq);
 /* Forget the lane's tokens from n on; with the lock held. */
 void kvpi_lane_cut(kvp_pager *p, kvp_seq *seq, uint32_t lane, uint64_t n);
 

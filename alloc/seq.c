@@ -5,7 +5,7 @@
 
 static size_t struct_bytes(const kvpi_geometry *g)
 {
-    return sizeof(kvp_seq) + g->n_lanes * sizeof(kvpi_lane);
+    return sizeof(kvp_seq) + g->n_lanes * sizeof(kvpi_lane) + g->n_layers * sizeof(kvpi_trail);
 }
 
 kvp_status kvpi_seq_new(kvp_pager *pager, const kvpi_geometry *g, const kvp_mem *mem, kvp_seq **out)
@@ -15,6 +15,8 @@ kvp_status kvpi_seq_new(kvp_pager *pager, const kvpi_geometry *g, const kvp_mem 
     if (status)
         return status;
     seq->pager = pager;
+    seq->hot_layer = UINT32_MAX;
+    seq->trails = (kvpi_trail *)&seq->lanes[g->n_lanes];
     *out = seq;
     return KVP_OK;
 }

@@ -2,15 +2,35 @@
 #ifndef KVPI_ALLOC_SEQ_H
 #define KVPI_ALLOC_SEQ_H
 
-#include "alloc/geometry.h"
-#include "alloc/lane.h"
+#include "alloc/walk.h"
+
+/* The last scan of a layer, and which scan was opened next. */
+typedef struct kvpi_trail {
+    uint64_t sinks_end, begin; /* as in kvpi_walk */
+    uint32_t next_seq, next_layer;
+    bool is_known; /* next_* are set */
+    bool is_sure;  /* they were the same the time before, or this was the first time */
+} kvpi_trail;
+
+/* Where read-ahead stands. */
+typedef struct kvpi_outlook {
+    kvpi_walk walk;
+    kvpi_cursor at;
+    uint32_t layer;
+    uint32_t n_hops; /* guesses made since the last scan was opened */
+    bool is_guess;   /* nobody has opened a scan of this layer since */
+} kvpi_outlook;
 
 struct kvp_seq {
     kvp_pager *pager;
-    uint32_t id;          /* for messages: never used twice in a pager */
+    uint32_t id;          /* never used twice in a pager */
     uint32_t n_pins;      /* pages pinned by views */
     kvp_seq *prev, *next; /* the pager's list */
-    kvpi_lane lanes[];    /* [geometry.n_lanes] */
+    bool is_scanned;      /* a scan is open */
+    uint32_t hot_layer;   /* that is being filled; UINT32_MAX: none */
+    kvpi_outlook ahead;
+    kvpi_trail *trails; /* [geometry.n_layers] */
+    kvpi_lane lanes[];  /* [geometry.n_lanes] */
 };
 
 /* A sequence without tokens. Errors: KVP_E_NOMEM. */

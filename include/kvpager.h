@@ -264,6 +264,8 @@ typedef struct kvp_stats {
     uint64_t n_frames;       /* that the RAM budget holds */
     const char *disk_engine; /* "uring-fixed", ...; "" without a disk tier */
     const char *placement;
+    uint64_t prefetches_used,
+        prefetches_wasted; /* of `prefetches`: asked for, or given up before */
 } kvp_stats;
 
 /* Errors: KVP_E_INVALID stats->size is not one this library knows. */

@@ -19,9 +19,9 @@ kvp_status kvp_seq_advise(kvp_seq *seq, uint64_t first, uint64_t n_tokens, kvp_a
         return kvp_fail(KVP_E_INVALID, "kvp_seq_advise: there is no advice %d", (int)advice);
     kvp_pager *p = seq->pager;
     uint64_t end = n_tokens < UINT64_MAX - first ? first + n_tokens : UINT64_MAX;
-    pthread_mutex_lock(&p->lock);
+    kvpi_lock(p);
     for (uint32_t i = 0; i < p->geometry.n_lanes; i++)
         cool_lane(p, &seq->lanes[i], first, end);
-    pthread_mutex_unlock(&p->lock);
+    kvpi_unlock(p);
     return KVP_OK;
 }

@@ -5,7 +5,7 @@
 
 /* What the ledger should say, counted from the pages. */
 typedef struct census {
-    uint32_t n_dirty, n_homeless, n_writing, n_framed, n_pinned, n_loading;
+    uint32_t n_dirty, n_homeless, n_writing, n_framed, n_pinned, n_loading, n_ahead;
 } census;
 
 static kvp_status check_page(kvp_pager *p, uint32_t i, census *c)
@@ -16,7 +16,7 @@ static kvp_status check_page(kvp_pager *p, uint32_t i, census *c)
     const char *broken = kvpi_page_check(pg);
     if (broken)
         return FAIL("page %u: %s", i, broken);
-    bool in_ram = kvpi_page_is(pg, KVPI_PAGE_RESIDENT) && !pg->pins;
+    bool in_ram = kvpi_page_is(pg, KVPI_PAGE_RESIDENT) && !pg->pins && !pg->is_ahead;
     bool in_zram =
         pg->copy[KVPI_ZRAM].is_valid && !kvpi_page_is(pg, KVPI_PAGE_MOVING | KVPI_PAGE_LOADING);
     if (pg->in_ram_policy != in_ram || pg->in_zram_policy != in_zram)
@@ -27,6 +27,7 @@ static kvp_status check_page(kvp_pager *p, uint32_t i, census *c)
     c->n_writing += kvpi_page_is(pg, KVPI_PAGE_WRITING);
     c->n_framed += pg->frame != UINT32_MAX;
     c->n_pinned += pg->pins > 0;
+    c->n_ahead += pg->is_ahead;
     c->n_loading += kvpi_page_is(pg, KVPI_PAGE_LOADING);
     return KVP_OK;
 }
@@ -41,8 +42,12 @@ static kvp_status check_ledger(const kvp_pager *p, const census *c)
     uint32_t stuck = kvpi_stuck(p, 0);
     if (p->held + stuck > p->n_frames)
         return FAIL("G2: %u held and %u stuck of %u frames", p->held, stuck, p->n_frames);
-    if (c->n_pinned > p->held + c->n_loading + stuck)
-        return FAIL("G3: %u pages are pinned, %u frames held", c->n_pinned, p->held);
+    if (c->n_pinned + c->n_ahead > p->held + c->n_loading + stuck)
+        return FAIL("G3: %u pages are pinned, %u read ahead, %u frames held", c->n_pinned,
+                    c->n_ahead, p->held);
+    if (c->n_ahead != p->n_ahead || p->n_ahead > p->max_ahead)
+        return FAIL("%u pages are read ahead, the window has %u of %u", c->n_ahead, p->n_ahead,
+                    p->max_ahead);
     if (c->n_framed > p->n_in_use || p->n_in_use > p->n_frames)
         return FAIL("%u pages have frames, %u are in use of %u", c->n_framed, p->n_in_use,
                     p->n_frames);
@@ -73,7 +78,7 @@ kvp_status kvp_pager_check(kvp_pager *p)
     census c = {0};
     kvp_status status = KVP_OK;
     uint32_t n_pages = 0;
-    pthread_mutex_lock(&p->lock);
+    kvpi_lock(p);
     for (uint32_t i = 0; i < kvpi_page_table_end(&p->pages) && !status; i++)
         status = check_page(p, i, &c);
     if (!status)
@@ -82,6 +87,6 @@ kvp_status kvp_pager_check(kvp_pager *p)
         status = check_seq(p, seq, &n_pages);
     if (!status && n_pages > p->pages.n_used)
         status = FAIL("%u pages in tables, %u in use", n_pages, p->pages.n_used);
-    pthread_mutex_unlock(&p->lock);
+    kvpi_unlock(p);
     return status;
 }

@@ -29,6 +29,17 @@ static inline void kvpi_io_queue_put(kvpi_io_queue *q, kvp_disk_io *io)
     q->tail = io;
 }
 
+/* A chain; returns its length. */
+static inline uint32_t kvpi_io_queue_put_all(kvpi_io_queue *q, kvp_disk_io *io)
+{
+    uint32_t n = 0;
+    for (kvp_disk_io *next; io; io = next, n++) {
+        next = io->next;
+        kvpi_io_queue_put(q, io);
+    }
+    return n;
+}
+
 /* The oldest, or NULL. */
 static inline kvp_disk_io *kvpi_io_queue_take(kvpi_io_queue *q)
 {

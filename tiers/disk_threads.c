@@ -69,9 +69,8 @@ static kvp_status pool_submit(kvp_disk *disk, kvp_disk_io *io)
 {
     pool *p = (pool *)disk;
     pthread_mutex_lock(&p->lock);
-    p->n_taken++;
-    kvpi_io_queue_put(&p->waiting, io);
-    pthread_cond_signal(&p->has_work);
+    p->n_taken += kvpi_io_queue_put_all(&p->waiting, io);
+    pthread_cond_broadcast(&p->has_work);
     pthread_mutex_unlock(&p->lock);
     return KVP_OK;
 }

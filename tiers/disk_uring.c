@@ -149,8 +149,7 @@ static kvp_status uring_submit(kvp_disk *disk, kvp_disk_io *io)
 {
     uring *u = (uring *)disk;
     pthread_mutex_lock(&u->lock);
-    u->n_taken++;
-    kvpi_io_queue_put(&u->pending, io);
+    u->n_taken += kvpi_io_queue_put_all(&u->pending, io);
     flush(u);
     pthread_mutex_unlock(&u->lock);
     return KVP_OK;

@@ -34,10 +34,11 @@ kvp_status kvpi_fault_start(kvp_pager *p, uint32_t page, bool is_prefetch)
         return KVP_OK;
     if (kvpi_page_is(pg, KVPI_PAGE_LOST))
         return fail_page(p, pg);
-    if (!p->free_transfers)
+    /* Prefetches leave some for demand, and for writing. */
+    if (!p->free_transfers || (is_prefetch && p->n_transfers >= KVPI_MAX_AHEAD))
         return KVP_E_AGAIN;
     uint32_t frame;
-    kvp_status status = kvpi_frame_take(p, &frame);
+    kvp_status status = kvpi_frame_take(p, is_prefetch, &frame);
     if (status)
         return status;
     /* Only now: taking a frame may have changed where the page's copies are. */
@@ -70,17 +71,24 @@ kvp_status kvpi_fault_in(kvp_pager *p, uint32_t page, uint64_t deadline_ns)
 {
     kvpi_page *pg = kvpi_page_at(&p->pages, page);
     uint16_t errors_before = pg->n_errors;
+    bool is_others = kvpi_page_is(pg, KVPI_PAGE_LOADING); /* if that fails, we try ourselves */
     for (;;) {
         if (kvpi_page_is(pg, KVPI_PAGE_RESIDENT)) {
             kvpi_pin(p, page);
+            if (pg->is_ahead)
+                kvpi_ahead_remove(p, page, true);
             return KVP_OK;
         }
-        if (pg->n_errors != errors_before)
-            return fail_page(p, pg);
+        if (pg->n_errors != errors_before) {
+            if (!is_others)
+                return fail_page(p, pg);
+            is_others = false;
+            errors_before = pg->n_errors;
+        }
         kvp_status status = kvpi_fault_start(p, page, false);
         if (status && status != KVP_E_AGAIN)
             return status;
-        status = kvpi_wait(p, deadline_ns);
+        status = kvpi_wait_for(p, page, deadline_ns);
         if (status && deadline_ns == 0) /* what had landed has been taken in */
             return kvp_fail(KVP_E_AGAIN, "the page is on its way");
         if (status && status != KVP_E_NOSPACE)

@@ -41,17 +41,11 @@ static bool leaves_a_ring(const kvp_pager *p, const kvpi_claim *c)
     return !c->n_new || kvpi_stuck(p, c->n_new) + KVPI_MIN_FRAMES <= p->n_frames;
 }
 
-static bool can_grant(const kvp_pager *p, const kvpi_claim *c)
+/* Can the claim be granted if `held` frames are reserved? */
+static bool fits(const kvp_pager *p, const kvpi_claim *c, uint32_t held)
 {
     return leaves_a_ring(p, c) &&
-           (uint64_t)p->held + c->n_min + kvpi_stuck(p, c->n_new) <= p->n_frames;
-}
-
-/* Would it do if every holder but the views gave back what he has? */
-static bool is_hopeless(const kvp_pager *p, const kvpi_claim *c)
-{
-    return !leaves_a_ring(p, c) ||
-           (uint64_t)p->held_user + c->n_min + kvpi_stuck(p, c->n_new) > p->n_frames;
+           (uint64_t)held + c->n_min + kvpi_stuck(p, c->n_new) <= p->n_frames;
 }
 
 static kvp_status fail_full(kvp_pager *p)
@@ -91,20 +85,30 @@ static kvp_status work_for(kvp_pager *p, const kvpi_claim *c, uint64_t deadline_
     if (status != KVP_E_NOSPACE)
         return status;
     /* Nothing moves. Nobody who waits here holds anything, so holders will come to an end. */
-    if (is_hopeless(p, c) || (p->held == p->held_user && !p->n_admitted))
+    bool is_hopeless = !fits(p, c, p->held_user); /* but views end only when the caller ends them */
+    if (is_hopeless || (p->held == p->held_user && !p->n_admitted))
         return fail_claim(p, c);
     return kvpi_sleep(p, deadline_ns);
 }
 
 kvp_status kvpi_hold(kvp_pager *p, const kvpi_claim *c, uint64_t deadline_ns, uint32_t *granted)
 {
-    while (!can_grant(p, c)) {
+    while (!fits(p, c, p->held)) {
+        if (fits(p, c, p->held - p->n_ahead)) {
+            kvpi_ahead_give_up(p, KVPI_PAGE_RESIDENT | KVPI_PAGE_LOADING);
+            continue;
+        }
+        p->n_waiting++;
         kvp_status status = work_for(p, c, deadline_ns);
+        p->n_waiting--;
         if (status == KVP_E_TIMEOUT && deadline_ns == 0)
             return kvp_fail(KVP_E_AGAIN, "no frames are free at the moment");
         if (status)
             return status;
     }
+    while (p->n_frames - p->held - kvpi_stuck(p, c->n_new) < c->n_max &&
+           kvpi_ahead_give_up(p, KVPI_PAGE_RESIDENT | KVPI_PAGE_LOADING))
+        continue;
     uint32_t room = p->n_frames - p->held - kvpi_stuck(p, c->n_new);
     *granted = room < c->n_max ? room : c->n_max;
     p->held += *granted;
@@ -165,13 +169,15 @@ static kvp_status take_free_frame(kvp_pager *p, uint32_t n_tried, uint32_t *fram
     return status;
 }
 
-kvp_status kvpi_frame_take(kvp_pager *p, uint32_t *frame)
+kvp_status kvpi_frame_take(kvp_pager *p, bool is_prefetch, uint32_t *frame)
 {
     kvpi_poll(p); /* a write that has completed leaves a clean page behind */
     kvp_status status = take_free_frame(p, VICTIMS_TRIED, frame);
+    if (status == KVP_E_NOSPACE && !is_prefetch && kvpi_ahead_give_up(p, KVPI_PAGE_RESIDENT))
+        status = take_free_frame(p, UINT32_MAX, frame);
     if (status != KVP_E_NOSPACE)
         return status;
-    if (!kvpi_demote_one(p) || p->n_transfers)
+    if (!kvpi_demote_one(p) || p->n_transfers || is_prefetch)
         return KVP_E_AGAIN;
     status = take_free_frame(p, UINT32_MAX, frame); /* nothing can be written: look at them all */
     return status == KVP_E_NOSPACE ? fail_full(p) : status;
@@ -180,7 +186,7 @@ kvp_status kvpi_frame_take(kvp_pager *p, uint32_t *frame)
 kvp_status kvpi_frame_wait(kvp_pager *p, uint32_t *frame)
 {
     kvp_status status;
-    while ((status = kvpi_frame_take(p, frame)) == KVP_E_AGAIN) {
+    while ((status = kvpi_frame_take(p, false, frame)) == KVP_E_AGAIN) {
         status = kvpi_wait(p, KVP_FOREVER);
         if (status && status != KVP_E_NOSPACE)
             return status;

@@ -105,6 +105,7 @@ static kvp_status plan_ram(kvp_pager *p)
     p->staging_bytes = n_units * (uint64_t)p->geometry.slot_bytes;
     p->fixed_bytes = kvpi_slot_pool_bytes(p->n_frames);
     p->stats.ram_peak_bytes = p->staging_bytes + p->fixed_bytes;
+    kvpi_ahead_open(p);
     p->low_water = p->n_frames / 16 + 1;
     p->high_water = p->n_frames / 8 + 2;
     return KVP_OK;
@@ -303,6 +304,8 @@ kvp_status kvp_pager_open(const kvp_config *cfg, kvp_pager **out)
     init_locks(p);
     kvpi_page_table_init(&p->pages, &p->mem);
     p->next_serial = 1;
+    p->ready_end = &p->ready_first;
+    p->outbox_end = &p->outbox_first;
     for (uint32_t i = KVPI_MAX_TRANSFERS; i-- > 0;) {
         p->transfers[i].next = p->free_transfers;
         p->free_transfers = &p->transfers[i];
@@ -320,9 +323,10 @@ void kvp_pager_close(kvp_pager *p)
 {
     if (!p)
         return;
-    pthread_mutex_lock(&p->lock);
+    kvpi_lock(p);
+    p->ahead_seq = NULL;
     kvpi_drain(p);
-    pthread_mutex_unlock(&p->lock);
+    kvpi_unlock(p);
     for (kvp_seq *seq = p->seqs, *next; seq; seq = next) {
         next = seq->next;
         kvpi_seq_delete(seq, &p->geometry, &p->mem);

@@ -3,10 +3,11 @@
  *   pager.c     open, close, budgets            frames.c    the frame ledger: reservations
  *   state.c     a page's state changes           check.c     every invariant
  *   fault.c     make a page resident, pin it    transfer.c  bytes on the way, by completions
- *   reclaim.c   victims, demotion, watermarks   rows.c      append: rows into open pages
- *   sequence.c  create, truncate, evict         view.c      pins for callers
- *   scan.c      the ring                        parallel.c  whose threads compute
- *   stats.c     counters                         advise.c    hints of the caller
+ *   progress.c  submit, reap, wait              reclaim.c   victims, demotion, watermarks
+ *   scan.c      stream over a layer             readahead.c what will be asked for next
+ *   rows.c      append: rows into open pages    sequence.c  create, truncate, evict
+ *   view.c      pins for callers                advise.c    hints of the caller
+ *   parallel.c  whose threads compute           stats.c     counters
  *
  * Lock order: kvp_pager.lock, then zram_lock, then locks that backends and workers keep to
  * themselves. It is never held while bytes move or while anybody waits: a fault is a transfer, and
@@ -17,9 +18,10 @@
  *  G1  held <= n_frames: a reservation is granted only if it can be honoured.
  *  G2  held + stuck <= n_frames, where stuck = dirty pages without a promised place below: a holder
  *      always finds a frame to take, at the latest when what is in flight has landed.
- *  G3  pinned or loading pages <= held + faults that nobody waits for any more.
- *  G4  In the RAM policy: exactly the resident pages that are not pinned. In the zram policy:
- *      exactly the pages with a zram copy that is not MOVING. */
+ *  G3  pinned or loading pages, and those of the read-ahead window <= held + faults that nobody
+ *      waits for any more.
+ *  G4  In the RAM policy: exactly the resident pages that are neither pinned nor in the window. In
+ *      the zram policy: exactly the pages with a zram copy that is not MOVING. */
 #ifndef KVPI_TIERS_PAGER_H
 #define KVPI_TIERS_PAGER_H
 
@@ -33,7 +35,8 @@
 #include <pthread.h>
 
 #define KVPI_MIN_FRAMES 3u     /* workspace, the page in use, and one on its way */
-#define KVPI_MAX_TRANSFERS 32u /* in flight at once: the device is full at 8 x 64 KiB */
+#define KVPI_MAX_TRANSFERS 96u /* in flight at once */
+#define KVPI_MAX_AHEAD 64u     /* of those: at most so many prefetches */
 #define KVPI_MAX_UNITS 4u
 #define KVPI_MAX_WRITE_ERRORS 3u /* in a row: after that the disk takes no more pages */
 
@@ -97,18 +100,32 @@ struct kvp_pager {
     uint32_t low_water, high_water; /* frames that should be free or clean */
 
     kvpi_transfer transfers[KVPI_MAX_TRANSFERS];
-    kvpi_transfer *free_transfers, *ready_first, *ready_last;
+    kvpi_transfer *free_transfers, *ready_first, **ready_end;
     kvpi_region staging; /* the units' buffers */
     kvpi_unit units[KVPI_MAX_UNITS], *free_units;
     uint32_t n_units;
-    uint32_t n_transfers; /* not free */
-    uint32_t n_in_flight; /* at the disk tier */
-    uint32_t n_finishing; /* being finished by a thread, without the lock */
+    uint32_t n_transfers;               /* not free */
+    kvp_io *outbox_first, **outbox_end; /* for the disk tier, which does not have them yet */
+    uint32_t n_outbox;
+    uint32_t n_in_flight;  /* at the disk tier */
+    uint32_t n_submitting; /* of those: being handed over by a thread, without the lock */
+    uint32_t n_finishing;  /* being finished by a thread, without the lock */
     bool has_reaper;
 
+    /* read-ahead: pages that were fetched, or are on their way, before anybody asked for them, in
+     * the order in which they will probably be used */
+    struct {
+        uint32_t page;
+        uint32_t scan_no; /* how many scans had been opened */
+    } ahead[KVPI_MAX_AHEAD];
+    uint32_t n_ahead, max_ahead, scan_no;
+    kvp_seq *ahead_seq; /* whose outlook is followed; NULL: nobody's */
+
     kvp_scan *scans, *free_scans;
-    uint32_t n_scans;
-    kvp_pool *own_pool; /* NULL: cfg.pool is the caller's, or parallel_for is used */
+    uint32_t n_scans, n_open_scans;
+    uint32_t last_seq, last_layer; /* of the scan closed last; UINT32_MAX: others were open */
+    uint32_t n_waiting;            /* threads that wait for a reservation */
+    kvp_pool *own_pool;            /* NULL: cfg.pool is the caller's, or parallel_for is used */
 
     pthread_mutex_t zram_lock; /* leaf: every call into the zram tier */
     uint32_t n_zram_jobs;      /* demotions to zram under way: each may need slot_bytes */
@@ -156,8 +173,9 @@ uint32_t kvpi_stuck(const kvp_pager *p, uint32_t n_new);
 /* Make up to `n` more disk slots sure, at least one; false: there is no disk, or it is full. */
 bool kvpi_promise(kvp_pager *p, uint32_t n);
 /* A frame out of the caller's reservation: a free one, or a clean page's. KVP_E_AGAIN: something
- * was set in motion, wait; KVP_E_NOSPACE or KVP_E_IO: nothing can be done. */
-KVP_NODISCARD kvp_status kvpi_frame_take(kvp_pager *p, uint32_t *frame);
+ * was set in motion, wait; KVP_E_NOSPACE or KVP_E_IO: nothing can be done. A prefetch gets no more
+ * than AGAIN; others take what read-ahead has, if there is nothing else. */
+KVP_NODISCARD kvp_status kvpi_frame_take(kvp_pager *p, bool is_prefetch, uint32_t *frame);
 /* The same, waiting. */
 KVP_NODISCARD kvp_status kvpi_frame_wait(kvp_pager *p, uint32_t *frame);
 void kvpi_frame_give(kvp_pager *p, uint32_t frame);
@@ -175,12 +193,14 @@ void kvpi_unpin(kvp_pager *p, uint32_t page);
 void kvpi_page_invalidate(kvp_pager *p, uint32_t page);
 /* If it is resident, it leaves before all others until it is used again. */
 void kvpi_cool(kvp_pager *p, uint32_t page);
+void kvpi_set_hot(kvp_pager *p, uint32_t page, bool is_hot);
 /* Drop a clean page's frame. */
 void kvpi_page_evict(kvp_pager *p, uint32_t page);
 /* Let go of everything that the page has; waits (dropping the lock) until nothing of it is moving.
  */
 void kvpi_page_free(kvp_pager *p, uint32_t page);
 void kvpi_set_flags(kvp_pager *p, uint32_t page, unsigned set, unsigned clear);
+void kvpi_set_ahead(kvp_pager *p, uint32_t page, bool is_ahead);
 void kvpi_set_copy(kvp_pager *p, uint32_t page, kvpi_lower lower, const kvpi_copy *copy);
 void kvpi_drop_copy(kvp_pager *p, uint32_t page, kvpi_lower lower);
 /* Would this page, were it in zram, be the first to leave? *victim: who would. */
@@ -199,19 +219,51 @@ KVP_NODISCARD kvp_status kvpi_fault_start(kvp_pager *p, uint32_t page, bool is_p
  * KVP_E_AGAIN, KVP_E_TIMEOUT: not yet, the fault goes on. */
 KVP_NODISCARD kvp_status kvpi_fault_in(kvp_pager *p, uint32_t page, uint64_t deadline_ns);
 
+/* ---- readahead.c ---- */
+
+void kvpi_ahead_open(kvp_pager *p);
+/* A scan of the layer begins, or ends. */
+void kvpi_ahead_begin(kvp_seq *seq, uint32_t layer, const kvpi_walk *walk);
+void kvpi_ahead_end(kvp_seq *seq, uint32_t layer);
+/* The open scan has used what lies before this place. */
+void kvpi_ahead_pass(kvp_seq *seq, kvpi_cursor used);
+/* Fetch what is missing of the pages that ahead_seq will be asked for, then of those that will
+ * probably be wanted next: as much as keeps the disk busy, or (nobody may call for a while) as the
+ * window holds. */
+void kvpi_ahead_fill(kvp_pager *p, bool to_the_brim);
+
+/* The page leaves the window: it is being used, or not. */
+void kvpi_ahead_remove(kvp_pager *p, uint32_t page, bool is_used);
+/* Give up the page in one of these states that will be used last; false: the window has none. */
+bool kvpi_ahead_give_up(kvp_pager *p, unsigned state);
+
 /* ---- transfer.c ---- */
 
 /* A transfer for `page`, with a unit if asked for; NULL: none is free now. */
 kvpi_transfer *kvpi_transfer_get(kvp_pager *p, kvpi_transfer_kind kind, uint32_t page,
                                  bool with_unit);
-/* Hand a prepared transfer to the disk tier. On failure it has landed with that status. */
+/* Put a prepared transfer into the outbox. If the disk tier refuses it, it lands and says why. */
 void kvpi_transfer_submit(kvp_pager *p, kvpi_transfer *t);
+/* Its I/O is over: a page that came in still needs the CPU, one that went out only bookkeeping. */
+void kvpi_transfer_completed(kvp_pager *p, kvpi_transfer *t);
 /* Queue a transfer whose next step needs only the CPU. */
 void kvpi_transfer_ready(kvp_pager *p, kvpi_transfer *t);
-/* Make progress: finish something that has landed, or reap, or sleep until someone else has. Drops
- * the lock meanwhile. KVP_E_NOSPACE: nothing is moving, waiting would be for ever; KVP_E_TIMEOUT.
- */
+/* Do the next step of one of those, without the lock, for whoever waits for `page` (or any);
+ * false: there is none for him. */
+bool kvpi_transfer_finish(kvp_pager *p, uint32_t page);
+
+/* ---- progress.c ---- */
+
+void kvpi_lock(kvp_pager *p);
+/* Hand the outbox to the disk tier, and unlock. */
+void kvpi_unlock(kvp_pager *p);
+/* Make progress: submit, or finish something that has landed, or reap, or sleep until someone else
+ * has. Drops the lock meanwhile. KVP_E_NOSPACE: nothing is moving, waiting would be for ever;
+ * KVP_E_TIMEOUT. */
 KVP_NODISCARD kvp_status kvpi_wait(kvp_pager *p, uint64_t deadline_ns);
+/* The same for whoever waits for `page`: while that is on its way, pages that others will read next
+ * are theirs to verify. */
+KVP_NODISCARD kvp_status kvpi_wait_for(kvp_pager *p, uint32_t page, uint64_t deadline_ns);
 /* Sleep until another thread has made progress, finished a transfer or given frames back. */
 KVP_NODISCARD kvp_status kvpi_sleep(kvp_pager *p, uint64_t deadline_ns);
 /* Take in what has completed, without waiting. */
@@ -231,6 +283,15 @@ void kvpi_reclaim_ahead(kvp_pager *p);
 
 /* ---- sequence.c ---- */
 
+/* NULL: there is none (any more). With the lock held. */
+kvp_seq *kvpi_seq_find(kvp_pager *p, uint32_t id);
+/* All pages of a layer. */
+kvpi_walk kvpi_seq_walk(const kvp_seq *seq, uint32_t layer);
+/* n_tokens will be appended to the layer, or have been: pages of a layer that is being filled by
+ * many tokens at a time are hot from their next use on, until another layer's turn comes, or all
+ * layers have the same length. */
+void kvpi_seq_fill(kvp_seq *seq, uint32_t layer, size_t n_tokens);
+void kvpi_seq_filled(kvp_seq *seq);
 /* Forget the lane's tokens from n on; with the lock held. */
 void kvpi_lane_cut(kvp_pager *p, kvp_seq *seq, uint32_t lane, uint64_t n);
 

@@ -135,12 +135,18 @@ kvp_status kvpi_demote_one(kvp_pager *p)
     return KVP_E_NOSPACE;
 }
 
+/* Frames that are free, or clean, or will be; those of the read-ahead window are spoken for. */
+static uint32_t available_frames(const kvp_pager *p)
+{
+    uint32_t n = p->n_frames - p->n_dirty + p->n_writing;
+    return n > p->n_ahead ? n - p->n_ahead : 0;
+}
+
 void kvpi_reclaim_ahead(kvp_pager *p)
 {
-    uint32_t available = p->n_frames - p->n_dirty + p->n_writing;
-    if (available >= p->low_water)
+    if (available_frames(p) >= p->low_water)
         return;
-    while (p->n_frames - p->n_dirty + p->n_writing < p->high_water)
+    while (available_frames(p) < p->high_water)
         if (kvpi_demote_one(p))
             break;
     while (p->ready_first) /* encode and sum now: a fault shall not have to */

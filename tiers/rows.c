@@ -217,6 +217,8 @@ static void close_entry(const append *a, uint32_t group, kvpi_entry *entry, uint
         pg->raw_sum = sum;
         kvpi_set_flags(p, entry->page, KVPI_PAGE_SEALED | KVPI_PAGE_SUMMED, 0);
     }
+    if (a->seq->hot_layer == a->layer)
+        kvpi_set_hot(p, entry->page, true);
     kvpi_unpin(p, entry->page);
     kvpi_unhold(p, 1, false);
     kvpi_reclaim_ahead(p);
@@ -245,10 +247,10 @@ static kvp_status append_some(const append *a, uint32_t group, size_t token, siz
 {
     kvp_pager *p = a->p;
     kvpi_entry *entry;
-    pthread_mutex_lock(&p->lock);
+    kvpi_lock(p);
     kvp_status status = open_entry(a, group, &entry);
     kvpi_page *pg = status ? NULL : kvpi_page_at(&p->pages, entry->page);
-    pthread_mutex_unlock(&p->lock);
+    kvpi_unlock(p);
     if (status)
         return status;
 
@@ -260,9 +262,9 @@ static kvp_status append_some(const append *a, uint32_t group, size_t token, siz
         sum = kvpi_checksum_raw(kvpi_frame_addr(p, pg->frame), kvpi_page_bytes(p, pg),
                                 kvpi_page_seed(p, pg, p->geometry.page_tokens));
 
-    pthread_mutex_lock(&p->lock);
+    kvpi_lock(p);
     close_entry(a, group, entry, ok ? n : 0, sum);
-    pthread_mutex_unlock(&p->lock);
+    kvpi_unlock(p);
     *n_done = n;
     return ok ? KVP_OK : fail_not_finite(a);
 }
@@ -322,14 +324,16 @@ kvp_status kvp_seq_append_rows(kvp_seq *seq, uint32_t layer, const kvp_rows *row
                 .rows = *rows};
     resolve_strides(&a.rows, a.l);
     uint64_t before = kvp_seq_layer_length(seq, layer);
+    kvpi_seq_fill(seq, layer, n_tokens);
     for (uint32_t g = 0; g < a.l->n_groups && !status; g++)
         status = append_lane(&a, g, n_tokens);
     if (status) {
-        pthread_mutex_lock(&a.p->lock);
+        kvpi_lock(a.p);
         for (uint32_t g = 0; g < a.l->n_groups; g++)
             kvpi_lane_cut(a.p, seq, a.l->lane_base + g, before);
-        pthread_mutex_unlock(&a.p->lock);
+        kvpi_unlock(a.p);
     }
+    kvpi_seq_filled(seq);
     return status;
 }
 

@@ -10,13 +10,13 @@ kvp_status kvp_seq_create(kvp_pager *pager, kvp_seq **out)
     kvp_status status = kvpi_seq_new(pager, &pager->geometry, &pager->mem, &seq);
     if (status)
         return status;
-    pthread_mutex_lock(&pager->lock);
+    kvpi_lock(pager);
     seq->id = pager->next_seq_id++;
     seq->next = pager->seqs;
     if (seq->next)
         seq->next->prev = seq;
     pager->seqs = seq;
-    pthread_mutex_unlock(&pager->lock);
+    kvpi_unlock(pager);
     *out = seq;
     return KVP_OK;
 }
@@ -26,7 +26,9 @@ void kvp_seq_destroy(kvp_seq *seq)
     if (!seq)
         return;
     kvp_pager *p = seq->pager;
-    pthread_mutex_lock(&p->lock);
+    kvpi_lock(p);
+    if (p->ahead_seq == seq)
+        p->ahead_seq = NULL;
     for (uint32_t i = 0; i < p->geometry.n_lanes; i++)
         kvpi_lane_cut(p, seq, i, 0);
     if (seq->prev)
@@ -35,8 +37,59 @@ void kvp_seq_destroy(kvp_seq *seq)
         p->seqs = seq->next;
     if (seq->next)
         seq->next->prev = seq->prev;
-    pthread_mutex_unlock(&p->lock);
+    kvpi_unlock(p);
     kvpi_seq_delete(seq, &p->geometry, &p->mem);
+}
+
+kvp_seq *kvpi_seq_find(kvp_pager *p, uint32_t id)
+{
+    kvp_seq *seq = p->seqs;
+    while (seq && seq->id != id)
+        seq = seq->next;
+    return seq;
+}
+
+kvpi_walk kvpi_seq_walk(const kvp_seq *seq, uint32_t layer)
+{
+    const kvpi_geometry *g = &seq->pager->geometry;
+    const kvpi_layer *l = &g->layers[layer];
+    return (kvpi_walk){.layer = l,
+                       .lanes = &seq->lanes[l->lane_base],
+                       .end = UINT64_MAX,
+                       .segment_tokens = (uint64_t)g->page_tokens * KVP_SEGMENT_PAGES};
+}
+
+/* ---- the layer that is being filled ---- */
+
+static void cool_layer(kvp_seq *seq)
+{
+    kvp_pager *p = seq->pager;
+    if (seq->hot_layer == UINT32_MAX)
+        return;
+    kvpi_walk walk = kvpi_seq_walk(seq, seq->hot_layer);
+    kvpi_lock(p);
+    for (kvpi_cursor c = {0}; kvpi_walk_settle(&walk, &c); c.entry++)
+        kvpi_set_hot(p, kvpi_walk_page(&walk, c), false);
+    kvpi_unlock(p);
+    seq->hot_layer = UINT32_MAX;
+}
+
+void kvpi_seq_fill(kvp_seq *seq, uint32_t layer, size_t n_tokens)
+{
+    if (seq->hot_layer == layer)
+        return;
+    cool_layer(seq);
+    if (n_tokens >= seq->pager->geometry.page_tokens)
+        seq->hot_layer = layer;
+}
+
+void kvpi_seq_filled(kvp_seq *seq)
+{
+    bool is_level = true;
+    for (uint32_t i = 1; i < seq->pager->geometry.n_lanes; i++)
+        is_level = is_level && seq->lanes[i].n_tokens == seq->lanes[0].n_tokens;
+    if (is_level)
+        cool_layer(seq);
 }
 
 kvp_status kvp_seq_reserve(kvp_seq *seq, uint64_t n_tokens)
@@ -51,7 +104,7 @@ kvp_status kvp_seq_reserve(kvp_seq *seq, uint64_t n_tokens)
                         (unsigned long long)n_tokens);
     uint64_t n_new = 0;
     kvp_status status = KVP_OK;
-    pthread_mutex_lock(&p->lock);
+    kvpi_lock(p);
     for (uint32_t i = 0; i < p->geometry.n_lanes && !status; i++) {
         status = kvpi_lane_reserve(&seq->lanes[i], &p->mem, (uint32_t)n_pages);
         if (n_pages > seq->lanes[i].n_entries)
@@ -59,7 +112,7 @@ kvp_status kvp_seq_reserve(kvp_seq *seq, uint64_t n_tokens)
     }
     if (!status)
         status = kvpi_page_table_reserve(&p->pages, (uint32_t)n_new);
-    pthread_mutex_unlock(&p->lock);
+    kvpi_unlock(p);
     return status;
 }
 
@@ -119,10 +172,10 @@ kvp_status kvp_seq_truncate(kvp_seq *seq, uint64_t n_tokens)
         status = check_cut(seq, i, n_tokens);
     if (status)
         return status;
-    pthread_mutex_lock(&p->lock);
+    kvpi_lock(p);
     for (uint32_t i = 0; i < p->geometry.n_lanes; i++)
         kvpi_lane_cut(p, seq, i, n_tokens);
-    pthread_mutex_unlock(&p->lock);
+    kvpi_unlock(p);
     return KVP_OK;
 }
 
@@ -156,10 +209,10 @@ kvp_status kvp_seq_evict(kvp_seq *seq, uint32_t layer, uint64_t begin, uint64_t 
         lane = p->geometry.layers[layer].lane_base;
         lanes_end = lane + p->geometry.layers[layer].n_groups;
     }
-    pthread_mutex_lock(&p->lock);
+    kvpi_lock(p);
     for (; lane < lanes_end; lane++)
         evict_from_lane(p, &seq->lanes[lane], begin, end);
-    pthread_mutex_unlock(&p->lock);
+    kvpi_unlock(p);
     return KVP_OK;
 }
 
@@ -233,7 +286,7 @@ kvp_status kvp_seq_pages(kvp_seq *seq, kvp_page_info *infos, size_t max, size_t 
         return kvp_fail(KVP_E_INVALID, "kvp_seq_pages: an argument is NULL");
     kvp_pager *p = seq->pager;
     size_t n = 0;
-    pthread_mutex_lock(&p->lock);
+    kvpi_lock(p);
     for (uint32_t layer = 0; layer < p->geometry.n_layers; layer++) {
         const kvpi_layer *l = &p->geometry.layers[layer];
         for (uint32_t g = 0; g < l->n_groups; g++) {
@@ -243,7 +296,7 @@ kvp_status kvp_seq_pages(kvp_seq *seq, kvp_page_info *infos, size_t max, size_t 
                     infos[n] = page_info(p, &lane->entries[i], layer, g);
         }
     }
-    pthread_mutex_unlock(&p->lock);
+    kvpi_unlock(p);
     *n_pages = n;
     return KVP_OK;
 }

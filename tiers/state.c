@@ -30,6 +30,7 @@ static kvp_placement_page describe(const kvp_pager *p, uint32_t page)
         .lane_index = (uint32_t)(pg->first_position / p->geometry.page_tokens),
         .lane = pg->lane,
         .is_open = !kvpi_page_is(pg, KVPI_PAGE_SEALED),
+        .is_hot = pg->is_hot,
     };
 }
 
@@ -37,7 +38,7 @@ static kvp_placement_page describe(const kvp_pager *p, uint32_t page)
 static void sync_policies(kvp_pager *p, uint32_t page)
 {
     kvpi_page *pg = kvpi_page_at(&p->pages, page);
-    bool in_ram = kvpi_page_is(pg, KVPI_PAGE_RESIDENT) && !pg->pins;
+    bool in_ram = kvpi_page_is(pg, KVPI_PAGE_RESIDENT) && !pg->pins && !pg->is_ahead;
     bool in_zram =
         pg->copy[KVPI_ZRAM].is_valid && !kvpi_page_is(pg, KVPI_PAGE_MOVING | KVPI_PAGE_LOADING);
     kvp_placement_page info = describe(p, page);
@@ -63,6 +64,23 @@ bool kvpi_leaves_zram_first(kvp_pager *p, uint32_t page, uint32_t *victim)
     *victim = p->zram_policy->ops->victim(p->zram_policy, KVP_PAGE_NONE);
     p->zram_policy->ops->remove(p->zram_policy, page);
     return *victim == page;
+}
+
+void kvpi_set_hot(kvp_pager *p, uint32_t page, bool is_hot)
+{
+    kvpi_page *pg = kvpi_page_at(&p->pages, page);
+    if (pg->is_hot == is_hot)
+        return;
+    pg->is_hot = is_hot;
+    kvp_placement_page info = describe(p, page);
+    kvp_placement *policies[] = {pg->in_ram_policy ? p->ram_policy : NULL,
+                                 pg->in_zram_policy ? p->zram_policy : NULL};
+    for (size_t i = 0; i < 2; i++) {
+        if (policies[i]) {
+            policies[i]->ops->remove(policies[i], page);
+            policies[i]->ops->insert(policies[i], &info);
+        }
+    }
 }
 
 void kvpi_cool(kvp_pager *p, uint32_t page)
@@ -99,6 +117,12 @@ void kvpi_set_flags(kvp_pager *p, uint32_t page, unsigned set, unsigned clear)
     pg->flags = (uint8_t)((pg->flags & ~clear) | set);
     p->n_writing += kvpi_page_is(pg, KVPI_PAGE_WRITING);
     account(p, pg, +1);
+    sync_policies(p, page);
+}
+
+void kvpi_set_ahead(kvp_pager *p, uint32_t page, bool is_ahead)
+{
+    kvpi_page_at(&p->pages, page)->is_ahead = is_ahead;
     sync_policies(p, page);
 }
 
@@ -160,6 +184,8 @@ void kvpi_page_evict(kvp_pager *p, uint32_t page)
 void kvpi_page_free(kvp_pager *p, uint32_t page)
 {
     kvpi_page *pg = kvpi_page_at(&p->pages, page);
+    if (pg->is_ahead)
+        kvpi_ahead_remove(p, page, false);
     while (kvpi_page_is(pg, KVPI_PAGE_LOADING | KVPI_PAGE_WRITING | KVPI_PAGE_MOVING))
         if (kvpi_wait(p, KVP_FOREVER))
             return; /* UNTESTED: the disk engine is broken; what it may still write to is not reused

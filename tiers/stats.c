@@ -45,7 +45,7 @@ kvp_status kvp_pager_stats(kvp_pager *p, kvp_stats *out)
         return kvp_fail(KVP_E_INVALID, "kvp_pager_stats: an argument is NULL");
     if (out->size < offsetof(kvp_stats, pages) || out->size > sizeof *out)
         return kvp_fail(KVP_E_INVALID, "kvp_pager_stats: set stats.size to sizeof(kvp_stats)");
-    pthread_mutex_lock(&p->lock);
+    kvpi_lock(p);
     kvp_stats s = p->stats;
     s.size = out->size;
     count_pages(p, &s);
@@ -64,7 +64,7 @@ kvp_status kvp_pager_stats(kvp_pager *p, kvp_stats *out)
     s.slot_bytes = p->geometry.slot_bytes;
     s.n_frames = p->n_frames;
     s.placement = p->cfg.placement->name;
-    pthread_mutex_unlock(&p->lock);
+    kvpi_unlock(p);
     memcpy(out, &s, s.size);
     return KVP_OK;
 }

@@ -55,8 +55,10 @@ void kvpi_tier_slot_free(kvp_tier *tier, kvp_slot slot)
 
 kvp_status kvpi_tier_submit(kvp_tier *tier, kvp_io *io)
 {
-    assert(io->op == KVP_IO_READ || io->op == KVP_IO_WRITE);
-    assert(io->slot != KVP_SLOT_NONE && io->buf && io->len_bytes);
+    for (const kvp_io *i = io; i; i = i->next) {
+        assert(i->op == KVP_IO_READ || i->op == KVP_IO_WRITE);
+        assert(i->slot != KVP_SLOT_NONE && i->buf && i->len_bytes);
+    }
     return tier->ops->submit(tier, io);
 }
 

@@ -228,16 +228,19 @@ static void disk_usage(kvp_tier *tier, kvp_tier_usage *out)
 
 /* ---- transfers --------------------------------------------------------------------------------*/
 
-static kvp_status disk_submit(kvp_tier *tier, kvp_io *io)
+static kvp_status disk_submit(kvp_tier *tier, kvp_io *first)
 {
     tier_disk *t = (tier_disk *)tier;
-    assert(io->len_bytes % KVP_IO_ALIGN == 0 && io->len_bytes <= t->slot_bytes);
-    assert((uintptr_t)io->buf % KVP_IO_ALIGN == 0);
-    io->disk = (kvp_disk_io){.op = io->op,
-                             .buf = io->buf,
-                             .len_bytes = io->len_bytes,
-                             .offset_bytes = KVPI_SWAP_HEADER_BYTES + io->slot * t->slot_bytes};
-    return t->disk->ops->submit(t->disk, &io->disk);
+    for (kvp_io *io = first; io; io = io->next) {
+        assert(io->len_bytes % KVP_IO_ALIGN == 0 && io->len_bytes <= t->slot_bytes);
+        assert((uintptr_t)io->buf % KVP_IO_ALIGN == 0);
+        io->disk = (kvp_disk_io){.op = io->op,
+                                 .buf = io->buf,
+                                 .len_bytes = io->len_bytes,
+                                 .offset_bytes = KVPI_SWAP_HEADER_BYTES + io->slot * t->slot_bytes,
+                                 .next = io->next ? &io->next->disk : NULL};
+    }
+    return t->disk->ops->submit(t->disk, &first->disk);
 }
 
 static kvp_status disk_reap(kvp_tier *tier, uint64_t deadline_ns, kvp_io **done)

@@ -114,18 +114,26 @@ static void *ram_addr(kvp_tier *tier, kvp_slot slot)
     return t->region.base + slot * t->slot_bytes;
 }
 
-static kvp_status ram_submit(kvp_tier *tier, kvp_io *io)
+static void copy(tier_ram *t, const kvp_io *io)
 {
-    tier_ram *t = (tier_ram *)tier;
     assert(io->len_bytes <= t->slot_bytes);
-    void *frame = ram_addr(tier, io->slot);
+    void *frame = ram_addr(&t->tier, io->slot);
     if (io->op == KVP_IO_READ)
         memcpy(io->buf, frame, io->len_bytes);
     else
         memcpy(frame, io->buf, io->len_bytes);
-    io->status = KVP_OK;
-    io->native_error = 0;
-    kvpi_done_queue_push(&t->done, io);
+}
+
+static kvp_status ram_submit(kvp_tier *tier, kvp_io *io)
+{
+    tier_ram *t = (tier_ram *)tier;
+    for (kvp_io *next; io; io = next) {
+        next = io->next;
+        copy(t, io);
+        io->status = KVP_OK;
+        io->native_error = 0;
+        kvpi_done_queue_push(&t->done, io);
+    }
     return KVP_OK;
 }
 

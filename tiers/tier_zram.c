@@ -182,10 +182,13 @@ static void copy(piece_link l, kvp_io_op op, unsigned char *buf, size_t len_byte
 static kvp_status zram_submit(kvp_tier *tier, kvp_io *io)
 {
     tier_zram *t = (tier_zram *)tier;
-    copy((piece_link)io->slot, io->op, io->buf, io->len_bytes);
-    io->status = KVP_OK;
-    io->native_error = 0;
-    kvpi_done_queue_push(&t->done, io);
+    for (kvp_io *next; io; io = next) {
+        next = io->next;
+        copy((piece_link)io->slot, io->op, io->buf, io->len_bytes);
+        io->status = KVP_OK;
+        io->native_error = 0;
+        kvpi_done_queue_push(&t->done, io);
+    }
     return KVP_OK;
 }
 

@@ -50,19 +50,8 @@ static void put_transfer(kvp_pager *p, kvpi_transfer *t)
 void kvpi_transfer_ready(kvp_pager *p, kvpi_transfer *t)
 {
     t->next = NULL;
-    if (p->ready_last)
-        p->ready_last->next = t;
-    else
-        p->ready_first = t;
-    p->ready_last = t;
-}
-
-static kvpi_transfer *pop_ready(kvp_pager *p)
-{
-    kvpi_transfer *t = p->ready_first;
-    if (t && !(p->ready_first = t->next))
-        p->ready_last = NULL;
-    return t;
+    *p->ready_end = t;
+    p->ready_end = &t->next;
 }
 
 static size_t round_up(size_t n)
@@ -72,8 +61,7 @@ static size_t round_up(size_t n)
 
 static void land(kvp_pager *p, kvpi_transfer *t);
 
-/* I/O is over: a page that came in still needs the CPU, a page that went out only bookkeeping. */
-static void completed(kvp_pager *p, kvpi_transfer *t)
+void kvpi_transfer_completed(kvp_pager *p, kvpi_transfer *t)
 {
     t->status = t->io.status;
     if (t->kind == KVPI_PROMOTE)
@@ -85,13 +73,10 @@ static void completed(kvp_pager *p, kvpi_transfer *t)
 void kvpi_transfer_submit(kvp_pager *p, kvpi_transfer *t)
 {
     t->io.len_bytes = round_up(t->io.len_bytes);
-    kvp_status status = kvpi_tier_submit(p->lower[KVPI_DISK], &t->io);
-    if (!status) {
-        p->n_in_flight++;
-        return;
-    }
-    t->io.status = status;
-    completed(p, t);
+    t->io.next = NULL;
+    *p->outbox_end = &t->io;
+    p->outbox_end = &t->io.next;
+    p->n_outbox++;
 }
 
 /* ---- finish: without the lock; the page's state keeps others off what is touched here ---- */
@@ -217,6 +202,8 @@ static void copy_is_bad(kvp_pager *p, kvpi_transfer *t, unsigned reader)
 static void land_promote_failed(kvp_pager *p, kvpi_transfer *t)
 {
     uint32_t frame = t->pg->frame;
+    if (t->pg->is_ahead)
+        kvpi_ahead_remove(p, t->page, false);
     t->pg->error = (int8_t)t->status; /* before the state: invariant P2 */
     t->pg->frame = UINT32_MAX;
     kvpi_set_flags(p, t->page, 0, KVPI_PAGE_LOADING);
@@ -372,77 +359,44 @@ static void land(kvp_pager *p, kvpi_transfer *t)
     pthread_cond_broadcast(&p->progress);
 }
 
-/* ---- waiting ---- */
-
-static kvp_status fail_timeout(void)
+/* Just a checksum away from somebody who will read the page next, and then has it in his cache. */
+static bool is_for_its_user(const kvpi_transfer *t)
 {
-    return kvp_fail(KVP_E_TIMEOUT, "the deadline passed; the fault goes on");
+    return t->kind == KVPI_PROMOTE && t->lower == KVPI_DISK && !t->unit &&
+           (t->pg->is_ahead || t->pg->pins);
 }
 
-static void take_completion(kvp_pager *p, kvp_io *io)
+/* For whoever waits for `page`: its transfer, or else another that is ready. */
+static kvpi_transfer *take_ready(kvp_pager *p, uint32_t page)
 {
-    p->n_in_flight--;
-    completed(p, io->owner);
+    bool is_coming =
+        page != KVP_PAGE_NONE && kvpi_page_is(kvpi_page_at(&p->pages, page), KVPI_PAGE_LOADING);
+    kvpi_transfer **found = NULL;
+    for (kvpi_transfer **at = &p->ready_first; *at; at = &(*at)->next) {
+        if ((*at)->page == page)
+            found = at;
+        else if (!found && !(is_coming && is_for_its_user(*at)))
+            found = at;
+    }
+    if (!found)
+        return NULL;
+    kvpi_transfer *t = *found;
+    *found = t->next;
+    if (p->ready_end == &t->next)
+        p->ready_end = found;
+    return t;
 }
 
-static kvp_status reap(kvp_pager *p, uint64_t deadline_ns)
+bool kvpi_transfer_finish(kvp_pager *p, uint32_t page)
 {
-    kvp_io *io = NULL;
-    p->has_reaper = true;
+    kvpi_transfer *t = take_ready(p, page);
+    if (!t)
+        return false;
+    p->n_finishing++;
     pthread_mutex_unlock(&p->lock);
-    kvp_status status = kvpi_tier_reap(p->lower[KVPI_DISK], deadline_ns, &io);
+    finish(p, t);
     pthread_mutex_lock(&p->lock);
-    p->has_reaper = false;
-    if (io)
-        take_completion(p, io);
-    pthread_cond_broadcast(&p->progress); /* somebody else may reap now */
-    if (status)
-        return status;
-    return io ? KVP_OK : fail_timeout();
-}
-
-kvp_status kvpi_sleep(kvp_pager *p, uint64_t deadline_ns)
-{
-    if (deadline_ns == KVP_FOREVER) {
-        pthread_cond_wait(&p->progress, &p->lock);
-        return KVP_OK;
-    }
-    struct timespec at = {.tv_sec = (time_t)(deadline_ns / 1000000000u),
-                          .tv_nsec = (long)(deadline_ns % 1000000000u)};
-    return pthread_cond_timedwait(&p->progress, &p->lock, &at) ? fail_timeout() : KVP_OK;
-}
-
-kvp_status kvpi_wait(kvp_pager *p, uint64_t deadline_ns)
-{
-    kvpi_transfer *t = pop_ready(p);
-    if (t) {
-        p->n_finishing++;
-        pthread_mutex_unlock(&p->lock);
-        finish(p, t);
-        pthread_mutex_lock(&p->lock);
-        p->n_finishing--;
-        land(p, t);
-        return KVP_OK;
-    }
-    if (p->n_in_flight && !p->has_reaper)
-        return reap(p, deadline_ns);
-    if (p->has_reaper || p->n_finishing)
-        return kvpi_sleep(p, deadline_ns);
-    return KVP_E_NOSPACE;
-}
-
-void kvpi_poll(kvp_pager *p)
-{
-    while (p->n_in_flight && !p->has_reaper) {
-        kvp_io *io = NULL;
-        if (kvpi_tier_reap(p->lower[KVPI_DISK], 0, &io) || !io)
-            break;
-        take_completion(p, io);
-    }
-}
-
-void kvpi_drain(kvp_pager *p)
-{
-    while (p->n_transfers && !kvpi_wait(p, KVP_FOREVER))
-        ;
+    p->n_finishing--;
+    land(p, t);
+    return true;
 }

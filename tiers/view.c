@@ -175,7 +175,7 @@ kvp_status kvp_seq_pin(kvp_seq *seq, uint32_t layer, uint64_t first, uint64_t n_
                         view->max_pages, n);
     }
     s.views = view->pages;
-    pthread_mutex_lock(&s.p->lock);
+    kvpi_lock(s.p);
     uint32_t held;
     status = pin_span(&s, deadline_ns, &held);
     for (size_t i = 0; i < n && !status; i++)
@@ -183,7 +183,7 @@ kvp_status kvp_seq_pin(kvp_seq *seq, uint32_t layer, uint64_t first, uint64_t n_
                        &view->pages[i]);
     if (!status)
         seq->n_pins += (uint32_t)n;
-    pthread_mutex_unlock(&s.p->lock);
+    kvpi_unlock(s.p);
     if (status)
         return status;
     view->seq = seq;
@@ -198,12 +198,12 @@ void kvp_view_unpin(kvp_view *view)
     if (!view || !view->seq)
         return;
     kvp_pager *p = view->seq->pager;
-    pthread_mutex_lock(&p->lock);
+    kvpi_lock(p);
     for (size_t i = 0; i < view->n_pages; i++)
         kvpi_unpin(p, view->pages[i].handle);
     view->seq->n_pins -= (uint32_t)view->n_pages;
     kvpi_unhold(p, view->held, true);
-    pthread_mutex_unlock(&p->lock);
+    kvpi_unlock(p);
     view->seq = NULL;
     view->n_pages = 0;
 }

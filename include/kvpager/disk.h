@@ -4,8 +4,9 @@
  * kvp_env.disk_open.
  *
  * Contract
- *   submit  takes the request or fails; once taken, the request belongs to the engine until reaped.
- *           Any thread may submit.
+ *   submit  takes the request and all that are linked behind it through `next`, or fails and takes
+ *           none; once taken, they belong to the engine until reaped. Handing over many at a time
+ *           is cheaper, and lets neighbours in the file become one transfer. Any thread may submit.
  *   reap    hands back finished requests with status, native_error and done_bytes filled in. A
  *           short transfer is KVP_E_IO with done_bytes < len_bytes. One thread at a time reaps. It
  *           waits until something finished or the deadline passed; with nothing in flight it
@@ -40,7 +41,7 @@ typedef struct kvp_disk_io {
     int native_error;  /* out: errno, 0 if none */
     size_t done_bytes; /* out */
 
-    struct kvp_disk_io *next; /* for whoever holds the request */
+    struct kvp_disk_io *next; /* for whoever holds the request; at submit: the next of a chain */
 } kvp_disk_io;
 
 struct kvp_env;

@@ -6,8 +6,9 @@
  *
  * Contract
  *   slot_alloc  KVP_E_NOSPACE when the tier's budget is used up; that is an answer, not a failure.
- *   submit      a synchronous backend completes inside submit and hands the request back from reap,
- *               so that there is one code path above. The request belongs to the tier until reaped.
+ *   submit      takes a chain of requests, linked through `next`, or fails and takes none. A
+ *               synchronous backend completes inside submit and hands them back from reap, so that
+ *               there is one code path above. A request belongs to the tier until reaped.
  *   reap        at most one thread at a time; waits until something finished or the deadline
  *               passed.
  *   read        returns exactly the bytes last written to the slot. Backends need not checksum: the
@@ -53,7 +54,7 @@ typedef struct kvp_io {
     int native_error;  /* out */
 
     void *owner;         /* the submitter's */
-    struct kvp_io *next; /* for whoever holds the request */
+    struct kvp_io *next; /* for whoever holds the request; at submit: the next of the chain */
     kvp_disk_io disk;    /* the backend's scratch */
 } kvp_io;
 

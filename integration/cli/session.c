@@ -10,6 +10,7 @@
 #include "integration/cli/interrupt.h"
 #include "integration/cli/message.h"
 #include "integration/cli/page_facts.h"
+#include "integration/cli/progress.h"
 #include "integration/cli/rule.h"
 
 static void log_message(void *opaque, kvp_log_level level, const char *message)
@@ -63,24 +64,45 @@ kvp_status session_check_length(const session *s, size_t n_tokens)
                                         : "give --ctx room for it and what comes after");
 }
 
+static int report_model(const session *s, kvp_status status)
+{
+    if (status == KVP_E_RANGE && s->options->n_ctx)
+        return rule_refuse_ctx(s->options);
+    return status ? report_failure(status) : EXIT_DONE;
+}
+
 static int open_model(session *s)
 {
     const model_options options = rule_model_options(s->options);
+    progress panel;
+    progress_init(&panel);
+    progress_draw(&panel, NULL, "loading %s", s->options->model_path);
     kvp_status status = model_open(s->options->model_path, &options, &s->model);
-    if (status == KVP_E_RANGE && s->options->n_ctx)
-        return rule_refuse_ctx(s->options);
-    if (status)
-        return report_failure(status);
-    s->info = model_get_info(s->model);
-    return EXIT_DONE;
+    progress_fini(&panel);
+    if (!status)
+        s->info = model_get_info(s->model);
+    return report_model(s, status);
+}
+
+/* Of a model that is not supported, the tokenizer mostly is not, either: it is the model that the
+ * user should hear of. */
+static int open_tokenizer(session *s)
+{
+    const model_options options = rule_model_options(s->options);
+    int code = report_model(s, model_check(s->options->model_path, &options));
+    if (code)
+        return code;
+    kvp_status status = tokenizer_open(s->options->model_path, &s->tokenizer);
+    return status ? report_failure(status) : EXIT_DONE;
 }
 
 /* The text is encoded before the model is opened: bad text should not cost loading the weights. */
 static int open_with_text(session *s, const input *in)
 {
-    kvp_status status = tokenizer_open(s->options->model_path, &s->tokenizer);
-    if (!status)
-        status = input_encode(in, s->tokenizer, &s->tokens, &s->n_tokens);
+    int code = open_tokenizer(s);
+    if (code)
+        return code;
+    kvp_status status = input_encode(in, s->tokenizer, &s->tokens, &s->n_tokens);
     return status ? report_failure(status) : open_model(s);
 }
 
@@ -150,11 +172,11 @@ static int resolve_rule(session *s)
 int session_open_tokenizer(session *s, const options *o, bool with_chat)
 {
     int code = begin(s, o);
-    if (code)
+    if (!code)
+        code = open_tokenizer(s);
+    if (code || !with_chat)
         return code;
-    kvp_status status = tokenizer_open(o->model_path, &s->tokenizer);
-    if (!status && with_chat)
-        status = chat_open(s->tokenizer, &s->chat);
+    kvp_status status = chat_open(s->tokenizer, &s->chat);
     return status ? report_failure(status) : EXIT_DONE;
 }
 

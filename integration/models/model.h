@@ -35,6 +35,8 @@ typedef struct model_info {
     uint64_t weights_bytes; /* held in memory */
 } model_info;
 
+/* What model_open() would say of the config, by reading headers alone. */
+KVP_NODISCARD kvp_status model_check(const char *path, const model_options *options);
 /* Load the model at `path`, a folder or a .gguf file. Errors (kvp_error() names file, tensor or key
  * and what to do): KVP_E_IO, KVP_E_CORRUPT (a truncated or lying weights file), KVP_E_INVALID
  * (config contradicts weights), KVP_E_UNSUPPORTED (another architecture: the message lists those

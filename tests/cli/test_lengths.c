@@ -110,6 +110,21 @@ static void test_smaller_ctx_is_a_smaller_window(void **state)
     CHECK_REFUSED(1, 33, "--ctx 32 --beyond stop", "33 tokens", "context 32", "--beyond rolling");
 }
 
+/* With 64 positions, token 99 is in a window that begins at 66. */
+static void test_what_of_a_long_text_is_not_read_is_said(void **state)
+{
+    (void)state;
+    outcome o = generate(100, "-n 2");
+    assert_non_null(strstr(o.err, "100 tokens, the context 64: only the last 34 are read"));
+    outcome_free(&o);
+    static const char *const others[] = {"-n 40", "--beyond shift -n 40", "--keep window:8 -n 40"};
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
+        o = generate(64, others[i]);
+        assert_null(strstr(o.err, "are read"));
+        outcome_free(&o);
+    }
+}
+
 static void test_ctx_beyond_the_model_needs_a_way(void **state)
 {
     (void)state;
@@ -375,6 +390,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_smaller_ctx_is_a_smaller_window),
+        cmocka_unit_test(test_what_of_a_long_text_is_not_read_is_said),
         cmocka_unit_test(test_ctx_beyond_the_model_needs_a_way),
         cmocka_unit_test(test_other_mistakes_are_not_blamed_on_ctx),
         cmocka_unit_test(test_sliding_windows_say_what_works),

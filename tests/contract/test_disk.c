@@ -72,6 +72,26 @@ static void test_random_transfers_beyond_depth_match_model(void **state)
     assert_true(serial > 2 * N_BLOCKS);
 }
 
+static void test_a_chain_beyond_depth_is_taken_whole(void **state)
+{
+    (void)state;
+    for (int op = KVP_IO_WRITE; op >= KVP_IO_READ; op--) {
+        for (size_t i = 0; i < N_BLOCKS; i++) {
+            char *buf = fx.memory + i * BLOCK_BYTES;
+            if (op == KVP_IO_WRITE)
+                block_fill(buf, BLOCK_BYTES, i + 1000);
+            else
+                memset(buf, 0, BLOCK_BYTES);
+            fx.ios[i] = disk_request((kvp_io_op)op, buf, BLOCK_BYTES, i * BLOCK_BYTES);
+            fx.ios[i].next = i + 1 < N_BLOCKS ? &fx.ios[i + 1] : NULL;
+        }
+        disk_submit(fx.disk, fx.ios);
+        reap_all(N_BLOCKS);
+    }
+    for (size_t i = 0; i < N_BLOCKS; i++)
+        assert_true(block_is_filled(fx.memory + i * BLOCK_BYTES, BLOCK_BYTES, i + 1000));
+}
+
 #define N_SUBMITTERS 4u
 #define PER_SUBMITTER (N_BLOCKS / N_SUBMITTERS)
 
@@ -369,6 +389,8 @@ static void test_threads_engine_works_with_fewer_threads_than_wanted(void **stat
 
 static const struct CMUnitTest contract[] = {
     cmocka_unit_test_setup_teardown(test_random_transfers_beyond_depth_match_model, disk_set_up,
+                                    disk_tear_down),
+    cmocka_unit_test_setup_teardown(test_a_chain_beyond_depth_is_taken_whole, disk_set_up,
                                     disk_tear_down),
     cmocka_unit_test_setup_teardown(test_several_submitters_and_one_reaper_lose_nothing,
                                     disk_set_up, disk_tear_down),

@@ -254,6 +254,37 @@ static void test_slots_are_distinct_and_hold_their_own_bytes(void **state)
         assert_true(is_filled(buffers + i * SLOT, SLOT, (i * 31) % n + 1));
 }
 
+/* Requests [0, n), linked through next. */
+static void submit_chain(size_t n, kvp_io_op op, const kvp_slot *slots)
+{
+    for (size_t i = 0; i < n; i++)
+        ios[i] = (kvp_io){.op = op,
+                          .slot = slots[i],
+                          .buf = buffers + i * SLOT,
+                          .len_bytes = SLOT,
+                          .status = KVP_E_LOST,
+                          .owner = &ios[i],
+                          .next = i + 1 < n ? &ios[i + 1] : NULL};
+    assert_int_equal(kvpi_tier_submit(tier, ios), KVP_OK);
+}
+
+static void test_a_chain_is_taken_whole(void **state)
+{
+    (void)state;
+    kvp_slot slots[N_SLOTS + 1];
+    size_t n = fill_up(slots);
+    assert_true(n > 1);
+    for (size_t i = 0; i < n; i++)
+        fill(buffers + i * SLOT, SLOT, i + 100);
+    submit_chain(n, KVP_IO_WRITE, slots);
+    reap_all(n);
+    memset(buffers, 0, n * SLOT);
+    submit_chain(n, KVP_IO_READ, slots);
+    reap_all(n);
+    for (size_t i = 0; i < n; i++)
+        assert_true(is_filled(buffers + i * SLOT, SLOT, i + 100));
+}
+
 static void test_freeing_everything_returns_to_nothing_used(void **state)
 {
     (void)state;
@@ -525,6 +556,7 @@ static const struct CMUnitTest contract[] = {
     CASE(test_random_operations_match_model),
     CASE(test_budget_is_a_hard_limit_and_a_freed_slot_can_be_had_again),
     CASE(test_slots_are_distinct_and_hold_their_own_bytes),
+    CASE(test_a_chain_is_taken_whole),
     CASE(test_freeing_everything_returns_to_nothing_used),
     CASE(test_reap_with_nothing_in_flight_returns_at_once),
     CASE(test_reserved_slots_can_be_had),

@@ -67,18 +67,31 @@ static stand_in *make_stand_in(kvp_disk_io *io, faulty_plan plan)
     return s;
 }
 
-static kvp_status faulty_submit(kvp_disk *disk, kvp_disk_io *io)
+/* The request itself, or what travels in its place. */
+static kvp_disk_io *replace(wrapper *w, kvp_disk_io *io)
 {
-    wrapper *w = (wrapper *)disk;
     faulty_plan plan = decide(w->f, io);
     if (!plan.kind)
-        return w->real->ops->submit(w->real, io);
+        return io;
     stand_in *s = make_stand_in(io, plan);
     pthread_mutex_lock(&w->lock);
     s->next = w->list;
     w->list = s;
     pthread_mutex_unlock(&w->lock);
-    return w->real->ops->submit(w->real, &s->io);
+    return &s->io;
+}
+
+static kvp_status faulty_submit(kvp_disk *disk, kvp_disk_io *io)
+{
+    wrapper *w = (wrapper *)disk;
+    kvp_disk_io *first = NULL, **end = &first;
+    for (kvp_disk_io *next; io; io = next) {
+        next = io->next;
+        *end = replace(w, io);
+        end = &(*end)->next;
+    }
+    *end = NULL;
+    return w->real->ops->submit(w->real, first);
 }
 
 static stand_in *take_stand_in(wrapper *w, const kvp_disk_io *io)

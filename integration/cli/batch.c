@@ -33,7 +33,7 @@ typedef struct batch {
 static kvp_status encode_turn(const batch *b, const char *text, size_t n, int32_t **ids,
                               size_t *n_ids)
 {
-    if (n && memchr(text, 0, n))
+    if (memchr(text, 0, n))
         return kvp_fail(KVP_E_RANGE, "the prompt has a zero byte, which is no text");
     char *copy = strndup(text, n);
     if (!copy)
@@ -47,7 +47,7 @@ static kvp_status encode(const void *opaque, const char *text, size_t n, int32_t
                          size_t *n_ids)
 {
     const batch *b = opaque;
-    if (b->session.chat && n)
+    if (b->session.chat)
         return encode_turn(b, text, n, ids, n_ids);
     const input prompt = {.name = "the prompt", .bytes = (char *)text, .n_bytes = n};
     return input_encode(&prompt, b->session.tokenizer, ids, n_ids);
@@ -62,9 +62,9 @@ static kvp_status read_prompts(batch *b)
     const batch_encoder encoder = {encode, b};
     if (!status)
         status = batch_input_parse(in.bytes, in.n_bytes, &encoder, &b->input);
-    input_free(&in);
     if (!status && b->input.n == 0)
-        status = kvp_fail(KVP_E_INVALID, "%s: no prompts: every line is empty", b->own->batch);
+        status = kvp_fail(KVP_E_INVALID, "%s: no prompts: every line is empty", in.name);
+    input_free(&in);
     return status;
 }
 
@@ -102,7 +102,7 @@ static kvp_status peak_pages(const batch *b, uint64_t *pages)
         const window_feed feed =
             run_feed(&s->rule, b->input.prompts[i].n_tokens, s->options->n_new);
         if (!b->input.prompts[i].error)
-            peaks[i] = window_peak_pages(&s->rule, &feed, session_page_tokens(s));
+            peaks[i] = window_peak_pages(&s->rule, &feed, s->page_tokens);
     }
     qsort(peaks, b->input.n, sizeof *peaks, more_first);
     *pages = 0;
@@ -215,6 +215,14 @@ static kvp_status take_result(void *opaque, size_t i, run_result *result)
     return deliver(b, i);
 }
 
+static kvp_status take_failure(void *opaque, size_t i)
+{
+    batch *b = opaque;
+    b->n_good--;
+    kvp_status status = batch_prompt_reject(&b->input.prompts[i]);
+    return status ? status : deliver(b, i);
+}
+
 static void watch_step(void *opaque, const batch_counts *c)
 {
     batch *b = opaque;
@@ -237,6 +245,14 @@ static kvp_status compare_result(void *opaque, size_t i, run_result *again)
     return KVP_OK;
 }
 
+static kvp_status compare_failure(void *opaque, size_t i)
+{
+    batch *b = opaque;
+    (void)i;
+    b->verdict = DIFFERENT;
+    return KVP_OK;
+}
+
 /* All prompts once more, with a pager that never moves a page: then all decode together. */
 static kvp_status verify(batch *b)
 {
@@ -244,7 +260,8 @@ static kvp_status verify(batch *b)
     batch_counts counts;
     kvp_config cfg = session_pager_config(&b->session, true);
     kvp_status status = kvp_pager_open(&cfg, &pager);
-    const batch_watcher watcher = {.opaque = b, .finished = compare_result, .step = watch_step};
+    const batch_watcher watcher = {
+        .opaque = b, .finished = compare_result, .failed = compare_failure, .step = watch_step};
     b->phase = "the same with everything in RAM: ";
     b->verdict = IDENTICAL;
     if (!status)
@@ -292,7 +309,8 @@ static kvp_status print_summary(const batch *b)
 
 static int run_and_report(batch *b)
 {
-    const batch_watcher watcher = {.opaque = b, .finished = take_result, .step = watch_step};
+    const batch_watcher watcher = {
+        .opaque = b, .finished = take_result, .failed = take_failure, .step = watch_step};
     kvp_status status = deliver_errors(b);
     b->phase = "";
     if (!status)

@@ -61,8 +61,9 @@ static kvp_status read_line(const char *line, size_t n, batch_prompt *p, prompt_
 
 static kvp_status encode(const batch_encoder *encoder, const prompt_text *text, batch_prompt *p)
 {
-    kvp_status status =
-        encoder->encode(encoder->opaque, text->text, text->n, &p->tokens, &p->n_tokens);
+    kvp_status status = KVP_OK;
+    if (text->n)
+        status = encoder->encode(encoder->opaque, text->text, text->n, &p->tokens, &p->n_tokens);
     if (!status && p->n_tokens == 0)
         status = kvp_fail(KVP_E_INVALID, "the prompt is empty: there is nothing to continue");
     return status;

@@ -23,7 +23,7 @@ typedef struct batch_input {
     size_t n, capacity;
 } batch_input;
 
-/* From a prompt's text to its ids, malloc'd. */
+/* From a prompt's text, n >= 1 bytes, to its ids, malloc'd. */
 typedef struct batch_encoder {
     kvp_status (*encode)(const void *opaque, const char *text, size_t n, int32_t **ids,
                          size_t *n_ids);

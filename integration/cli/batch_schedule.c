@@ -64,28 +64,44 @@ static void watch_reading(void *opaque, const context *c, size_t n_new, double f
 
 /* ---- places ---- */
 
-static void leave(place *p)
+/* The place of turns[i] is free. */
+static void leave(schedule *d, size_t i)
 {
+    place *p = d->turns[i];
     text_run_fini(&p->run);
     run_result_fini(&p->result);
     context_fini(&p->context);
     *p = (place){0};
+    memmove(&d->turns[i], &d->turns[i + 1], (d->n_in_flight - i - 1) * sizeof(place *));
+    d->n_in_flight--;
+    d->n_together -= i < d->n_together;
 }
 
-/* turns[i] has its result: its place is free. */
+static size_t prompt_of(const schedule *d, size_t i)
+{
+    return (size_t)(d->turns[i]->prompt - d->input->prompts);
+}
+
+/* turns[i] has its result. */
 static kvp_status finish(schedule *d, size_t i)
 {
     place *p = d->turns[i];
     text_run_end(&p->run);
     d->counts->n_finished++;
     d->counts->n_decoded += p->result.n_decoded;
-    kvp_status status = d->watcher->finished(d->watcher->opaque,
-                                             (size_t)(p->prompt - d->input->prompts), &p->result);
+    kvp_status status = d->watcher->finished(d->watcher->opaque, prompt_of(d, i), &p->result);
     p->result = (run_result){0};
-    leave(p);
-    memmove(&d->turns[i], &d->turns[i + 1], (d->n_in_flight - i - 1) * sizeof *d->turns);
-    d->n_in_flight--;
-    d->n_together -= i < d->n_together;
+    leave(d, i);
+    return status;
+}
+
+/* turns[i] cannot go on. If the reason is in its tokens or numbers, it ends alone. */
+static kvp_status give_up(schedule *d, size_t i, kvp_status status)
+{
+    if (status != KVP_E_RANGE && status != KVP_E_INVALID)
+        return status;
+    status = d->watcher->failed(d->watcher->opaque, prompt_of(d, i));
+    leave(d, i);
     return status;
 }
 
@@ -117,8 +133,10 @@ static kvp_status choose(schedule *d, size_t i, const float *logits, bool *is_ov
         status = text_run_choose(r, logits);
         d->counts->n_chosen += !status;
     }
-    *is_over = !status && text_run_is_over(r);
-    return *is_over ? finish(d, i) : status;
+    *is_over = status || text_run_is_over(r);
+    if (status)
+        return give_up(d, i, status);
+    return *is_over ? finish(d, i) : KVP_OK;
 }
 
 static place *free_place(const schedule *d)
@@ -139,12 +157,12 @@ static kvp_status fill_places(schedule *d)
         if (prompt->error)
             continue;
         place *p = free_place(d);
+        size_t i = d->n_in_flight++;
         p->prompt = prompt;
-        d->turns[d->n_in_flight++] = p;
+        d->turns[i] = p;
         d->counts->n_started++;
         status = read_prompt(d, p);
-        if (!status)
-            status = choose(d, d->n_in_flight - 1, p->run.logits, &is_over);
+        status = status ? give_up(d, i, status) : choose(d, i, p->run.logits, &is_over);
     }
     return status;
 }
@@ -157,7 +175,7 @@ static kvp_status count_frames(const schedule *d, const place *p, uint64_t *n_fr
     size_t n_pages;
     kvp_status status = kvp_seq_pages(p->context.seq, NULL, 0, &n_pages);
     uint64_t n_lanes = n_pages / kvp_seq_page_count(p->context.seq, 0);
-    *n_frames = n_pages + n_lanes * (ROUND_STEPS / session_page_tokens(d->session) + 1);
+    *n_frames = n_pages + n_lanes * (ROUND_STEPS / d->session->page_tokens + 1);
     return status;
 }
 
@@ -294,8 +312,8 @@ static kvp_status schedule_init(schedule *d)
 
 static void schedule_fini(schedule *d)
 {
-    for (size_t i = 0; i < d->n_in_flight; i++)
-        leave(d->turns[i]);
+    while (d->n_in_flight)
+        leave(d, d->n_in_flight - 1);
     free(d->places);
     free(d->turns);
     free(d->steps);

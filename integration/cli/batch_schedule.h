@@ -24,8 +24,10 @@ typedef struct batch_counts {
 /* Who watches. */
 typedef struct batch_watcher {
     void *opaque;
-    /* Prompt i has its result, which the watcher takes over. Anything but KVP_OK ends the batch. */
+    /* Prompt i has its result, which the watcher takes over; or has none for the reason that
+     * kvp_error() gives. Anything but KVP_OK ends the batch. */
     kvp_status (*finished)(void *opaque, size_t i, run_result *result);
+    kvp_status (*failed)(void *opaque, size_t i);
     /* After every step, and while a prompt is read. */
     void (*step)(void *opaque, const batch_counts *counts);
 } batch_watcher;
@@ -33,6 +35,8 @@ typedef struct batch_watcher {
 /* Continue every prompt that has no error by up to -n tokens, with the budgets of `pager`, which is
  * the session's or another for the same model. Sampling: prompt i has the seed --seed + its index.
  * Every result is the same whatever the budgets, and whichever other prompts there are.
+ * A prompt with a token that the model does not have, or whose numbers get out of hand while it is
+ * read, has no result; anything else that fails ends the batch.
  * Interrupted, what is in flight finishes as it is, and the rest is never started. */
 KVP_NODISCARD kvp_status batch_schedule_run(const session *s, kvp_pager *pager,
                                             const batch_input *input, uint32_t n_parallel,

@@ -54,6 +54,8 @@ static kvp_status first_text(const options *o, char **text)
         n--;
     if (!status && n && memchr(in.bytes, 0, n))
         status = kvp_fail(KVP_E_RANGE, "%s: it has a zero byte, which is no text", in.name);
+    if (!status && n && tokenizer_check_text(in.bytes, n))
+        status = kvp_fail(KVP_E_RANGE, "%s: %s", in.name, kvp_error());
     if (!status && !(*text = malloc(n + n_prompt + 3)))
         status = kvp_fail(KVP_E_NOMEM, "%s: out of memory for %zu bytes", in.name, n);
     if (!status) {
@@ -289,7 +291,7 @@ static int converse_and_report(conversation *c, const char *first)
     if (!status)
         status = converse(c, first);
     if (!status && c->own->map)
-        status = map_take(&c->context, session_page_tokens(s), &c->map);
+        status = map_take(&c->context, s->page_tokens, &c->map);
     if (!status && c->own->verify && !c->was_cut && !interrupted())
         status = verify(c);
     if (status)
@@ -318,6 +320,8 @@ static int open_conversation(conversation *c, const options *o, char **first)
     free(ids);
     if (status)
         return report_failure(status);
+    if (*first && !**first)
+        return usage_error("the first turn is empty: there is nothing to answer");
     code = session_open_model(&c->session);
     if (!code && (status = session_check_length(&c->session, n)))
         code = report_failure(status);

@@ -10,6 +10,8 @@
 #include "integration/cli/report.h"
 #include "integration/cli/watch.h"
 
+#define DEFAULT_PARALLEL 8u
+
 typedef struct generation {
     session session;
     context context;
@@ -23,6 +25,22 @@ typedef struct generation {
 
 /* ---- running ---- */
 
+/* Tokens of the input before the window that its last token is in: they are never read. */
+static uint64_t skipped_tokens(const session *s)
+{
+    return window_start(&s->rule, s->n_tokens - 1);
+}
+
+/* Said before it begins: who gave a book should not have to wait to learn it. */
+static void warn_of_skipped(const session *s)
+{
+    uint64_t n = skipped_tokens(s);
+    if (n)
+        complain("the input has %zu tokens, the context %" PRIu64 ": only the last %" PRIu64
+                 " are read (see --beyond)",
+                 s->n_tokens, s->rule.n_ctx, s->n_tokens - n);
+}
+
 static kvp_status generate(generation *g)
 {
     session *s = &g->session;
@@ -30,7 +48,7 @@ static kvp_status generate(generation *g)
     if (status)
         return status;
     g->context.no_cache = g->own.no_cache;
-    const run_watcher watcher = watch_continuation(&g->watch, s->n_tokens);
+    const run_watcher watcher = watch_continuation(&g->watch, s->n_tokens - skipped_tokens(s));
     status = run_generate(s, &g->context, &watcher, &g->result);
     /* Whatever is said next does not belong to the text. */
     text_output *text = &g->watch.text;
@@ -41,7 +59,7 @@ static kvp_status generate(generation *g)
     g->report.prefill_tokens = g->result.n_prefilled;
     g->report.decode_tokens = g->result.n_decoded;
     if (!status && g->own.map)
-        status = map_take(&g->context, session_page_tokens(s), &g->map);
+        status = map_take(&g->context, s->page_tokens, &g->map);
     return status;
 }
 
@@ -81,7 +99,7 @@ static void print_verdict(const generation *g)
 static void print_what_is_seen(const generation *g)
 {
     const window_rule *rule = &g->session.rule;
-    if (g->result.restarts)
+    if (g->result.restarts && g->context.next > g->context.start)
         fprintf(stderr,
                 "beyond the model's context of %" PRIu64 " tokens: whenever it is full, the last "
                 "%" PRIu64 " tokens begin a new one;\nolder text is forgotten. At the end the "
@@ -142,6 +160,7 @@ static int generate_text(const options *o, const generate_options *own)
         code = session_open_pager(&g.session, &feed);
     }
     if (!code) {
+        warn_of_skipped(&g.session);
         watch_init(&g.watch, &g.session, own->map);
         code = generate_and_report(&g);
     }
@@ -167,19 +186,23 @@ static int check(const options *o, const generate_options *own)
         return usage_error("--chat does not go with --ids: turns are text");
     if (own->system && !own->chat)
         return usage_error("--system is for conversations: give --chat, too");
+    if (!own->batch && (own->n_parallel || own->in_order))
+        return usage_error("--%s is for batches: give --batch FILE, too",
+                           own->n_parallel ? "parallel" : "in-order");
     return own->batch || own->chat ? EXIT_DONE : options_check_input(o);
 }
 
 static int run(int argc, char **argv)
 {
     options o;
-    generate_options own = {.n_parallel = 8};
+    generate_options own = {0};
     int code;
     if (!options_parse(&cmd_generate, argc, argv, &o, &own, &code))
         return code;
     code = check(&o, &own);
     if (code)
         return code;
+    own.n_parallel = own.n_parallel ? own.n_parallel : DEFAULT_PARALLEL;
     return own.batch  ? generate_batch(&o, &own)
            : own.chat ? generate_chat(&o, &own)
                       : generate_text(&o, &own);

@@ -49,7 +49,10 @@ static void add_number(command_line *c, const char *option, uint64_t n)
 static void add_tiers(const planning *p, command_line *c)
 {
     const options *o = &p->shared;
-    add_number(c, "--ram", p->chosen->ram_bytes);
+    if (p->chosen == &p->rows[ROW_GIVEN])
+        add_option(c, "--ram", o->ram.text);
+    else
+        add_number(c, "--ram", p->chosen->ram_bytes);
     if (o->zram.bytes)
         add_option(c, "--zram", o->zram.text);
     if (o->disk.given)
@@ -119,8 +122,11 @@ static void print_head(const planning *p)
     printf("%-24s at least %s; %s with nothing on disk\n", "RAM for KV",
            report_bytes(p->least_ram_bytes, a, sizeof a),
            report_bytes(p->rows[ROW_ALL].ram_bytes, b, sizeof b));
-    printf("%-24s %s for the prefill, beside all that\n\n", "hidden states",
+    printf("%-24s %s for the prefill, beside all that\n", "hidden states",
            report_bytes(p->hidden_bytes, a, sizeof a));
+    printf("%-24s %s of memory, %s of disk\n\n", "free here",
+           report_bytes(p->memory_free_bytes, b, sizeof b),
+           report_bytes(p->disk_free_bytes, c, sizeof c));
 }
 
 kvp_status planning_print(const planning *p)

@@ -94,6 +94,7 @@ kvp_status planning_fill(planning *p)
     kvp_status status = page_facts_ram(&cfg, plan_pages(&p->kv), &all->ram_bytes);
     if (!status)
         status = page_facts_least_ram(&cfg, &p->least_ram_bytes);
+    p->memory_free_bytes = proc_machine_bytes("MemAvailable");
     char folder[1024];
     p->disk_free_bytes =
         page_facts_free_bytes(page_facts_swap_place(p->shared.swap, folder, sizeof folder));
@@ -115,7 +116,9 @@ kvp_status planning_fill(planning *p)
 uint64_t planning_process_bytes(const planning *p, const budget_row *row)
 {
     uint64_t zram_bytes = row->n_below ? p->shared.zram.bytes : 0;
-    return p->info->weights_bytes + p->hidden_bytes + row->ram_bytes + zram_bytes;
+    uint64_t most = p->rows[ROW_ALL].ram_bytes; /* a budget beyond that stays unused */
+    uint64_t ram_bytes = row->ram_bytes < most ? row->ram_bytes : most;
+    return p->info->weights_bytes + p->hidden_bytes + ram_bytes + zram_bytes;
 }
 
 /* What was asked for; else the fastest that the machine has memory for, or the smallest that
@@ -124,12 +127,11 @@ static const budget_row *choose(const planning *p)
 {
     if (p->n_rows > ROW_GIVEN && !*p->rows[ROW_GIVEN].why)
         return &p->rows[ROW_GIVEN];
-    uint64_t available = proc_machine_bytes("MemAvailable");
     const budget_row *smallest = NULL;
     for (size_t i = N_FRACTIONS; i-- > 0;) {
         if (*p->rows[i].why)
             continue;
-        if (planning_process_bytes(p, &p->rows[i]) <= available)
+        if (planning_process_bytes(p, &p->rows[i]) <= p->memory_free_bytes)
             return &p->rows[i];
         smallest = &p->rows[i];
     }

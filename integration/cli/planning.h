@@ -29,7 +29,8 @@ typedef struct planning {
     double probe_seconds;
     uint64_t hidden_bytes; /* of a prefill */
     uint64_t least_ram_bytes;
-    uint64_t disk_free_bytes; /* UINT64_MAX: unknown */
+    uint64_t disk_free_bytes;   /* UINT64_MAX: unknown */
+    uint64_t memory_free_bytes; /* as the kernel estimates */
     budget_row rows[MAX_ROWS];
     size_t n_rows;
     const budget_row *chosen; /* NULL: none works */

@@ -13,7 +13,7 @@ kvp_status folder_path(const char *dir, const char *name, char path[FOLDER_PATH_
 {
     int n = snprintf(path, FOLDER_PATH_BYTES, "%s/%s", dir, name);
     if (n < 0 || n >= FOLDER_PATH_BYTES)
-        return kvp_fail(KVP_E_RANGE, "the path of %s in the model folder is too long", name);
+        return kvp_fail(KVP_E_INVALID, "the path of %s in the model folder is too long", name);
     return KVP_OK;
 }
 
@@ -47,7 +47,7 @@ static kvp_status check_regular(int fd, const char *path, size_t limit_bytes, si
     if (!S_ISREG(st.st_mode))
         return kvp_fail(KVP_E_IO, "%s: is not a regular file", path);
     if ((size_t)st.st_size > limit_bytes)
-        return kvp_fail(KVP_E_RANGE,
+        return kvp_fail(KVP_E_INVALID,
                         "%s: %zu bytes are more than this file can sensibly have (%zu)", path,
                         (size_t)st.st_size, limit_bytes);
     *size = (size_t)st.st_size;

@@ -14,7 +14,7 @@
  * messages. Errors: `malformed` (with line and column), KVP_E_NOMEM. */
 KVP_NODISCARD kvp_status json_parse_object(const char *text, size_t n, const char *where,
                                            kvp_status malformed, json_t **out);
-/* The object in file dir/name. Errors: KVP_E_IO, KVP_E_RANGE (size), KVP_E_INVALID, KVP_E_NOMEM. */
+/* The object in file dir/name. Errors: KVP_E_IO, KVP_E_INVALID, KVP_E_NOMEM. */
 KVP_NODISCARD kvp_status json_file_load(const char *dir, const char *name, json_t **out);
 
 /* Whether `json` is a string equal to `text`. */

@@ -65,17 +65,19 @@ static bool has_eos(const decoder_config *c, int32_t id)
     return false;
 }
 
-static kvp_status add_eos(const config_file *file, const json_t *json, decoder_config *c)
+static kvp_status add_eos(const config_file *file, const json_t *json, bool skips_unknown,
+                          decoder_config *c)
 {
     if (!json_is_integer(json))
         return kvp_fail(KVP_E_INVALID,
                         "%s: \"eos_token_id\" is not a whole number or a list of them",
                         file->where);
     json_int_t id = json_integer_value(json);
-    if (id < 0 || id >= (json_int_t)c->n_vocab)
+    bool is_known = id >= 0 && id < (json_int_t)c->n_vocab;
+    if (!is_known && !skips_unknown)
         return kvp_fail(KVP_E_INVALID, "%s: \"eos_token_id\" is %lld; it must lie in 0 .. %u",
                         file->where, (long long)id, c->n_vocab - 1);
-    if (has_eos(c, (int32_t)id))
+    if (!is_known || has_eos(c, (int32_t)id))
         return KVP_OK;
     if (c->n_eos == MODEL_MAX_EOS)
         return kvp_fail(KVP_E_UNSUPPORTED, "%s: \"eos_token_id\": more than %u end tokens",
@@ -84,19 +86,28 @@ static kvp_status add_eos(const config_file *file, const json_t *json, decoder_c
     return KVP_OK;
 }
 
-kvp_status decoder_read_eos(const config_file *file, int32_t otherwise, decoder_config *c)
+static kvp_status add_all_eos(const config_file *file, bool skips_unknown, decoder_config *c)
 {
     const json_t *json = json_object_get(file->root, "eos_token_id");
-    if (json_is_null(json))
-        return KVP_OK;
-    if (!json && otherwise >= 0 && (uint32_t)otherwise < c->n_vocab && !has_eos(c, otherwise))
-        c->eos_ids[c->n_eos++] = otherwise;
-    if (!json)
+    kvp_status status = KVP_OK;
+    if (json_is_unset(json))
         return KVP_OK;
     if (!json_is_array(json))
-        return add_eos(file, json, c);
-    kvp_status status = KVP_OK;
+        return add_eos(file, json, skips_unknown, c);
     for (size_t i = 0; i < json_array_size(json) && !status; i++)
-        status = add_eos(file, json_array_get(json, i), c);
+        status = add_eos(file, json_array_get(json, i), skips_unknown, c);
     return status;
+}
+
+kvp_status decoder_read_eos(const config_file *file, int32_t otherwise, decoder_config *c)
+{
+    bool is_absent = !json_object_get(file->root, "eos_token_id");
+    if (is_absent && otherwise >= 0 && (uint32_t)otherwise < c->n_vocab && !has_eos(c, otherwise))
+        c->eos_ids[c->n_eos++] = otherwise;
+    return add_all_eos(file, false, c);
+}
+
+kvp_status decoder_read_generation_eos(const config_file *file, decoder_config *c)
+{
+    return add_all_eos(file, true, c);
 }

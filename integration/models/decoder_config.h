@@ -62,8 +62,11 @@ static inline size_t decoder_up_width(const decoder_config *c)
 
 /* ---- readers that architectures share. Errors: as model_open() ---- */
 
-/* rope_scaling or rope_parameters, rope_theta, partial_rotary_factor; a scaling may change
- * c->n_ctx. After head_dim and n_ctx. */
+/* How many elements of a head are rotated: a member that gguf_config() adds, and no folder has. */
+#define CONFIG_ROTATED "rope.dimension_count"
+
+/* rope_scaling or rope_parameters, rope_theta, CONFIG_ROTATED; a YaRN may lengthen c->n_ctx. After
+ * head_dim and n_ctx. */
 KVP_NODISCARD kvp_status rope_config_read(const config_file *file, decoder_config *c);
 /* YaRN from c->n_ctx positions to n_ctx. */
 KVP_NODISCARD kvp_status rope_config_stretch(const config_file *file, uint64_t n_ctx,
@@ -72,6 +75,9 @@ KVP_NODISCARD kvp_status rope_config_stretch(const config_file *file, uint64_t n
  * none). After n_vocab. */
 KVP_NODISCARD kvp_status decoder_read_eos(const config_file *file, int32_t otherwise,
                                           decoder_config *c);
+/* The same of generation_config.json, but ids outside the vocabulary, which no text will have, are
+ * left out: transformers does not look at them. */
+KVP_NODISCARD kvp_status decoder_read_generation_eos(const config_file *file, decoder_config *c);
 /* Refuse what no forward here has: quantised weights of other formats, pruned heads ... */
 KVP_NODISCARD kvp_status decoder_check_unsupported(const config_file *file);
 /* n_heads, n_kv_heads and head_dim go together. */

@@ -7,6 +7,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "integration/models/decoder_config.h"
+
 #define KEY_BYTES 160
 
 typedef enum key_kind { KEY_COUNT, KEY_NUMBER } key_kind;
@@ -119,7 +121,6 @@ static void add_flags(builder *b)
     set(b, b->config, "mlp_bias", json_boolean(has_mlp_bias));
 }
 
-/* rope.dimension_count says how many elements of a head are rotated. */
 static kvp_status add_rotated_part(builder *b)
 {
     char key[KEY_BYTES];
@@ -128,14 +129,13 @@ static kvp_status add_rotated_part(builder *b)
     int64_t dim =
         int_or(b, full_key(b, "attention.key_length", key), heads > 0 ? width / heads : 0);
     int64_t value_dim = int_or(b, full_key(b, "attention.value_length", key), dim);
-    int64_t rotated = int_or(b, full_key(b, "rope.dimension_count", key), dim);
+    int64_t rotated = int_or(b, full_key(b, CONFIG_ROTATED, key), dim);
     if (value_dim != dim)
         return kvp_fail(KVP_E_UNSUPPORTED,
                         "%s: values of %lld elements beside keys of %lld are not supported",
                         gguf_path(b->g), (long long)value_dim, (long long)dim);
-    if (rotated != dim && dim > 0) /* half an element more: the reader rounds down */
-        set(b, b->config, "partial_rotary_factor",
-            json_real(((double)rotated + 0.5) / (double)dim));
+    if (rotated != dim)
+        set(b, b->config, CONFIG_ROTATED, json_integer(rotated));
     return KVP_OK;
 }
 

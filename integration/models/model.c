@@ -69,6 +69,12 @@ static kvp_status find_arch(opening *o)
 static kvp_status read_folder(opening *o)
 {
     kvp_status status = folder_check(o->path);
+    if (!status && !folder_has(o->path, "config.json"))
+        status =
+            kvp_fail(KVP_E_IO,
+                     "%s: not a model: there is no config.json (of a GGUF model, name the file "
+                     "itself)",
+                     o->path);
     if (!status)
         status = folder_path(o->path, "config.json", o->where);
     if (!status)
@@ -105,7 +111,7 @@ static kvp_status read_generation(opening *o)
         return KVP_OK;
     kvp_status status = folder_path(o->path, "generation_config.json", where);
     const config_file file = {.root = o->generation, .where = where};
-    return status ? status : decoder_read_eos(&file, -1, &o->config);
+    return status ? status : decoder_read_generation_eos(&file, &o->config);
 }
 
 static kvp_status stretch(opening *o, const config_file *file)
@@ -134,7 +140,8 @@ static kvp_status choose_n_ctx(opening *o, const config_file *file)
     if (c->window && o->n_ctx > c->window)
         return kvp_fail(KVP_E_UNSUPPORTED,
                         "%s: its layers see a sliding window of %u tokens, which is supported for "
-                        "no more positions than that (%llu are wanted: choose a context of %u)",
+                        "no more positions than that (%llu are wanted); --ctx %u with --beyond "
+                        "rolling goes on past them",
                         o->where, c->window, (unsigned long long)o->n_ctx, c->window);
     return o->n_ctx > c->n_ctx ? stretch(o, file) : KVP_OK;
 }
@@ -211,6 +218,13 @@ static kvp_status open_decoder(opening *o, model *m)
     return status ? status : fill_info(o, m);
 }
 
+static void opening_fini(opening *o)
+{
+    weights_close(o->weights);
+    json_decref(o->root);
+    json_decref(o->generation);
+}
+
 static kvp_status open_any(opening *o, model **out)
 {
     model *m = calloc(1, sizeof *m);
@@ -221,9 +235,7 @@ static kvp_status open_any(opening *o, model **out)
         o->hollow_layers = o->config.n_layers;
     if (!status)
         status = open_decoder(o, m);
-    weights_close(o->weights);
-    json_decref(o->root);
-    json_decref(o->generation);
+    opening_fini(o);
     if (status)
         model_close(m);
     else
@@ -232,6 +244,14 @@ static kvp_status open_any(opening *o, model **out)
 }
 
 static const model_options default_options = {.weights = MODEL_WEIGHTS_F32};
+
+kvp_status model_check(const char *path, const model_options *options)
+{
+    opening o = {.path = path, .options = options ? options : &default_options};
+    kvp_status status = read_config(&o);
+    opening_fini(&o);
+    return status;
+}
 
 kvp_status model_open(const char *path, const model_options *options, model **out)
 {
@@ -359,8 +379,10 @@ static kvp_status check_item(const model_info *info, const model_item *item)
         return status;
     for (size_t i = 0; i < args->n_tokens; i++) {
         if (args->tokens[i] < 0 || (uint32_t)args->tokens[i] >= info->n_vocab)
-            return kvp_fail(KVP_E_RANGE, "token %zu has the id %d; the model has 0 .. %u", i,
-                            (int)args->tokens[i], info->n_vocab - 1);
+            return kvp_fail(KVP_E_RANGE,
+                            "token %zu has the id %d; the model has 0 .. %u: is its tokenizer that "
+                            "of another?",
+                            i, (int)args->tokens[i], info->n_vocab - 1);
     }
     return KVP_OK;
 }

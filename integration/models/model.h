@@ -35,10 +35,13 @@ typedef struct model_info {
     uint64_t weights_bytes; /* held in memory */
 } model_info;
 
+/* What model_open() would say of the config, by reading headers alone. */
+KVP_NODISCARD kvp_status model_check(const char *path, const model_options *options);
 /* Load the model at `path`, a folder or a .gguf file. Errors (kvp_error() names file, tensor or key
  * and what to do): KVP_E_IO, KVP_E_CORRUPT (a truncated or lying weights file), KVP_E_INVALID
  * (config contradicts weights), KVP_E_UNSUPPORTED (another architecture: the message lists those
- * that work; config flags this forward does not have), KVP_E_RANGE (n_ctx), KVP_E_NOMEM. */
+ * that work; config flags this forward does not have), KVP_E_RANGE (n_ctx, and nothing else),
+ * KVP_E_NOMEM. */
 KVP_NODISCARD kvp_status model_open(const char *path, const model_options *options, model **out);
 /* The same model without its weights: only headers are read, matrices hold arbitrary numbers, and
  * it has n_layers layers (at most its own). For measuring what the real one will cost;

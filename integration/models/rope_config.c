@@ -37,24 +37,36 @@ static kvp_status read_number(const config_file *file, const config_file *parame
     return status ? status : config_optional_number(parameters, key, low, high, out);
 }
 
-static kvp_status read_dim(const config_file *file, const config_file *parameters,
-                           decoder_config *c)
+/* transformers rotates whole heads of every architecture here, whatever partial_rotary_factor
+ * says, unless positions are scaled; a model that was trained otherwise is none of them. */
+static kvp_status check_whole(const config_file *file, const config_file *parameters)
 {
     double part = 1;
     kvp_status status =
-        read_number(file, parameters, "partial_rotary_factor", 0, 1.0 + 1e-9, &part);
-    if (status)
-        return status;
-    c->rope.dim = (uint32_t)(c->head_dim * part);
-    if (!c->rope.dim || c->rope.dim % 2)
-        return kvp_fail(KVP_E_INVALID,
-                        "%s: %u elements of a head would be rotated; it must be an even number",
-                        file->where, c->rope.dim);
-    return KVP_OK;
+        read_number(file, parameters, "partial_rotary_factor", 0, MAX_FACTOR, &part);
+    if (!status && part != 1)
+        status = kvp_fail(KVP_E_UNSUPPORTED,
+                          "%s: \"partial_rotary_factor\" %g is not supported: heads are rotated "
+                          "whole",
+                          file->where, part);
+    return status;
 }
 
-/* Positions before the scaling: those of the config, unless it names them. A scaling of older
- * configs leaves max_position_embeddings as it was, newer ones include it there. */
+static kvp_status read_dim(const config_file *file, const config_file *parameters,
+                           decoder_config *c)
+{
+    kvp_status status = check_whole(file, parameters);
+    c->rope.dim = c->head_dim;
+    if (!status)
+        status = config_optional_count(file, CONFIG_ROTATED, 1, c->head_dim, &c->rope.dim);
+    if (!status && c->rope.dim % 2)
+        status = kvp_fail(KVP_E_INVALID,
+                          "%s: %u elements of a head would be rotated; it must be an even number",
+                          file->where, c->rope.dim);
+    return status;
+}
+
+/* Positions before the scaling: those of the config, unless it names them. */
 static kvp_status read_original(const config_file *file, const config_file *parameters,
                                 decoder_config *c)
 {
@@ -63,7 +75,11 @@ static kvp_status read_original(const config_file *file, const config_file *para
                        &c->rope.original_n_ctx);
 }
 
-static kvp_status extend(const config_file *file, decoder_config *c)
+/* max_position_embeddings is the length with the scaling: transformers never multiplies it. Only
+ * YaRN may say otherwise: it stretches the original length by the factor, and where a config has
+ * been given a scaling later (as Qwen2.5's authors advise), max_position_embeddings still is the
+ * original one. transformers takes that, too, as it stands. */
+static kvp_status extend_yarn(const config_file *file, decoder_config *c)
 {
     double n_ctx = c->rope.original_n_ctx * c->rope.factor;
     if (n_ctx > MAX_POSITIONS)
@@ -164,10 +180,10 @@ static kvp_status read_scaling(const config_file *file, const config_file *param
     else if (!status)
         status = config_number(parameters, "factor", 0, MAX_FACTOR, &r->factor);
     if (!status && r->scaling == ROPE_LLAMA3)
-        return read_llama3(parameters, r); /* its n_ctx includes the scaling */
+        status = read_llama3(parameters, r);
     if (!status && r->scaling == ROPE_YARN)
         status = read_yarn(parameters, r);
-    return status ? status : extend(file, c);
+    return status || r->scaling != ROPE_YARN ? status : extend_yarn(file, c);
 }
 
 kvp_status rope_config_read(const config_file *file, decoder_config *c)

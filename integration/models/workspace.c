@@ -37,13 +37,13 @@ kvp_status workspace_reserve(workspace *w, const decoder_config *c, size_t n_tok
     workspace larger = {.n_tokens = n_tokens > w->n_tokens ? n_tokens : w->n_tokens,
                         .has_sinks = has_sinks || w->has_sinks};
     larger.bytes = lay_out(c, &larger);
+    workspace_fini(w); /* first: both at once would be the peak of the whole run */
     larger.block = aligned_alloc(64, larger.bytes);
     if (!larger.block)
         return kvp_fail(KVP_E_NOMEM, "out of memory: %zu bytes of activations for %zu tokens",
                         larger.bytes, larger.n_tokens);
     memset(larger.block, 0, larger.bytes); /* some rows are never written, only computed with */
     (void)lay_out(c, &larger);
-    workspace_fini(w);
     *w = larger;
     return KVP_OK;
 }

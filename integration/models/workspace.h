@@ -24,8 +24,8 @@ typedef struct workspace {
     float *delta;        /* [c][d] what a block adds to hidden */
 } workspace;
 
-/* Room for n_tokens, which is never given up again. Zero-initialise `w` before the first call.
- * Errors: KVP_E_NOMEM; then it is what it was. */
+/* Room for n_tokens, which is never given up again; what was in it is lost where it grows.
+ * Zero-initialise `w` before the first call. Errors: KVP_E_NOMEM; then it has no room at all. */
 KVP_NODISCARD kvp_status workspace_reserve(workspace *w, const decoder_config *c, size_t n_tokens,
                                            bool has_sinks);
 void workspace_fini(workspace *w);

@@ -91,12 +91,15 @@ static void trim(text_piece *p)
         p->n -= length;
 }
 
-static void put_foreign(turns *t, const char *text, bool trims)
+/* Checked here, so that messages count bytes from where the text begins. */
+static kvp_status put_foreign(turns *t, const char *text, bool trims)
 {
     text_piece piece = {.text = text, .n = strlen(text), .is_foreign = true};
-    if (trims)
+    kvp_status status = tokenizer_check_text(piece.text, piece.n);
+    if (trims && !status)
         trim(&piece);
     t->pieces[t->n++] = piece;
+    return status;
 }
 
 static void put_header(turns *t, const char *role)
@@ -137,20 +140,21 @@ static kvp_status put_system(turns *t, const char *system)
         return KVP_OK;
     put_header(t, "system");
     kvp_status status = f->date ? put_date(t) : KVP_OK;
-    if (system)
-        put_foreign(t, system, f->trims_system);
-    else
+    if (system && !status)
+        status = put_foreign(t, system, f->trims_system);
+    else if (!system)
         put(t, f->system);
     put_end(t);
     return status;
 }
 
-static void put_user(turns *t, const char *user)
+static kvp_status put_user(turns *t, const char *user)
 {
     put_header(t, "user");
-    put_foreign(t, user, t->f->trims_user);
+    kvp_status status = put_foreign(t, user, t->f->trims_user);
     put_end(t);
     put_header(t, "assistant");
+    return status;
 }
 
 kvp_status chat_first_turn(const chat *c, const char *system, const char *user, int32_t **ids,
@@ -159,9 +163,10 @@ kvp_status chat_first_turn(const chat *c, const char *system, const char *user, 
     turns t = {.f = &c->format};
     put(&t, c->format.bos);
     kvp_status status = put_system(&t, system);
+    if (!status)
+        status = put_user(&t, user);
     if (status)
         return status;
-    put_user(&t, user);
     return tokenizer_encode_pieces(c->t, t.pieces, t.n, ids, n_ids);
 }
 
@@ -172,8 +177,9 @@ kvp_status chat_next_turn(const chat *c, int32_t last, const char *user, int32_t
 {
     turns t = {.f = &c->format};
     put_end(&t);
-    put_user(&t, user);
-    kvp_status status = tokenizer_encode_pieces(c->t, t.pieces, t.n, ids, n_ids);
+    kvp_status status = put_user(&t, user);
+    if (!status)
+        status = tokenizer_encode_pieces(c->t, t.pieces, t.n, ids, n_ids);
     if (!status && *n_ids && (*ids)[0] == last) {
         --*n_ids;
         memmove(*ids, *ids + 1, *n_ids * sizeof **ids);

@@ -70,7 +70,8 @@ static const struct {
                        GPT2(" ?[" NUMBERS "]+", NUMBERS, "")},
     [SPLITTER_SMOLLM] = {NULL, GPT2("[" NUMBERS NEWER_NUMBERS "]", NUMBERS NEWER_NUMBERS,
                                     NUMBERS NEWER_NUMBERS)},
-    [SPLITTER_DIGITS] = {NULL, GPT2("[0-9]| ?(?:[^\\P{N}0-9]|[" NEW_NUMBERS "])+", NUMBERS, "0-9")},
+    [SPLITTER_DIGITS] = {NULL,
+                         GPT2("[0-9]| ?(?:[^\\P{N}0-9]|[" NEW_NUMBERS "])++", NUMBERS, "0-9")},
     [SPLITTER_QWEN2] = {CL100K_REGEX(""), CL100K("")},
     [SPLITTER_LLAMA3] = {CL100K_REGEX("{1,3}"), CL100K("{1,3}")},
 };
@@ -104,8 +105,9 @@ static kvp_status compile(const char *pattern, pcre2_code **out)
 {
     int error;
     PCRE2_SIZE offset;
-    *out =
-        pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED, PCRE2_UTF, &error, &offset, NULL);
+    /* Anchored here: said at every match, it would keep PCRE2 from using machine code. */
+    *out = pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED, PCRE2_UTF | PCRE2_ANCHORED,
+                         &error, &offset, NULL);
     if (!*out) {
         char text[256];
         pcre2_get_error_message(error, (PCRE2_UCHAR *)text, sizeof text);
@@ -151,8 +153,7 @@ kvp_status splitter_each(const splitter *s, const char *text, size_t n,
     const PCRE2_SIZE *ends = pcre2_get_ovector_pointer(match);
     kvp_status status = KVP_OK;
     for (size_t at = 0; at < n && !status; at = ends[1]) {
-        int found = pcre2_match(s->words, (PCRE2_SPTR)text, n, at,
-                                PCRE2_NO_UTF_CHECK | PCRE2_ANCHORED, match, NULL);
+        int found = pcre2_match(s->words, (PCRE2_SPTR)text, n, at, PCRE2_NO_UTF_CHECK, match, NULL);
         if (found > 0) { /* the pattern takes every character, so this always is */
             status = word(opaque, text + at, ends[1] - at);
         } else {

@@ -229,12 +229,20 @@ static kvp_status encode_piece(void *opaque, const added_token *token, const cha
     return status;
 }
 
+kvp_status tokenizer_check_text(const char *text, size_t n)
+{
+    size_t valid = utf8_valid_prefix(text, n);
+    if (valid == n)
+        return KVP_OK;
+    return kvp_fail(KVP_E_RANGE, "the text is not UTF-8: byte %zu (0x%02X) is invalid", valid,
+                    (unsigned)(unsigned char)text[valid]);
+}
+
 static kvp_status encode(encoding *e)
 {
-    size_t valid = utf8_valid_prefix(e->text, e->n);
-    if (valid < e->n)
-        return kvp_fail(KVP_E_RANGE, "the text is not UTF-8: byte %zu (0x%02X) is invalid", valid,
-                        (unsigned)(unsigned char)e->text[valid]);
+    kvp_status invalid = tokenizer_check_text(e->text, e->n);
+    if (invalid)
+        return invalid;
     const added_tokens_sink sink = {.opaque = e, .piece = encode_piece, .may_be = may_be};
     kvp_status status =
         added_tokens_split(&e->t->added, e->t->splitter, false, e->text, e->n, &sink);

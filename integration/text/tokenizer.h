@@ -32,6 +32,9 @@ const int32_t *tokenizer_prefix(const tokenizer *t, size_t *n);
 KVP_NODISCARD kvp_status tokenizer_encode(const tokenizer *t, const char *text, size_t n,
                                           int32_t **ids, size_t *n_ids);
 
+/* Of the encoding functions' errors, the first. */
+KVP_NODISCARD kvp_status tokenizer_check_text(const char *text, size_t n);
+
 /* Pieces of one text, which words may cross. */
 typedef struct text_piece {
     const char *text;

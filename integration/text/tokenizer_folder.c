@@ -335,12 +335,23 @@ static kvp_status load_small_files(const char *dir, tokenizer *t, const json_t *
     return status ? status : load_template(dir, t, config);
 }
 
+static kvp_status refuse(const char *dir)
+{
+    bool is_sentencepiece = folder_has(dir, "tokenizer.model");
+    return kvp_fail(
+        is_sentencepiece ? KVP_E_UNSUPPORTED : KVP_E_IO,
+        "%s: %s; token ids made elsewhere do without: --ids", dir,
+        is_sentencepiece
+            ? "its tokenizer.model is SentencePiece, which is not supported (byte-level "
+              "BPE is)"
+            : "no tokenizer: neither tokenizer.json nor vocab.json is there");
+}
+
 static kvp_status load_all(const char *dir, tokenizer *t, const json_t *config, const char *where)
 {
     bool has_pipeline = folder_has(dir, "tokenizer.json");
     if (!has_pipeline && !folder_has(dir, "vocab.json"))
-        return kvp_fail(KVP_E_IO,
-                        "%s: no tokenizer: neither tokenizer.json nor vocab.json is there", dir);
+        return refuse(dir);
     kvp_status status =
         has_pipeline ? load_pipeline(dir, t) : load_without_pipeline(dir, t, config, where);
     if (!status)

@@ -130,6 +130,30 @@ static void test_bad_lines_are_reported_and_the_others_go_on(void **state)
     batch_fini(&b);
 }
 
+/* The tokenizer knows a token that the model does not. */
+static void test_prompt_that_the_model_cannot_read_fails_alone(void **state)
+{
+    (void)state;
+    static const char config[] =
+        "{\"added_tokens_decoder\": {\"8192\": {\"content\": \"<|x|>\", \"special\": true}}}";
+    outcome o = run("", "generate -m %s --batch %s --in-order -n 4 --ignore-eos --parallel 2",
+                    model_with("tokenizer_config.json", config, strlen(config)),
+                    prompts_file("foreign", "One\n<|x|>\nTwo\nThree <|x|>\nFour\n"));
+    assert_int_equal(o.code, 1);
+    json_t *lines = json_lines(&o);
+    assert_int_equal(json_array_size(lines), 5);
+    for (size_t i = 0; i < 5; i++) {
+        const json_t *l = json_array_get(lines, i);
+        if (i % 2 == 0)
+            assert_int_equal(json_array_size(member(l, "tokens")), 4);
+        else
+            assert_non_null(strstr(text_member(l, "error"), "8192"));
+    }
+    assert_non_null(strstr(o.err, "2 of 5 prompts"));
+    json_decref(lines);
+    outcome_free(&o);
+}
+
 static void test_results_come_as_they_are_finished(void **state)
 {
     (void)state;
@@ -376,6 +400,7 @@ static void test_mistakes_are_refused(void **state)
     check_failure(1, "no-such-file", "--batch no-such-file");
     snprintf(arguments, sizeof arguments, "--batch %s", prompts_file("none", "\n \n"));
     check_failure(1, "no prompts", arguments);
+    check_failure(1, "stdin: no prompts", "--batch - </dev/null");
     check_failure(2, "no input", "");
 }
 
@@ -404,6 +429,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_prompt_gets_a_line),
         cmocka_unit_test(test_bad_lines_are_reported_and_the_others_go_on),
+        cmocka_unit_test(test_prompt_that_the_model_cannot_read_fails_alone),
         cmocka_unit_test(test_results_come_as_they_are_finished),
         cmocka_unit_test(test_prompts_come_from_stdin),
         cmocka_unit_test(test_a_finished_prompt_makes_place_for_the_next_at_once),

@@ -329,7 +329,7 @@ static void test_turn_that_is_no_text_ends_the_conversation(void **state)
     (void)state;
     conversation c = talk(1, "Hello\nHel\xfflo\nBye\n", "-n 3");
     assert_int_equal(n_turns(&c), 1);
-    expect_failure(&c.outcome, 1, "UTF-8");
+    expect_failure(&c.outcome, 1, "UTF-8: byte 3 (0xFF)");
     conversation_fini(&c);
     c = talk_bytes(1, "Hello\na\0b\nBye\n", 14, "-n 3");
     assert_int_equal(n_turns(&c), 1);
@@ -359,8 +359,12 @@ static void test_mistakes_are_refused(void **state)
     check_failure(1, "no chat template", "--chat -p Hello");
     check_failure(2, "--ids", "--chat --ids x");
     check_failure(2, "--chat", "--system x -p Hello");
-    outcome o = run("", "generate -m %s --chat -p Hello </dev/null",
-                    model_with("tokenizer_config.json", other, strlen(other)));
+    check_failure(2, "--chat", "--system x --batch x");
+    outcome o = run("", "generate -m %s --chat -p '' </dev/null", chat_model());
+    expect_failure(&o, 2, "empty");
+    outcome_free(&o);
+    o = run("", "generate -m %s --chat -p Hello </dev/null",
+            model_with("tokenizer_config.json", other, strlen(other)));
     expect_failure(&o, 1, "ChatML, Llama-3 and Zephyr");
     outcome_free(&o);
     o = run("", "generate -m %s --chat -f no-such-file </dev/null", chat_model());
@@ -369,6 +373,10 @@ static void test_mistakes_are_refused(void **state)
     write_file(scratch("zero"), "a\0b", 3);
     o = run("", "generate -m %s --chat -f %s </dev/null", chat_model(), scratch("zero"));
     expect_failure(&o, 1, "zero byte");
+    outcome_free(&o);
+    write_file(scratch("latin1"), "  \xe9t\xe9", 5);
+    o = run("", "generate -m %s --chat -f %s -p Hello </dev/null", chat_model(), scratch("latin1"));
+    expect_failure(&o, 1, "latin1: the text is not UTF-8: byte 2 (0xE9)");
     outcome_free(&o);
 }
 

@@ -110,6 +110,21 @@ static void test_smaller_ctx_is_a_smaller_window(void **state)
     CHECK_REFUSED(1, 33, "--ctx 32 --beyond stop", "33 tokens", "context 32", "--beyond rolling");
 }
 
+/* With 64 positions, token 99 is in a window that begins at 66. */
+static void test_what_of_a_long_text_is_not_read_is_said(void **state)
+{
+    (void)state;
+    outcome o = generate(100, "-n 2");
+    assert_non_null(strstr(o.err, "100 tokens, the context 64: only the last 34 are read"));
+    outcome_free(&o);
+    static const char *const others[] = {"-n 40", "--beyond shift -n 40", "--keep window:8 -n 40"};
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
+        o = generate(64, others[i]);
+        assert_null(strstr(o.err, "are read"));
+        outcome_free(&o);
+    }
+}
+
 static void test_ctx_beyond_the_model_needs_a_way(void **state)
 {
     (void)state;
@@ -120,6 +135,58 @@ static void test_ctx_beyond_the_model_needs_a_way(void **state)
     CHECK_REFUSED(2, 20, "--ctx 99999999999 --beyond yarn", "--ctx 99999999999: ");
     outcome o = run("", "generate -m %s -p hello --ctx 1025", demo_model());
     expect_failure(&o, 2, "made for 1024");
+    outcome_free(&o);
+}
+
+/* Sizes, and paths, are out of range as well. */
+static void test_other_mistakes_are_not_blamed_on_ctx(void **state)
+{
+    (void)state;
+    char path[4096] = "";
+    const size_t n = strlen(scratch("llama")), longest = sizeof path - strlen("/model.safetensors");
+    for (size_t i = 0; i + n < longest; i++)
+        path[i] = '/';
+    strcat(path, scratch("llama"));
+    const char *large = model_with("config.json", "", 0);
+    char config[512];
+    snprintf(config, sizeof config, "%s/config.json", large);
+    assert_int_equal(truncate(config, (off_t)1 << 30), 0);
+    const char *const paths[] = {path, large};
+    static const char *const messages[] = {"model.safetensors in the model folder is too long",
+                                           "more than this file can sensibly have"};
+    for (size_t i = 0; i < 2; i++) {
+        outcome o = run("", "generate -m %s --ids %s -n 2 --ctx 32", paths[i], text(0, 20));
+        expect_failure(&o, 1, messages[i]);
+        assert_null(strstr(o.err, "--ctx"));
+        outcome_free(&o);
+    }
+}
+
+/* The tiny model as a Mistral that sees 24 tokens at a time. With --beyond shift, --ctx limits the
+ * text and would be of no help. */
+static void test_sliding_windows_say_what_works(void **state)
+{
+    (void)state;
+    static const char *const refused[] = {"", "--beyond shift", "--beyond shift --ctx 24",
+                                          "--beyond stop", "--beyond yarn --ctx 100"};
+    char path[512];
+    mkdir(scratch("mistral"), 0700);
+    tiny_llama_write(scratch("mistral"), &shape);
+    snprintf(path, sizeof path, "%s/config.json", scratch("mistral"));
+    json_t *config = json_load_file(path, 0, NULL);
+    json_object_set_new(config, "model_type", json_string("mistral"));
+    json_object_set_new(config, "sliding_window", json_integer(24));
+    assert_int_equal(json_dump_file(config, path, 0), 0);
+    json_decref(config);
+    for (size_t i = 0; i < sizeof refused / sizeof *refused; i++) {
+        outcome o = run("", "generate -m %s --ids %s -n 2 " PAGED " %s", scratch("mistral"),
+                        text(0, 20), refused[i]);
+        expect_failure(&o, 1, "--ctx 24 with --beyond rolling");
+        outcome_free(&o);
+    }
+    outcome o = run_expecting(0, "", "generate -m %s --ids %s -n 40 " PAGED " --json %s",
+                              scratch("mistral"), text(0, 20), "--ctx 24 --beyond rolling");
+    assert_int_equal(json_array_size(member(o.json, "tokens")), 40);
     outcome_free(&o);
 }
 
@@ -323,7 +390,10 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_smaller_ctx_is_a_smaller_window),
+        cmocka_unit_test(test_what_of_a_long_text_is_not_read_is_said),
         cmocka_unit_test(test_ctx_beyond_the_model_needs_a_way),
+        cmocka_unit_test(test_other_mistakes_are_not_blamed_on_ctx),
+        cmocka_unit_test(test_sliding_windows_say_what_works),
         cmocka_unit_test(test_learned_positions_neither_stretch_nor_shift),
         cmocka_unit_test(test_yarn_goes_to_ctx_and_ends_there),
         cmocka_unit_test(test_yarn_stretches_what_would_be_too_short),

@@ -130,7 +130,7 @@ static void test_sizes_are_those_that_generate_needs(void **state)
     check_rows(&o);
     check_needs(&o);
     check_command(&o);
-    assert_non_null(strstr(text_member(o.json, "command"), " --ram 1048576"));
+    assert_non_null(strstr(text_member(o.json, "command"), " --ram 1M"));
     assert_true(real_member(o.json, "probe.seconds") > 0);
     assert_int_equal(int_member(o.json, "probe.layers"), LAYERS); /* a small model: all of it */
     assert_int_equal(int_member(o.json, "probe.tokens"), TOKENS);
@@ -175,6 +175,15 @@ static void test_budgets_that_generate_would_refuse_say_why(void **state)
     expect_refused(&o, "1/16", "--disk is too small");
     expect_refused(&o, "1/4", "--disk is too small");
     assert_true(json_is_true(member(row(&o, "1/2"), "works")));
+    outcome_free(&o);
+}
+
+static void test_budget_beyond_the_kv_stays_unused(void **state)
+{
+    (void)state;
+    outcome o = plan(0, "--ram 100G");
+    assert_int_equal(int_member(row(&o, "--ram"), "process_bytes"),
+                     int_member(row(&o, "all"), "process_bytes"));
     outcome_free(&o);
 }
 
@@ -233,7 +242,8 @@ static void test_table_has_a_row_per_budget_and_a_command(void **state)
     outcome o =
         run_expecting(0, "", "plan -m %s --ctx 200 --swap %s --ram 500K", demo_model(), swap);
     static const char *const texts[] = {
-        "1/16", "1/8", "1/4", "1/2", "all", "--ram", "kvpager generate", "6.00 KiB per token"};
+        "1/16",     "1/8", "1/4", "1/2", "all", "--ram", "kvpager generate", "6.00 KiB per token",
+        "free here"};
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
         if (!strstr(o.out, texts[i]))
             fail_msg("no '%s' in: %s", texts[i], o.out);
@@ -249,6 +259,7 @@ int main(void)
         cmocka_unit_test(test_options_of_pages_change_sizes),
         cmocka_unit_test(test_command_quotes_the_path_of_the_model),
         cmocka_unit_test(test_budgets_that_generate_would_refuse_say_why),
+        cmocka_unit_test(test_budget_beyond_the_kv_stays_unused),
         cmocka_unit_test(test_nonsense_is_refused_before_the_probe),
         cmocka_unit_test(test_interrupted_probe_leaves_no_file),
         cmocka_unit_test(test_table_has_a_row_per_budget_and_a_command),

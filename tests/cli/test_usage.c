@@ -89,6 +89,8 @@ static void test_mistakes_exit_2_with_a_hint(void **state)
     check_failure(2, "-o OUT.npy", "logits -m x -p y");
     check_failure(2, "-o -", "logits -m x -p y -o -");
     check_failure(2, "unexpected argument", "tokenize -m x -p y z");
+    check_failure(2, "--batch FILE", "generate -m x -p y --parallel 2");
+    check_failure(2, "--batch FILE", "generate -m x --chat --in-order");
 }
 
 static void test_values_that_contradict_the_model_exit_2(void **state)
@@ -194,6 +196,44 @@ static void test_broken_model_folders_exit_1_and_name_the_file(void **state)
     free(merges);
 }
 
+static void check_folder(const char *options, const char *message)
+{
+    outcome o = run("", "generate -m %s %s </dev/null", scratch("model"), options);
+    expect_failure(&o, 1, message);
+    assert_string_equal(o.out, "");
+    outcome_free(&o);
+}
+
+/* With nothing of its tokenizer in the folder: of that the user should not hear. */
+static void test_model_that_is_not_supported_is_what_is_named(void **state)
+{
+    (void)state;
+    static const char *const inputs[] = {"-p hello", "--chat -p hello", "--batch /dev/null"};
+    static const char config[] = "{\"model_type\": \"bert\"}";
+    char path[512];
+    snprintf(path, sizeof path, "%s/vocab.json", model_with("config.json", config, strlen(config)));
+    unlink(path);
+    for (size_t i = 0; i < sizeof inputs / sizeof *inputs; i++) {
+        check_folder(inputs[i], "\"bert\" is not supported");
+        check_folder(inputs[i], "gpt2, llama, mistral, qwen2 and opt are");
+    }
+    snprintf(path, sizeof path, "%s/config.json", scratch("model"));
+    unlink(path);
+    check_folder("-p hello", "no config.json");
+}
+
+static void test_tokenizers_that_are_not_supported_are_named(void **state)
+{
+    (void)state;
+    char path[512];
+    snprintf(path, sizeof path, "%s/tokenizer.model", model_with("vocab.json", NULL, 0));
+    check_folder("-p hello", "neither tokenizer.json nor vocab.json");
+    write_file(path, "", 0);
+    check_folder("-p hello", "SentencePiece");
+    check_folder("-p hello", "--ids");
+    unlink(path);
+}
+
 static void test_config_that_contradicts_the_weights_exits_1(void **state)
 {
     (void)state;
@@ -255,6 +295,8 @@ int main(void)
         cmocka_unit_test(test_invalid_utf8_exits_1_and_names_the_byte),
         cmocka_unit_test(test_ids_are_checked_and_the_index_named),
         cmocka_unit_test(test_broken_model_folders_exit_1_and_name_the_file),
+        cmocka_unit_test(test_model_that_is_not_supported_is_what_is_named),
+        cmocka_unit_test(test_tokenizers_that_are_not_supported_are_named),
         cmocka_unit_test(test_config_that_contradicts_the_weights_exits_1),
         cmocka_unit_test(test_forced_isa_that_is_unknown_exits_1),
         cmocka_unit_test(test_stdout_that_is_closed_exits_1),

@@ -125,7 +125,7 @@ static void test_scalings_are_read_in_every_spelling(void **state)
     (void)state;
     decoder_config c = good(&llama_arch, SCALING("'type':'linear','factor':2.5"));
     assert_true(c.rope.scaling == ROPE_LINEAR && c.rope.factor == 2.5);
-    assert_int_equal(c.n_ctx, 5120);
+    assert_int_equal(c.n_ctx, 2048); /* includes the factor */
     assert_true(good(&llama_arch, SCALING("'type':'default'")).rope.scaling == ROPE_UNSCALED);
     assert_true(good(&llama_arch, LLAMA ",'rope_scaling':null").rope.scaling == ROPE_UNSCALED);
     c = good(&llama_arch, LLAMA ",'rope_parameters':{'rope_type':'linear','factor':2,"
@@ -139,8 +139,24 @@ static void test_scalings_are_read_in_every_spelling(void **state)
     assert_true(c.rope.scaling == ROPE_LINEAR && c.rope.factor == 4 && c.rope.theta == 10000);
     c = good(&llama_arch, SCALING("") ",'rope_parameters':{'rope_theta':77.0}");
     assert_true(c.rope.scaling == ROPE_UNSCALED && c.rope.theta == 77);
-    c = good(&llama_arch, LLAMA ",'partial_rotary_factor':0.5");
-    assert_int_equal(c.rope.dim, 8);
+}
+
+/* Only GGUF says, in a member of its own, that a part of a head is rotated. */
+static void test_folders_rotate_whole_heads(void **state)
+{
+    (void)state;
+    const model_arch *a = &llama_arch;
+    static const char message[] = "\"partial_rotary_factor\" 0.5 is not supported";
+    assert_int_equal(good(a, LLAMA ",'partial_rotary_factor':1.0").rope.dim, 16);
+    refused(a, LLAMA ",'partial_rotary_factor':0.5", KVP_E_UNSUPPORTED, message);
+    refused(&qwen2_arch, LLAMA ",'partial_rotary_factor':0.5", KVP_E_UNSUPPORTED, message);
+    refused(a, SCALING("'type':'linear','factor':2,'partial_rotary_factor':0.5"), KVP_E_UNSUPPORTED,
+            message);
+    refused(a, LLAMA ",'partial_rotary_factor':1.5", KVP_E_UNSUPPORTED, "1.5 is not supported");
+    assert_int_equal(good(a, LLAMA ",'rope.dimension_count':8").rope.dim, 8);
+    refused(a, LLAMA ",'rope.dimension_count':7", KVP_E_INVALID, "7 elements of a head");
+    refused(a, LLAMA ",'rope.dimension_count':0", KVP_E_INVALID, "must lie in 1 .. 16");
+    refused(a, LLAMA ",'rope.dimension_count':18", KVP_E_INVALID, "must lie in 1 .. 16");
 }
 
 static void test_llama3_scaling_keeps_the_positions(void **state)
@@ -190,7 +206,7 @@ static void test_bad_scalings_are_named(void **state)
     refused(a, SCALING("'type':7"), KVP_E_UNSUPPORTED, "rope_scaling");
     refused(a, SCALING("'type':'linear'"), KVP_E_INVALID, "\"factor\" is missing");
     refused(a, SCALING("'type':'linear','factor':0"), KVP_E_INVALID, "\"factor\" is 0");
-    refused(a, SCALING("'type':'linear','factor':100000"), KVP_E_INVALID, "too many");
+    refused(a, SCALING("'type':'yarn','factor':100000"), KVP_E_INVALID, "too many");
     refused(a, SCALING("'type':'llama3','factor':2"), KVP_E_INVALID, "low_freq_factor");
     refused(a, SCALING("'type':'llama3','factor':2,'low_freq_factor':4,'high_freq_factor':4"),
             KVP_E_INVALID, "must be above");
@@ -200,7 +216,6 @@ static void test_bad_scalings_are_named(void **state)
     refused(a, LLAMA ",'rope_parameters':{'full_attention':{'rope_type':'default'}}",
             KVP_E_UNSUPPORTED, "differ by layer");
     refused(a, LLAMA ",'rope_theta':1", KVP_E_INVALID, "rope_theta");
-    refused(a, LLAMA ",'partial_rotary_factor':1.5", KVP_E_INVALID, "partial_rotary_factor");
 }
 
 /* ---- Mistral, Qwen2, OPT --------------------------------------------------------------------- */
@@ -277,6 +292,7 @@ int main(void)
         cmocka_unit_test(test_llama_members_override_defaults),
         cmocka_unit_test(test_llama_wrong_members_are_named),
         cmocka_unit_test(test_scalings_are_read_in_every_spelling),
+        cmocka_unit_test(test_folders_rotate_whole_heads),
         cmocka_unit_test(test_llama3_scaling_keeps_the_positions),
         cmocka_unit_test(test_yarn_defaults_and_parameters),
         cmocka_unit_test(test_bad_scalings_are_named),

@@ -13,9 +13,10 @@ static kvp_status encode(const void *opaque, const char *text, size_t n, int32_t
                          size_t *n_ids)
 {
     assert_ptr_equal(opaque, encode);
-    if (n && memchr(text, '!', n))
+    assert_true(n > 0);
+    if (memchr(text, '!', n))
         return kvp_fail(KVP_E_INVALID, "no shouting");
-    if (n && memchr(text, '?', n))
+    if (memchr(text, '?', n))
         return kvp_fail(KVP_E_NOMEM, "out of memory");
     *ids = malloc((n + 1) * sizeof **ids);
     assert_non_null(*ids);

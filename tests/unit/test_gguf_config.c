@@ -126,7 +126,7 @@ static void test_sizes_get_the_names_of_config_json(void **state)
     assert_true(json_number_value(json_object_get(c, "rope_theta")) == 500000);
     assert_true(json_is_true(json_object_get(c, "tie_word_embeddings"))); /* no output.weight */
     assert_true(json_is_false(json_object_get(c, "attention_bias")));
-    assert_null(json_object_get(c, "partial_rotary_factor"));
+    assert_null(json_object_get(c, "rope.dimension_count")); /* all of a head */
     assert_null(json_object_get(c, "rope_scaling"));
     json_decref(c);
 }
@@ -181,18 +181,14 @@ static void test_a_factor_alone_scales_linearly(void **state)
     }
 }
 
-/* The reader multiplies and rounds down. */
 static void test_partly_rotated_heads_are_said(void **state)
 {
     (void)state;
-    for (int32_t rotated = 2; rotated < 16; rotated += 2) {
-        file f = llama_without(NULL);
-        put_int(&f, "llama.rope.dimension_count", rotated);
-        json_t *c = good(&f);
-        double part = json_number_value(json_object_get(c, "partial_rotary_factor"));
-        assert_int_equal((int32_t)(16 * part), rotated);
-        json_decref(c);
-    }
+    file f = llama_without(NULL);
+    put_int(&f, "llama.rope.dimension_count", 10);
+    json_t *c = good(&f);
+    assert_int_equal(count(c, "rope.dimension_count"), 10);
+    json_decref(c);
 }
 
 static void test_gpt2_has_names_of_its_own(void **state)

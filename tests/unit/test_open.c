@@ -1,5 +1,6 @@
 /* test_open.c - tiny models whose files are changed, so that they contradict themselves or ask for
  * what is not there. GPT-2's: test_model.c. */
+#include "integration/files/gguf.h"
 #include "integration/models/model.h"
 #include "tests/support/golden.h"
 #include "tests/support/golden_model.h"
@@ -9,6 +10,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <cmocka.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -163,7 +165,7 @@ static void test_sliding_windows_must_not_matter(void **state)
     const model_options few = {.n_ctx = 64};
     change("mistral", dir, "'sliding_window':64");
     refused(dir, "", NULL, KVP_E_UNSUPPORTED, "sliding window of 64 tokens");
-    refused(dir, "", NULL, KVP_E_UNSUPPORTED, "choose a context of 64");
+    refused(dir, "", NULL, KVP_E_UNSUPPORTED, "--ctx 64 with --beyond rolling");
     need(model_open(dir, &few, &m));
     assert_int_equal(model_get_info(m)->n_ctx, 64);
     assert_string_equal(model_get_info(m)->architecture, "mistral");
@@ -246,8 +248,13 @@ static void test_end_tokens_come_from_both_files(void **state)
     assert_true(model_is_eos(model_get_info(m), 5) && model_is_eos(model_get_info(m), 9));
     assert_false(model_is_eos(model_get_info(m), 0));
     model_close(m);
-    temp_dir_write_text(dir, "generation_config.json", "{\"eos_token_id\":131}");
-    refused(dir, "", NULL, KVP_E_INVALID, "generation_config.json: \"eos_token_id\" is 131");
+    temp_dir_write_text(dir, "generation_config.json", "{\"eos_token_id\":[131,7,-1]}");
+    need(model_open(dir, NULL, &m)); /* the vocabulary ends at 130 */
+    assert_int_equal(model_get_info(m)->n_eos, 2);
+    assert_true(model_is_eos(model_get_info(m), 5) && model_is_eos(model_get_info(m), 7));
+    model_close(m);
+    temp_dir_write_text(dir, "generation_config.json", "{\"eos_token_id\":\"x\"}");
+    refused(dir, "", NULL, KVP_E_INVALID, "generation_config.json: \"eos_token_id\" is not");
     temp_dir_write_text(dir, "generation_config.json", "{");
     refused(dir, "", NULL, KVP_E_INVALID, "generation_config.json: bad JSON");
 }
@@ -280,6 +287,28 @@ static void test_positions_that_a_tensor_scales_are_not_stretched(void **state)
     (void)state;
     refused(TINY "/llama_llama3", "/model.gguf", &some, KVP_E_UNSUPPORTED,
             "scaled already (rope_freqs.weight)");
+}
+
+/* The last divider of llama_llama3 with another value. */
+static void test_bad_rope_dividers_are_named(void **state)
+{
+    const char *dir = *state;
+    static const float bad[] = {0, -0.0f, -1, NAN, INFINITY, -INFINITY};
+    size_t n;
+    gguf *g;
+    unsigned char *bytes = read_file(TINY "/llama_llama3/model.gguf", &n);
+    need(gguf_open_bytes(bytes, n, "model.gguf", &g));
+    const gguf_tensor *t = gguf_find_tensor(g, "rope_freqs.weight");
+    assert_int_equal(t->n_bytes, 8 * sizeof *bad);
+    size_t at = (size_t)(t->data - bytes) + 7 * sizeof *bad;
+    gguf_close(g);
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        memcpy(bytes + at, &bad[i], sizeof *bad);
+        temp_dir_write(dir, "model.gguf", bytes, n);
+        refused(dir, "/model.gguf", NULL, KVP_E_CORRUPT,
+                "\"rope_freqs.weight\": element 7, which divides a frequency, is");
+    }
+    free(bytes);
 }
 
 /* ---- options --------------------------------------------------------------------------------- */
@@ -334,6 +363,7 @@ int main(void)
         CASE(test_end_tokens_come_from_both_files),
         CASE(test_gguf_of_other_models_is_refused),
         CASE(test_positions_that_a_tensor_scales_are_not_stretched),
+        CASE(test_bad_rope_dividers_are_named),
         CASE(test_fingerprint_knows_the_stretch),
         CASE(test_hollow_models_have_some_layers),
     };

@@ -52,6 +52,7 @@ typedef struct kvpi_page {
     uint16_t n_errors; /* how many failed: waiters compare */
     bool in_ram_policy, in_zram_policy;
     bool is_ahead; /* in the window of read-ahead */
+    bool is_hot;   /* for the policies: its layer is being filled */
     uint32_t next_free;
 } kvpi_page;
 

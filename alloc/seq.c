@@ -15,6 +15,7 @@ kvp_status kvpi_seq_new(kvp_pager *pager, const kvpi_geometry *g, const kvp_mem 
     if (status)
         return status;
     seq->pager = pager;
+    seq->hot_layer = UINT32_MAX;
     seq->trails = (kvpi_trail *)&seq->lanes[g->n_lanes];
     *out = seq;
     return KVP_OK;

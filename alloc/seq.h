@@ -27,6 +27,7 @@ struct kvp_seq {
     uint32_t n_pins;      /* pages pinned by views */
     kvp_seq *prev, *next; /* the pager's list */
     bool is_scanned;      /* a scan is open */
+    uint32_t hot_layer;   /* that is being filled; UINT32_MAX: none */
     kvpi_outlook ahead;
     kvpi_trail *trails; /* [geometry.n_layers] */
     kvpi_lane lanes[];  /* [geometry.n_lanes] */

@@ -127,7 +127,8 @@ void kvpi_unhold(kvp_pager *p, uint32_t n, bool is_user)
     pthread_cond_broadcast(&p->progress);
 }
 
-/* The page whose frame to take: the first clean one among the next victims. */
+/* The page whose frame to take: the first clean one among the next victims. But a hot page would be
+ * back in a moment: rather wait for another to be written down. */
 static uint32_t find_clean_victim(kvp_pager *p, uint32_t n_tried)
 {
     uint32_t v = KVP_PAGE_NONE;
@@ -136,6 +137,8 @@ static uint32_t find_clean_victim(kvp_pager *p, uint32_t n_tried)
         if (v == KVP_PAGE_NONE)
             return v;
         const kvpi_page *page = kvpi_page_at(&p->pages, v);
+        if (i > 0 && page->is_hot && n_tried == VICTIMS_TRIED)
+            return KVP_PAGE_NONE;
         if (!kvpi_page_is(page, KVPI_PAGE_WRITING) && kvpi_page_has_copy(page))
             return v;
     }
@@ -177,6 +180,7 @@ kvp_status kvpi_frame_take(kvp_pager *p, bool is_prefetch, uint32_t *frame)
         status = take_free_frame(p, UINT32_MAX, frame);
     if (status != KVP_E_NOSPACE)
         return status;
+    kvpi_demote_next(p);
     if (!kvpi_demote_one(p) || p->n_transfers || is_prefetch)
         return KVP_E_AGAIN;
     status = take_free_frame(p, UINT32_MAX, frame); /* nothing can be written: look at them all */

@@ -97,7 +97,7 @@ struct kvp_pager {
     uint32_t n_homeless;            /* of those: without a disk slot of their own */
     uint32_t n_admitted;            /* pages about to be both: admitted, not there yet */
     uint64_t promised;              /* disk slots that are sure to be had */
-    uint32_t low_water, high_water; /* frames that should be free or clean */
+    uint32_t low_water, high_water; /* of the next frames that are taken: should be clean */
 
     kvpi_transfer transfers[KVPI_MAX_TRANSFERS];
     kvpi_transfer *free_transfers, *ready_first, **ready_end;
@@ -193,6 +193,7 @@ void kvpi_unpin(kvp_pager *p, uint32_t page);
 void kvpi_page_invalidate(kvp_pager *p, uint32_t page);
 /* If it is resident, it leaves before all others until it is used again. */
 void kvpi_cool(kvp_pager *p, uint32_t page);
+void kvpi_set_hot(kvp_pager *p, uint32_t page, bool is_hot);
 /* Drop a clean page's frame. */
 void kvpi_page_evict(kvp_pager *p, uint32_t page);
 /* Let go of everything that the page has; waits (dropping the lock) until nothing of it is moving.
@@ -277,7 +278,10 @@ void kvpi_drain(kvp_pager *p);
 KVP_NODISCARD kvp_status kvpi_demote(kvp_pager *p, uint32_t page);
 /* The first victim that can be written down now is. KVP_E_NOSPACE: there is none. */
 KVP_NODISCARD kvp_status kvpi_demote_one(kvp_pager *p);
-/* Write dirty pages out ahead of need, from the low watermark up to the high one. */
+/* If a dirty page is among those that leave next (the low watermark), start writing down all of
+ * them up to the high watermark. */
+void kvpi_demote_next(kvp_pager *p);
+/* The same, ahead of need: also does the CPU's part, dropping the lock. */
 void kvpi_reclaim_ahead(kvp_pager *p);
 
 /* ---- sequence.c ---- */
@@ -286,6 +290,11 @@ void kvpi_reclaim_ahead(kvp_pager *p);
 kvp_seq *kvpi_seq_find(kvp_pager *p, uint32_t id);
 /* All pages of a layer. */
 kvpi_walk kvpi_seq_walk(const kvp_seq *seq, uint32_t layer);
+/* n_tokens will be appended to the layer, or have been: pages of a layer that is being filled by
+ * many tokens at a time are hot from their next use on, until another layer's turn comes, or all
+ * layers have the same length. */
+void kvpi_seq_fill(kvp_seq *seq, uint32_t layer, size_t n_tokens);
+void kvpi_seq_filled(kvp_seq *seq);
 /* Forget the lane's tokens from n on; with the lock held. */
 void kvpi_lane_cut(kvp_pager *p, kvp_seq *seq, uint32_t lane, uint64_t n);
 

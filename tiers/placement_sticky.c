@@ -9,6 +9,9 @@
  *    and none is fetched back to keep the spread.
  * Decode scans all pages in a cycle, so hits are budget / size, where LRU has none.
  *
+ * While a layer is being filled (prefill layer by layer) its pages are hot: each chunk reads all of
+ * them again, before any other layer is read. They leave after all others, in the same order.
+ *
  * Ranks are quantised into buckets. Within one the page inserted last leaves first: that is one
  * that was just streamed through, while those that stay were there before it. Open pages, which are
  * about to be written again, leave last of all, the least recently used first; cold ones first.
@@ -24,9 +27,13 @@
 
 #define BUCKET_LOG 10u
 #define N_BUCKETS (1u << BUCKET_LOG)
-#define OPEN_LIST 0u /* list 0 has the open pages, list b + 1 bucket b */
-#define COLD_LIST (N_BUCKETS + 1u)
-#define N_LISTS (N_BUCKETS + 2u) /* in the order of leaving, backwards */
+/* Lists, in the order of leaving, backwards: open pages, buckets of hot pages, buckets of the
+ * others, cold pages. */
+#define OPEN_LIST 0u
+#define HOT_LIST(bucket) (1u + (bucket))
+#define LIST(bucket) (1u + N_BUCKETS + (bucket))
+#define COLD_LIST (1u + 2 * N_BUCKETS)
+#define N_LISTS (2u + 2 * N_BUCKETS)
 #define N_WORDS ((N_LISTS + 63) / 64)
 
 /* Fractions of 2^32: multiplying by them takes the fractional part for free. */
@@ -70,7 +77,8 @@ static uint32_t list_of(const placement_sticky *p, const kvp_placement_page *pag
         return OPEN_LIST;
     uint32_t group = page->lane_index / p->cfg.group_pages;
     uint32_t rank = group * GOLDEN_RATIO + page->lane * SQRT_2;
-    return (rank >> (32 - BUCKET_LOG)) + 1;
+    uint32_t bucket = rank >> (32 - BUCKET_LOG);
+    return page->is_hot ? HOT_LIST(bucket) : LIST(bucket);
 }
 
 static void sticky_insert(kvp_placement *placement, const kvp_placement_page *page)

@@ -161,6 +161,8 @@ static kvp_seq *hop(kvp_seq *root, kvp_seq *seq)
 {
     uint32_t layer;
     kvp_seq *next = successor(seq, &layer);
+    if (seq->hot_layer != UINT32_MAX) /* it will be filled further, with what is in RAM */
+        return NULL;
     if (!next || (next->is_scanned && next != root))
         return NULL;
     if (next != seq && next->ahead.is_guess && next->ahead.layer == layer)

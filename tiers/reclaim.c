@@ -2,8 +2,9 @@
  *
  * A page leaves RAM for zram where its compressed bytes fit, else for disk. When zram is full its
  * own first victim moves on to disk, unless the page itself would be that victim: then it goes to
- * disk directly. Dirty pages are written out ahead of need, from the low watermark up to the high
- * one, so that a fault finds a clean victim, whose frame is free to take. */
+ * disk directly. Dirty pages are written out ahead of need, in the order in which they leave: as
+ * soon as there is one among the next few (the low watermark), all up to the high watermark. So a
+ * fault finds a clean victim, whose frame is free to take. */
 #include "tiers/pager.h"
 
 #include <assert.h>
@@ -135,20 +136,43 @@ kvp_status kvpi_demote_one(kvp_pager *p)
     return KVP_E_NOSPACE;
 }
 
-/* Frames that are free, or clean, or will be; those of the read-ahead window are spoken for. */
-static uint32_t available_frames(const kvp_pager *p)
+/* Look at the frames that will be taken next, until n are free, clean, or being written down; dirty
+ * pages on the way are written down if so wanted. False: fewer than n are so. */
+static bool clean_next(kvp_pager *p, uint32_t n, bool may_demote)
 {
-    uint32_t n = p->n_frames - p->n_dirty + p->n_writing;
-    return n > p->n_ahead ? n - p->n_ahead : 0;
+    uint32_t n_clean = p->n_frames - p->n_in_use;
+    uint32_t v = KVP_PAGE_NONE;
+    while (n_clean < n) {
+        v = p->ram_policy->ops->victim(p->ram_policy, v);
+        if (v == KVP_PAGE_NONE)
+            return false;
+        const kvpi_page *page = kvpi_page_at(&p->pages, v);
+        if (kvpi_page_is_dirty(page) && !kvpi_page_is(page, KVPI_PAGE_WRITING)) {
+            if (!may_demote)
+                return false;
+            kvp_status status = kvpi_demote(p, v);
+            if (status == KVP_E_NOSPACE) /* not for this one; others may have their place on disk */
+                continue;
+            if (status)
+                return false;
+        }
+        n_clean++;
+    }
+    return true;
+}
+
+void kvpi_demote_next(kvp_pager *p)
+{
+    bool has_lower = p->lower[KVPI_ZRAM] || p->lower[KVPI_DISK];
+    if (!has_lower || p->write_errors) /* after a failure one at a time, by those in need */
+        return;
+    if (!clean_next(p, p->low_water, false))
+        clean_next(p, p->high_water, true);
 }
 
 void kvpi_reclaim_ahead(kvp_pager *p)
 {
-    if (available_frames(p) >= p->low_water)
-        return;
-    while (available_frames(p) < p->high_water)
-        if (kvpi_demote_one(p))
-            break;
+    kvpi_demote_next(p);
     while (p->ready_first) /* encode and sum now: a fault shall not have to */
         if (kvpi_wait(p, 0))
             break;

@@ -217,6 +217,8 @@ static void close_entry(const append *a, uint32_t group, kvpi_entry *entry, uint
         pg->raw_sum = sum;
         kvpi_set_flags(p, entry->page, KVPI_PAGE_SEALED | KVPI_PAGE_SUMMED, 0);
     }
+    if (a->seq->hot_layer == a->layer)
+        kvpi_set_hot(p, entry->page, true);
     kvpi_unpin(p, entry->page);
     kvpi_unhold(p, 1, false);
     kvpi_reclaim_ahead(p);
@@ -322,6 +324,7 @@ kvp_status kvp_seq_append_rows(kvp_seq *seq, uint32_t layer, const kvp_rows *row
                 .rows = *rows};
     resolve_strides(&a.rows, a.l);
     uint64_t before = kvp_seq_layer_length(seq, layer);
+    kvpi_seq_fill(seq, layer, n_tokens);
     for (uint32_t g = 0; g < a.l->n_groups && !status; g++)
         status = append_lane(&a, g, n_tokens);
     if (status) {
@@ -330,6 +333,7 @@ kvp_status kvp_seq_append_rows(kvp_seq *seq, uint32_t layer, const kvp_rows *row
             kvpi_lane_cut(a.p, seq, a.l->lane_base + g, before);
         kvpi_unlock(a.p);
     }
+    kvpi_seq_filled(seq);
     return status;
 }
 

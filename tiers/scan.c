@@ -114,8 +114,11 @@ kvp_status kvp_scan_open(kvp_seq *seq, const kvp_scan_args *args, kvp_scan **sca
 
 static void drop_current(kvp_scan *s, part *pt)
 {
-    if (pt->current != KVP_PAGE_NONE)
-        kvpi_unpin(s->p, pt->current);
+    if (pt->current == KVP_PAGE_NONE)
+        return;
+    if (s->seq->hot_layer == s->layer)
+        kvpi_set_hot(s->p, pt->current, true);
+    kvpi_unpin(s->p, pt->current);
     pt->current = KVP_PAGE_NONE;
 }
 

@@ -59,6 +59,39 @@ kvpi_walk kvpi_seq_walk(const kvp_seq *seq, uint32_t layer)
                        .segment_tokens = (uint64_t)g->page_tokens * KVP_SEGMENT_PAGES};
 }
 
+/* ---- the layer that is being filled ---- */
+
+static void cool_layer(kvp_seq *seq)
+{
+    kvp_pager *p = seq->pager;
+    if (seq->hot_layer == UINT32_MAX)
+        return;
+    kvpi_walk walk = kvpi_seq_walk(seq, seq->hot_layer);
+    kvpi_lock(p);
+    for (kvpi_cursor c = {0}; kvpi_walk_settle(&walk, &c); c.entry++)
+        kvpi_set_hot(p, kvpi_walk_page(&walk, c), false);
+    kvpi_unlock(p);
+    seq->hot_layer = UINT32_MAX;
+}
+
+void kvpi_seq_fill(kvp_seq *seq, uint32_t layer, size_t n_tokens)
+{
+    if (seq->hot_layer == layer)
+        return;
+    cool_layer(seq);
+    if (n_tokens >= seq->pager->geometry.page_tokens)
+        seq->hot_layer = layer;
+}
+
+void kvpi_seq_filled(kvp_seq *seq)
+{
+    bool is_level = true;
+    for (uint32_t i = 1; i < seq->pager->geometry.n_lanes; i++)
+        is_level = is_level && seq->lanes[i].n_tokens == seq->lanes[0].n_tokens;
+    if (is_level)
+        cool_layer(seq);
+}
+
 kvp_status kvp_seq_reserve(kvp_seq *seq, uint64_t n_tokens)
 {
     if (!seq)

@@ -30,6 +30,7 @@ static kvp_placement_page describe(const kvp_pager *p, uint32_t page)
         .lane_index = (uint32_t)(pg->first_position / p->geometry.page_tokens),
         .lane = pg->lane,
         .is_open = !kvpi_page_is(pg, KVPI_PAGE_SEALED),
+        .is_hot = pg->is_hot,
     };
 }
 
@@ -63,6 +64,23 @@ bool kvpi_leaves_zram_first(kvp_pager *p, uint32_t page, uint32_t *victim)
     *victim = p->zram_policy->ops->victim(p->zram_policy, KVP_PAGE_NONE);
     p->zram_policy->ops->remove(p->zram_policy, page);
     return *victim == page;
+}
+
+void kvpi_set_hot(kvp_pager *p, uint32_t page, bool is_hot)
+{
+    kvpi_page *pg = kvpi_page_at(&p->pages, page);
+    if (pg->is_hot == is_hot)
+        return;
+    pg->is_hot = is_hot;
+    kvp_placement_page info = describe(p, page);
+    kvp_placement *policies[] = {pg->in_ram_policy ? p->ram_policy : NULL,
+                                 pg->in_zram_policy ? p->zram_policy : NULL};
+    for (size_t i = 0; i < 2; i++) {
+        if (policies[i]) {
+            policies[i]->ops->remove(policies[i], page);
+            policies[i]->ops->insert(policies[i], &info);
+        }
+    }
 }
 
 void kvpi_cool(kvp_pager *p, uint32_t page)

@@ -261,7 +261,7 @@ static void count_write(kvp_pager *p, const kvpi_transfer *t)
 {
     if (t->status) {
         p->stats.io_errors++;
-        p->write_errors++;
+        p->write_errors += p->write_errors < KVPI_MAX_WRITE_ERRORS;
         p->write_errno = t->io.native_error;
     } else {
         p->write_errors = 0;

@@ -32,6 +32,7 @@ typedef struct kvp_placement_page {
     uint32_t lane;       /* ordinal of the lane in its sequence */
     bool is_open;        /* the lane's last, mutable page */
     bool is_cold;        /* the caller will not use it soon: it leaves before all others */
+    bool is_hot;         /* its layer is being filled: every further chunk reads it again */
 } kvp_placement_page;
 
 typedef struct kvp_placement kvp_placement;

@@ -102,7 +102,7 @@ static kvp_status peak_pages(const batch *b, uint64_t *pages)
         const window_feed feed =
             run_feed(&s->rule, b->input.prompts[i].n_tokens, s->options->n_new);
         if (!b->input.prompts[i].error)
-            peaks[i] = window_peak_pages(&s->rule, &feed, session_page_tokens(s));
+            peaks[i] = window_peak_pages(&s->rule, &feed, s->page_tokens);
     }
     qsort(peaks, b->input.n, sizeof *peaks, more_first);
     *pages = 0;

@@ -175,7 +175,7 @@ static kvp_status count_frames(const schedule *d, const place *p, uint64_t *n_fr
     size_t n_pages;
     kvp_status status = kvp_seq_pages(p->context.seq, NULL, 0, &n_pages);
     uint64_t n_lanes = n_pages / kvp_seq_page_count(p->context.seq, 0);
-    *n_frames = n_pages + n_lanes * (ROUND_STEPS / session_page_tokens(d->session) + 1);
+    *n_frames = n_pages + n_lanes * (ROUND_STEPS / d->session->page_tokens + 1);
     return status;
 }
 

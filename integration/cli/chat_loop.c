@@ -291,7 +291,7 @@ static int converse_and_report(conversation *c, const char *first)
     if (!status)
         status = converse(c, first);
     if (!status && c->own->map)
-        status = map_take(&c->context, session_page_tokens(s), &c->map);
+        status = map_take(&c->context, s->page_tokens, &c->map);
     if (!status && c->own->verify && !c->was_cut && !interrupted())
         status = verify(c);
     if (status)

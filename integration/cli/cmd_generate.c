@@ -59,7 +59,7 @@ static kvp_status generate(generation *g)
     g->report.prefill_tokens = g->result.n_prefilled;
     g->report.decode_tokens = g->result.n_decoded;
     if (!status && g->own.map)
-        status = map_take(&g->context, session_page_tokens(s), &g->map);
+        status = map_take(&g->context, s->page_tokens, &g->map);
     return status;
 }
 

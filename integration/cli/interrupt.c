@@ -40,6 +40,7 @@ static void end(int number)
 {
     static const char message[] = "kvpager: interrupted\n";
     if (!is_deferred) {
+        say(farewell, (size_t)n_farewell);
         say(message, sizeof message - 1);
         _exit(128 + number);
     }

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 
 #include "integration/cli/interrupt.h"
+#include "integration/least.h"
 #include "integration/cli/proc.h"
 #include "integration/cli/run.h"
 
@@ -299,11 +300,6 @@ static kvp_status measure_many(const plan_subject *s, const plan_kv *kv, model *
 }
 
 /* ---- how much the probe can afford ---- */
-
-static uint64_t least(uint64_t a, uint64_t b)
-{
-    return a < b ? a : b;
-}
 
 static void choose_sizes(const plan_subject *s, const plan_kv *kv, plan_probe *p)
 {

@@ -9,6 +9,8 @@
 #include "integration/cli/input.h"
 #include "integration/cli/interrupt.h"
 #include "integration/cli/message.h"
+#include "integration/cli/page_facts.h"
+#include "integration/cli/progress.h"
 #include "integration/cli/rule.h"
 
 static void log_message(void *opaque, kvp_log_level level, const char *message)
@@ -45,14 +47,6 @@ kvp_config session_pager_config(const session *s, bool all_in_ram)
     return cfg;
 }
 
-uint32_t session_page_tokens(const session *s)
-{
-    const uint32_t library_default = 64;
-    const options *o = s->options;
-    kvp_geometry geometry = model_geometry(s->model, o->kv_dtype, o->page_tokens);
-    return geometry.page_tokens ? geometry.page_tokens : library_default;
-}
-
 bool session_is_end(const session *s, int32_t id)
 {
     return !s->options->ignore_eos &&
@@ -80,7 +74,11 @@ static int report_model(const session *s, kvp_status status)
 static int open_model(session *s)
 {
     const model_options options = rule_model_options(s->options);
+    progress panel;
+    progress_init(&panel);
+    progress_draw(&panel, NULL, "loading %s", s->options->model_path);
     kvp_status status = model_open(s->options->model_path, &options, &s->model);
+    progress_fini(&panel);
     if (!status)
         s->info = model_get_info(s->model);
     return report_model(s, status);
@@ -162,7 +160,13 @@ static int begin(session *s, const options *o)
 
 static int resolve_rule(session *s)
 {
-    return rule_resolve(s->options, s->info, session_page_tokens(s), &s->rule);
+    const kvp_config cfg = session_pager_config(s, true);
+    page_facts facts;
+    kvp_status status = page_facts_learn(&cfg, &facts);
+    if (status)
+        return report_failure(status);
+    s->page_tokens = facts.page_tokens;
+    return rule_resolve(s->options, s->info, s->page_tokens, &s->rule);
 }
 
 int session_open_tokenizer(session *s, const options *o, bool with_chat)
@@ -205,7 +209,7 @@ int session_open_pager_for(session *s, uint64_t pages_per_lane, uint64_t n_seqs)
 
 int session_open_pager(session *s, const window_feed *feed)
 {
-    uint64_t pages = window_peak_pages(&s->rule, feed, session_page_tokens(s));
+    uint64_t pages = window_peak_pages(&s->rule, feed, s->page_tokens);
     return session_open_pager_for(s, pages, 1);
 }
 

@@ -17,6 +17,7 @@ typedef struct session {
     size_t n_tokens;
     model *model;
     const model_info *info;
+    uint32_t page_tokens; /* per page, as the library chooses or the options say */
     window_rule rule;
     kvp_pager *pager; /* as the budget options say */
 } session;
@@ -47,7 +48,5 @@ KVP_NODISCARD kvp_status session_check_length(const session *s, size_t n_tokens)
 
 /* Of a pager for the session's model: within the budget options, or with everything in RAM. */
 kvp_config session_pager_config(const session *s, bool all_in_ram);
-/* Tokens per page of such a pager. */
-uint32_t session_page_tokens(const session *s);
 
 #endif

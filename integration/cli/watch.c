@@ -20,7 +20,7 @@ static void draw_decode(watch *w, const context *c, size_t n_new)
 {
     page_map map = {0};
     /* A map that cannot be drawn is not worth ending the run for. */
-    bool has_map = w->has_map && !map_take(c, session_page_tokens(w->session), &map);
+    bool has_map = w->has_map && !map_take(c, w->session->page_tokens, &map);
     double seconds = now_seconds() - w->first_token_at;
     progress_draw(&w->progress, has_map ? &map : NULL,
                   "%zu of up to %" PRIu64 " new tokens, %.1f/s%s%s", n_new,

@@ -3,6 +3,8 @@
 
 #include <assert.h>
 
+#include "integration/least.h"
+
 uint64_t window_start(const window_rule *rule, uint64_t i)
 {
     if (i < rule->n_ctx)
@@ -22,11 +24,6 @@ bool window_unreachable(const window_rule *rule, uint64_t position, uint64_t *be
 }
 
 /* ---- arithmetic that does not overflow ------------------------------------------------------- */
-
-static uint64_t least(uint64_t a, uint64_t b)
-{
-    return a < b ? a : b;
-}
 
 /* at + n, but at most `end`. */
 static uint64_t advance(uint64_t at, uint64_t n, uint64_t end)

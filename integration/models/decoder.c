@@ -19,6 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "integration/least.h"
 #include "integration/models/elementwise.h"
 #include "integration/models/matmul.h"
 #include "integration/models/rows.h"
@@ -59,11 +60,6 @@ typedef struct chunk {
     span spans[CHUNK_TOKENS];
 } chunk;
 
-static size_t min_size(size_t a, size_t b)
-{
-    return a < b ? a : b;
-}
-
 static size_t max_size(size_t a, size_t b)
 {
     return a > b ? a : b;
@@ -75,7 +71,7 @@ static kvp_status reserve(const pass *p)
 {
     decoder *m = p->m;
     size_t n_tokens = max_size(p->n_tokens, p->n_rows);
-    size_t rows = min_size(n_tokens, CHUNK_TOKENS);
+    size_t rows = least(n_tokens, CHUNK_TOKENS);
     const decoder_layer *layer = &m->weights.layers[0]; /* all have the same shapes */
     const matrix *const shapes[] = {&layer->qkv, &layer->attn_out, &layer->up, &layer->down,
                                     &m->weights.head};
@@ -115,9 +111,9 @@ static void next_chunk(const pass *p, uint32_t layer, size_t *item, size_t *at, 
     c->n = c->n_kept = c->n_spans = 0;
     while (*item < p->n_items && c->n < CHUNK_TOKENS) {
         const model_item *i = &p->items[*item];
-        size_t n = min_size(CHUNK_TOKENS - c->n, i->args.n_tokens - *at);
+        size_t n = least(CHUNK_TOKENS - c->n, i->args.n_tokens - *at);
         size_t unused = is_last ? i->args.n_tokens - i->args.n_logits : 0; /* invariant 1 */
-        size_t skip = unused > *at ? min_size(unused - *at, n) : 0;
+        size_t skip = unused > *at ? least(unused - *at, n) : 0;
         c->spans[c->n_spans++] = (span){.item = i,
                                         .row = c->n,
                                         .n = n,
@@ -324,7 +320,7 @@ static kvp_status write_rows(const pass *p, size_t row, size_t n, float *logits)
     size_t d = m->config.d_model;
     kvp_status status = KVP_OK;
     for (size_t at = 0, rows; at < n && !status; at += rows) {
-        rows = min_size(n - at, CHUNK_TOKENS);
+        rows = least(n - at, CHUNK_TOKENS);
         rows_normalise(m->pool, &m->config, &m->weights.norm, m->work.hidden + (row + at) * d, rows,
                        m->work.norm);
         status = multiply(p, &m->weights.head, m->work.norm, rows, logits + at * m->config.n_vocab);
@@ -391,7 +387,7 @@ kvp_status decoder_open(const weights_source *source, kvp_pool *pool, decoder **
     m->n_layers = source->hollow_layers ? source->hollow_layers : source->config->n_layers;
     kvp_status status = matmul_open(pool, &m->mm);
     if (!status)
-        status = decoder_weights_load(source, &m->weights);
+        status = decoder_weights_load(source, pool, &m->weights);
     if (!status && m->config.rope.dim)
         status = rope_init(&m->config.rope, m->weights.rope_dividers, &m->rope);
     if (status) {

@@ -1,8 +1,8 @@
 /* decoder_weights.c - the tensors of a decoder: one walk over them, done three times.
  *
  * The first pass checks the files (so a lying config fails before memory is taken), the second lays
- * the tensors out in one block, the third converts them into it, and lets go of each one's part of
- * the mapping. */
+ * the tensors out in one block, the third converts them into it, on all threads, and lets go of
+ * each one's part of the mapping. */
 #include "integration/models/tensor_walk.h"
 
 #include <errno.h>
@@ -14,11 +14,13 @@
 
 #define ALIGN_BYTES ((size_t)64)
 #define LOAD_ROWS ((size_t)48)
+#define PART_BYTES ((size_t)2 << 20)
 #define MAX_KNOWN 40
 
 typedef struct loader {
     tensor_walk walk;
     const weights_source *source;
+    kvp_pool *pool;
     unsigned char *block;
     size_t used; /* bytes of the block that are laid out */
     /* Names that the first pass called for: within layer 0, and outside the layers. */
@@ -208,23 +210,49 @@ static kvp_status load_floats(const loader *l, const weight *w, const tensor *t)
     return KVP_OK;
 }
 
-/* In portions of LOAD_ROWS: through a buffer that stays in cache. */
+/* A matrix on its way. Threads share it out in parts of about PART_BYTES: if several touched a new
+ * huge page at a time, the kernel would clear it for each of them. A part goes in portions of
+ * LOAD_ROWS through a buffer that stays in cache. */
+typedef struct matrix_job {
+    const loader *l;
+    const weight *w;
+    const tensor *t;
+    float *buffers;   /* [threads][LOAD_ROWS][width] */
+    size_t part_rows; /* a multiple of LOAD_ROWS */
+} matrix_job;
+
+static void load_rows(const matrix_job *j, size_t at, size_t n, float *rows)
+{
+    const weight *w = j->w;
+    if (!w->is_interleaved)
+        weights_read_rows(j->t, at, n, rows);
+    for (size_t i = 0; i < n && w->is_interleaved; i++)
+        weights_read_rows(j->t, source_row(j->l, w, at + i), 1, rows + i * (size_t)w->shape[1]);
+    matrix_put(w->matrix, w->first + at, n, rows);
+}
+
+static void load_part(void *arg, size_t index)
+{
+    const matrix_job *j = arg;
+    size_t n_rows = (size_t)j->w->shape[0], at = index * j->part_rows;
+    size_t end = n_rows - at < j->part_rows ? n_rows : at + j->part_rows;
+    float *rows = j->buffers + kvp_pool_lane() * LOAD_ROWS * (size_t)j->w->shape[1];
+    for (size_t n; at < end; at += n) {
+        n = end - at < LOAD_ROWS ? end - at : LOAD_ROWS;
+        load_rows(j, at, n, rows);
+    }
+}
+
 static kvp_status load_matrix(const loader *l, const weight *w, const tensor *t)
 {
-    uint64_t n_rows = w->shape[0];
-    size_t width = (size_t)w->shape[1];
-    float *rows = malloc(LOAD_ROWS * width * sizeof *rows);
-    if (!rows)
+    size_t portion = LOAD_ROWS * (size_t)w->shape[1];
+    matrix_job j = {.l = l, .w = w, .t = t};
+    j.buffers = malloc(kvp_pool_threads(l->pool) * portion * sizeof *j.buffers);
+    if (!j.buffers)
         return kvp_fail(KVP_E_NOMEM, "out of memory: loading tensor \"%s\"", w->name);
-    for (uint64_t at = 0, n; at < n_rows; at += n) {
-        n = n_rows - at < LOAD_ROWS ? n_rows - at : LOAD_ROWS;
-        if (!w->is_interleaved)
-            weights_read_rows(t, at, n, rows);
-        for (uint64_t i = 0; i < n && w->is_interleaved; i++)
-            weights_read_rows(t, source_row(l, w, at + i), 1, rows + i * width);
-        matrix_put(w->matrix, w->first + (size_t)at, (size_t)n, rows);
-    }
-    free(rows);
+    j.part_rows = (PART_BYTES / (portion * sizeof *j.buffers) + 1) * LOAD_ROWS;
+    kvp_pool_run(l->pool, ((size_t)w->shape[0] + j.part_rows - 1) / j.part_rows, load_part, &j);
+    free(j.buffers);
     return KVP_OK;
 }
 
@@ -261,10 +289,10 @@ static kvp_status fill_weight(void *opaque, const weight *w)
 
 /* ---- all of it ------------------------------------------------------------------------------- */
 
-kvp_status decoder_weights_load(const weights_source *source, decoder_weights *out)
+kvp_status decoder_weights_load(const weights_source *source, kvp_pool *pool, decoder_weights *out)
 {
     uint32_t n_layers = source->config->n_layers;
-    loader l = {.source = source, .walk = tensor_walk_of(source)};
+    loader l = {.source = source, .pool = pool, .walk = tensor_walk_of(source)};
     decoder_weights w = {.layers = calloc(n_layers, sizeof *w.layers)};
     if (!w.layers)
         return kvp_fail(KVP_E_NOMEM, "out of memory: %u layers", n_layers);

@@ -21,6 +21,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "integration/least.h"
 #include "integration/models/bf16_products.h"
 #include "integration/models/convert.h"
 
@@ -54,11 +55,6 @@ typedef struct job {
     atomic_int status;                /* a dnnl_status_t; 0: success */
 } job;
 
-static size_t min_size(size_t a, size_t b)
-{
-    return a < b ? a : b;
-}
-
 static size_t round_up(size_t n, size_t unit)
 {
     return (n + unit - 1) / unit * unit;
@@ -71,7 +67,7 @@ static size_t strip_width(const matrix *w)
     if (!w->is_bf16)
         return round_up((w->n_out + 31) / 32, MATRIX_PANEL);
     size_t width = round_up(w->n_out / 16, 64);
-    return min_size(width < 128 ? 128 : min_size(width, 512), w->n_out);
+    return least(width < 128 ? 128 : least(width, 512), w->n_out);
 }
 
 static size_t n_strips(const matrix *w)
@@ -145,7 +141,7 @@ static kvp_status reserve_products(matmul *mm, const matrix *w, size_t m)
 static size_t widen_columns(const matrix *w)
 {
     size_t columns = WIDEN_ELEMENTS > w->n_in ? WIDEN_ELEMENTS / w->n_in : 1;
-    return min_size(columns, MATRIX_PANEL_BF16);
+    return least(columns, MATRIX_PANEL_BF16);
 }
 
 /* What a lane needs at the beginning of its scratch. */
@@ -208,7 +204,7 @@ static int run_float(const job *j, size_t at, size_t width)
 {
     int failed = 0;
     for (size_t end = at + width, n; at < end && !failed; at += n) {
-        n = min_size(MATRIX_PANEL, end - at);
+        n = least(MATRIX_PANEL, end - at);
         failed = sgemm(j, (const float *)j->w->data + at * j->w->n_in, n, j->y + at);
     }
     return failed;
@@ -221,7 +217,7 @@ static int run_widened(const job *j, size_t at, size_t width)
     int failed = 0;
     for (size_t end = at + width, n; at < end && !failed; at += n) {
         size_t rest_of_panel = MATRIX_PANEL_BF16 - at % MATRIX_PANEL_BF16;
-        n = min_size(min_size(widen_columns(w), rest_of_panel), end - at);
+        n = least(least(widen_columns(w), rest_of_panel), end - at);
         matrix_widen(w, at, n, block);
         failed = sgemm(j, block, n, j->y + at);
     }
@@ -256,7 +252,7 @@ static void add_bias(const job *j, size_t at, size_t width)
 static void run_strip(void *arg, size_t index)
 {
     job *j = arg;
-    size_t at = index * strip_width(j->w), width = min_size(strip_width(j->w), j->w->n_out - at);
+    size_t at = index * strip_width(j->w), width = least(strip_width(j->w), j->w->n_out - at);
     int before = omp_get_max_threads();
     omp_set_num_threads(1);
     int failed = !j->w->is_bf16 ? run_float(j, at, width)

@@ -13,12 +13,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "integration/least.h"
 #include "integration/models/convert.h"
-
-static size_t min_size(size_t a, size_t b)
-{
-    return a < b ? a : b;
-}
 
 size_t matrix_depth(const matrix *w)
 {
@@ -33,17 +29,11 @@ size_t matrix_bytes(const matrix *w)
     return n_panels * MATRIX_PANEL_BF16 * matrix_depth(w) * sizeof(uint16_t);
 }
 
-void matrix_shape(const matrix *w, size_t *n_rows, size_t *width)
-{
-    *n_rows = w->is_out_major ? w->n_out : w->n_in;
-    *width = w->is_out_major ? w->n_in : w->n_out;
-}
-
 /* Where the panel that holds output i begins; *width: its columns, *column: which one i is. */
 static float *panel_of(const matrix *w, size_t i, size_t *width, size_t *column)
 {
     size_t at = i / MATRIX_PANEL * MATRIX_PANEL;
-    *width = min_size(MATRIX_PANEL, w->n_out - at);
+    *width = least(MATRIX_PANEL, w->n_out - at);
     *column = i - at;
     return (float *)w->data + at * w->n_in;
 }
@@ -54,7 +44,7 @@ static void put_outputs(matrix *w, size_t first, size_t n, const float *rows)
     for (size_t done = 0, part; done < n; done += part) {
         size_t width, column;
         float *panel = panel_of(w, first + done, &width, &column);
-        part = min_size(width - column, n - done);
+        part = least(width - column, n - done);
         for (size_t k = 0; k < w->n_in; k++) {
             for (size_t j = 0; j < part; j++)
                 panel[k * width + column + j] = rows[(done + j) * w->n_in + k];

@@ -24,9 +24,7 @@ typedef struct matrix {
 /* Inputs of a panel: n_in; bf16: rounded up to 16. */
 size_t matrix_depth(const matrix *w);
 size_t matrix_bytes(const matrix *w);
-/* The shape that it is given in: rows of `width` elements. */
-void matrix_shape(const matrix *w, size_t *n_rows, size_t *width);
-/* Set rows [first, first + n) of that shape. */
+/* Set rows [first, first + n) of the shape that it is given in. */
 void matrix_put(matrix *w, size_t first, size_t n, const float *rows);
 /* The weights of output i (of an embedding: the vector of token i), as float [n_in]. */
 void matrix_output(const matrix *w, size_t i, float *row);

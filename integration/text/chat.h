@@ -20,7 +20,8 @@ const char *chat_name(const chat *c); /* "ChatML", "Llama-3", "Zephyr" */
 /* Ids from the beginning of a conversation to where the model's first answer begins: the system's
  * turn, the user's, the header of the answer. They are all there is: tokenizer_prefix() does not
  * go before them. system NULL: the template's own, if it has one. Texts are NUL-terminated UTF-8.
- * *ids is malloc'd and the caller's. Errors: as tokenizer_encode(). */
+ * *ids is malloc'd and the caller's. Errors: as tokenizer_encode(); KVP_E_UNSUPPORTED: the template
+ * has no place for a text of the system. */
 KVP_NODISCARD kvp_status chat_first_turn(const chat *c, const char *system, const char *user,
                                          int32_t **ids, size_t *n_ids);
 /* Ids from the end of an answer to where the next one begins. `last` is the last id of that answer;

@@ -209,12 +209,13 @@ static void read_expression(source s, text *out)
 /* ---- statements: only assignments matter ----------------------------------------------------- */
 
 /* Keep the text that was assigned, unless it is empty or not one text. */
-static void keep_text(char **kept, const char *assigned)
+static void keep_text(char **kept, text *assigned, size_t begin)
 {
-    if (!*assigned || strpbrk(assigned, VALUES))
+    if (assigned->n == begin || strpbrk(assigned->bytes + begin, VALUES))
         return;
     free(*kept);
-    *kept = strdup(assigned);
+    *kept = strdup(assigned->bytes + begin);
+    assigned->failed |= !*kept;
 }
 
 static void read_statement(chat_outline *o, source s, text *assigned)
@@ -229,10 +230,10 @@ static void read_statement(chat_outline *o, source s, text *assigned)
     if (!take(&s, "="))
         return;
     read_expression(s, assigned);
-    if (assigned->n > begin && contains(name, n, "system"))
-        keep_text(&o->system, assigned->bytes + begin);
-    if (assigned->n > begin && contains(name, n, "date"))
-        keep_text(&o->date, assigned->bytes + begin);
+    if (contains(name, n, "system"))
+        keep_text(&o->system, assigned, begin);
+    if (contains(name, n, "date"))
+        keep_text(&o->date, assigned, begin);
     put_value(assigned, VALUE_OTHER);
 }
 

@@ -107,6 +107,7 @@ static void test_terminal_shows_progress_map_text_and_table(void **state)
 {
     (void)state;
     char *screen = run_on_terminal(0, NULL, "TERM=xterm", "-n 60 --ram 1M --zram 1M --map");
+    expect_on(screen, "loading ");
     expect_on(screen, "reading 900 tokens");
     expect_on(screen, " of up to 60 new tokens");
     expect_on(screen, "\033[19;1H\033[2K     0.0  "); /* the first lane's row: 7 at the bottom */
@@ -139,10 +140,15 @@ static void test_small_terminal_shows_the_newest_pages_of_some_lanes(void **stat
 static void test_interrupt_gives_the_terminal_back(void **state)
 {
     (void)state;
-    char *screen = run_on_terminal(130, " new tokens", "TERM=xterm", "-n 1000000 --ram 1M");
-    expect_on(screen, PANEL_GONE);
-    expect_on(screen, "kvpager: interrupted");
-    free(screen);
+    static const char *const signals_at[] = {"loading ", " new tokens"};
+    for (size_t i = 0; i < sizeof signals_at / sizeof *signals_at; i++) {
+        char *screen = run_on_terminal(130, signals_at[i], "TERM=xterm", "-n 1000000 --ram 1M");
+        const char *drawn = strstr(screen, signals_at[i]);
+        assert_non_null(drawn);
+        expect_on(drawn, PANEL_GONE);
+        expect_on(drawn, "kvpager: interrupted");
+        free(screen);
+    }
 }
 
 static void test_stop_gives_the_terminal_back_and_the_run_goes_on(void **state)
@@ -150,7 +156,8 @@ static void test_stop_gives_the_terminal_back_and_the_run_goes_on(void **state)
     (void)state;
     char *screen =
         run_watched(130, " new tokens", SIGTSTP, 900, "TERM=xterm", "-n 1000000 --ram 1M --map");
-    const char *gone = strstr(screen, PANEL_GONE);
+    const char *drawn = strstr(screen, " new tokens");
+    const char *gone = drawn ? strstr(drawn, PANEL_GONE) : NULL;
     assert_non_null(gone);
     expect_on(gone + 1, PANEL_GONE); /* at the end, again */
     expect_on(gone + 1, "kvpager: interrupted");

@@ -13,13 +13,14 @@
 
 #include "tests/support/temp_dir.h"
 
-#define MAX_BYTES ((size_t)1 << 20) /* of the header, and of the data */
+#define MAX_BYTES ((size_t)1 << 20) /* of the header */
+#define MAX_DATA_BYTES ((size_t)16 << 20)
 
 struct tiny_file {
     const char *dtype;
     size_t n_header, n_data;
     char header[MAX_BYTES];
-    unsigned char data[MAX_BYTES];
+    unsigned char data[MAX_DATA_BYTES];
 };
 
 float tiny_value(const char *name, size_t i)
@@ -60,7 +61,7 @@ static void describe(tiny_file *f, const char *name, const char *dtype, const ch
 
 static void put_data(tiny_file *f, const void *bytes, size_t n)
 {
-    assert_true(n <= MAX_BYTES - f->n_data);
+    assert_true(n <= MAX_DATA_BYTES - f->n_data);
     memcpy(f->data + f->n_data, bytes, n);
     f->n_data += n;
 }

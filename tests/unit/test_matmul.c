@@ -65,8 +65,7 @@ static void make(problem *p, size_t n_in, size_t n_out, size_t m, bool is_out_ma
                     .bias = p->bias};
     p->w.data = allocate(matrix_bytes(&p->w));
     memset(p->w.data, 0, matrix_bytes(&p->w));
-    size_t n_rows, width;
-    matrix_shape(&p->w, &n_rows, &width);
+    size_t n_rows = is_out_major ? n_out : n_in, width = is_out_major ? n_in : n_out;
     for (size_t at = 0, n; at < n_rows; at += n) { /* in uneven portions, the last ones first */
         n = n_rows - at < 29 ? n_rows - at : 29;
         matrix_put(&p->w, n_rows - at - n, n, p->weights + (n_rows - at - n) * width);

@@ -270,6 +270,33 @@ static void test_sticky_streamed_page_leaves_before_a_resident_one(void **state)
     close_model(m);
 }
 
+/* Pages 0 .. 99, the even ones hot, 98 and 99 open. */
+static void test_sticky_hot_pages_leave_after_others_in_the_same_order(void **state)
+{
+    (void)state;
+    model *m = open_model(&kvp_placement_sticky, MAX_PAGES, 1);
+    const kvp_placement_ops *ops = m->policy->ops;
+    uint32_t others[100], hot[100], order[100];
+    size_t n_others = 0, n_hot = 0, n = 0;
+    for (uint32_t i = 0; i < 98; i++)
+        insert(m, i, 0, i, false);
+    for (uint32_t v = first_victim(m); v != KVP_PAGE_NONE; v = ops->victim(m->policy, v))
+        *(v % 2 ? &others[n_others++] : &hot[n_hot++]) = v;
+    for (uint32_t i = 0; i < 98; i += 2) {
+        ops->remove(m->policy, i);
+        ops->insert(m->policy, &(kvp_placement_page){.page = i, .lane_index = i, .is_hot = true});
+    }
+    insert(m, 98, 0, 98, true);
+    insert(m, 99, 0, 99, true);
+    for (uint32_t v = first_victim(m); v != KVP_PAGE_NONE; v = ops->victim(m->policy, v))
+        order[n++] = v;
+    assert_int_equal(n, 100);
+    assert_memory_equal(order, others, n_others * sizeof *others);
+    assert_memory_equal(order + n_others, hot, n_hot * sizeof *hot);
+    assert_int_equal(order[98] + order[99], 98 + 99);
+    close_model(m);
+}
+
 /* ---- lru ---- */
 
 static void test_lru_orders_by_last_use(void **state)
@@ -410,6 +437,7 @@ int main(void)
         cmocka_unit_test(test_sticky_spreads_what_stays_over_lanes_of_one_group),
         cmocka_unit_test(test_sticky_keeps_neighbours_of_a_group_together),
         cmocka_unit_test(test_growing_sequence_only_drops_groups),
+        cmocka_unit_test(test_sticky_hot_pages_leave_after_others_in_the_same_order),
         cmocka_unit_test(test_sticky_open_pages_leave_last_and_oldest_first),
         cmocka_unit_test(test_sticky_streamed_page_leaves_before_a_resident_one),
         cmocka_unit_test(test_lru_orders_by_last_use),

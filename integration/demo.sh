@@ -35,7 +35,7 @@ A model this small shows memory, not prose: its sentences would wander without a
 What went to disk came back bit by bit; only what lies beyond the context is forgotten, as the last
 lines say.
 
-With a GPT-2 of your own, a Hugging Face folder:
-    $path generate -m FOLDER -f TEXT -n $tokens --ram 64M --zram 64M --map --verify
+With a model of your own (a Hugging Face folder or .gguf file of GPT-2, Llama, Qwen2 or OPT):
+    $path generate -m MODEL -f TEXT -n $tokens --ram 64M --zram 64M --map --verify
 All options: $path generate --help
 END

@@ -70,8 +70,8 @@ static void cool_layer(kvp_seq *seq)
     kvpi_lock(p);
     for (kvpi_cursor c = {0}; kvpi_walk_settle(&walk, &c); c.entry++)
         kvpi_set_hot(p, kvpi_walk_page(&walk, c), false);
-    kvpi_unlock(p);
     seq->hot_layer = UINT32_MAX;
+    kvpi_unlock(p);
 }
 
 void kvpi_seq_fill(kvp_seq *seq, uint32_t layer, size_t n_tokens)
@@ -79,8 +79,11 @@ void kvpi_seq_fill(kvp_seq *seq, uint32_t layer, size_t n_tokens)
     if (seq->hot_layer == layer)
         return;
     cool_layer(seq);
-    if (n_tokens >= seq->pager->geometry.page_tokens)
-        seq->hot_layer = layer;
+    if (n_tokens < seq->pager->geometry.page_tokens)
+        return;
+    kvpi_lock(seq->pager); /* read-ahead of others looks at it */
+    seq->hot_layer = layer;
+    kvpi_unlock(seq->pager);
 }
 
 void kvpi_seq_filled(kvp_seq *seq)

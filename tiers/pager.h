@@ -202,6 +202,8 @@ static inline uint64_t kvpi_page_first_position(const kvp_pager *p, const kvpi_p
 }
 /* Drop a clean page's frame. */
 void kvpi_page_evict(kvp_pager *p, uint32_t page);
+/* Make sure that n more kvpi_page_create() succeed. Errors: KVP_E_NOMEM. */
+KVP_NODISCARD kvp_status kvpi_pages_reserve(kvp_pager *p, uint32_t n);
 /* A new page, in no tier yet, for the page table that is about to name it; room must have been
  * reserved. */
 uint32_t kvpi_page_create(kvp_pager *p);

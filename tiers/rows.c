@@ -150,7 +150,7 @@ static kvp_status new_page(const append *a, uint32_t group, uint32_t index, uint
     kvp_pager *p = a->p;
     uint32_t frame;
     kvp_status status = kvpi_frame_wait(p, &frame);
-    if (!status && (status = kvpi_page_table_reserve(&p->pages, 1)))
+    if (!status && (status = kvpi_pages_reserve(p, 1)))
         kvpi_frame_give(p, frame);
     if (status)
         return status;

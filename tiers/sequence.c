@@ -166,7 +166,7 @@ kvp_status kvp_seq_reserve(kvp_seq *seq, uint64_t n_tokens)
             n_new += n_pages - seq->lanes[i].n_entries;
     }
     if (!status)
-        status = kvpi_page_table_reserve(&p->pages, (uint32_t)n_new);
+        status = kvpi_pages_reserve(p, (uint32_t)n_new);
     kvpi_unlock(p);
     return status;
 }

@@ -57,7 +57,7 @@ unsigned kvpi_page_policies(const kvpi_page *pg)
 }
 
 /* Put the page into the policies that it belongs to now, take it out of the others (G4). */
-static void sync_policies(kvp_pager *p, uint32_t page)
+static void sync_policies(kvp_pager *p, uint32_t page, bool is_used)
 {
     const unsigned all = KVPI_PAGE_IN_RAM_POLICY | KVPI_PAGE_IN_ZRAM_POLICY;
     kvpi_page *pg = kvpi_page_at(&p->pages, page);
@@ -65,14 +65,16 @@ static void sync_policies(kvp_pager *p, uint32_t page)
     if (wanted == is)
         return;
     kvp_placement_page info = describe(p, page);
-    if (wanted & ~is & KVPI_PAGE_IN_RAM_POLICY)
-        p->ram_policy->ops->insert(p->ram_policy, &info);
-    if (is & ~wanted & KVPI_PAGE_IN_RAM_POLICY)
-        p->ram_policy->ops->remove(p->ram_policy, page);
+    kvp_removal why = pg->pins ? KVP_REMOVED_FOR_USE : KVP_REMOVED_GONE;
     if (wanted & ~is & KVPI_PAGE_IN_ZRAM_POLICY)
         p->zram_policy->ops->insert(p->zram_policy, &info);
     if (is & ~wanted & KVPI_PAGE_IN_ZRAM_POLICY)
-        p->zram_policy->ops->remove(p->zram_policy, page);
+        p->zram_policy->ops->remove(p->zram_policy, page, KVP_REMOVED_GONE);
+    info.is_used = is_used;
+    if (wanted & ~is & KVPI_PAGE_IN_RAM_POLICY)
+        p->ram_policy->ops->insert(p->ram_policy, &info);
+    if (is & ~wanted & KVPI_PAGE_IN_RAM_POLICY)
+        p->ram_policy->ops->remove(p->ram_policy, page, why);
     pg->flags = (uint16_t)((pg->flags & ~all) | wanted);
 }
 
@@ -82,7 +84,7 @@ bool kvpi_leaves_zram_first(kvp_pager *p, uint32_t page, uint32_t *victim)
     assert(!kvpi_page_is(kvpi_page_at(&p->pages, page), KVPI_PAGE_IN_ZRAM_POLICY));
     p->zram_policy->ops->insert(p->zram_policy, &info);
     *victim = p->zram_policy->ops->victim(p->zram_policy, KVP_PAGE_NONE);
-    p->zram_policy->ops->remove(p->zram_policy, page);
+    p->zram_policy->ops->remove(p->zram_policy, page, KVP_REMOVED_RETOLD);
     return *victim == page;
 }
 
@@ -98,7 +100,7 @@ void kvpi_set_hot(kvp_pager *p, uint32_t page, bool is_hot)
                                                                             : NULL};
     for (size_t i = 0; i < 2; i++) {
         if (policies[i]) {
-            policies[i]->ops->remove(policies[i], page);
+            policies[i]->ops->remove(policies[i], page, KVP_REMOVED_RETOLD);
             policies[i]->ops->insert(policies[i], &info);
         }
     }
@@ -110,7 +112,7 @@ void kvpi_cool(kvp_pager *p, uint32_t page)
     if (!kvpi_page_is(kvpi_page_at(&p->pages, page), KVPI_PAGE_IN_RAM_POLICY))
         return; /* not there, or in use */
     info.is_cold = true;
-    p->ram_policy->ops->remove(p->ram_policy, page);
+    p->ram_policy->ops->remove(p->ram_policy, page, KVP_REMOVED_RETOLD);
     p->ram_policy->ops->insert(p->ram_policy, &info);
 }
 
@@ -119,7 +121,7 @@ void kvpi_pin(kvp_pager *p, uint32_t page)
     kvpi_page *pg = kvpi_page_at(&p->pages, page);
     assert(kvpi_page_is(pg, KVPI_PAGE_RESIDENT | KVPI_PAGE_LOADING));
     pg->pins++;
-    sync_policies(p, page);
+    sync_policies(p, page, false);
 }
 
 void kvpi_unpin(kvp_pager *p, uint32_t page)
@@ -127,7 +129,7 @@ void kvpi_unpin(kvp_pager *p, uint32_t page)
     kvpi_page *pg = kvpi_page_at(&p->pages, page);
     assert(pg->pins > 0);
     pg->pins--;
-    sync_policies(p, page);
+    sync_policies(p, page, true);
 }
 
 void kvpi_set_flags(kvp_pager *p, uint32_t page, unsigned set, unsigned clear)
@@ -138,7 +140,7 @@ void kvpi_set_flags(kvp_pager *p, uint32_t page, unsigned set, unsigned clear)
     pg->flags = (uint16_t)((pg->flags & ~clear) | set);
     p->n_writing += kvpi_page_is(pg, KVPI_PAGE_WRITING);
     account(p, pg, +1);
-    sync_policies(p, page);
+    sync_policies(p, page, false);
 }
 
 void kvpi_set_copy(kvp_pager *p, uint32_t page, kvpi_lower lower, kvp_slot slot, bool is_valid)
@@ -152,7 +154,7 @@ void kvpi_set_copy(kvp_pager *p, uint32_t page, kvpi_lower lower, kvp_slot slot,
         pg->disk_slot = (uint32_t)slot;
     pg->flags = (uint16_t)(is_valid ? pg->flags | flag : pg->flags & ~flag);
     account(p, pg, +1);
-    sync_policies(p, page);
+    sync_policies(p, page, false);
 }
 
 static void free_slot(kvp_pager *p, kvpi_lower lower, kvp_slot slot)
@@ -189,6 +191,22 @@ void kvpi_page_invalidate(kvp_pager *p, uint32_t page)
     kvpi_set_copy(p, page, KVPI_DISK, pg->disk_slot, false); /* keeps its place */
     kvpi_set_flags(p, page, 0, KVPI_PAGE_SUMMED);
     pg->serial = p->next_serial++;
+}
+
+kvp_status kvpi_pages_reserve(kvp_pager *p, uint32_t n)
+{
+    kvp_status status = kvpi_page_table_reserve(&p->pages, n);
+    if (!status && p->ram_policy->ops->reserve)
+        status = p->ram_policy->ops->reserve(p->ram_policy, kvpi_page_table_end(&p->pages));
+    if (!status && p->lower[KVPI_ZRAM] && p->zram_policy->ops->reserve)
+        status = p->zram_policy->ops->reserve(p->zram_policy, kvpi_page_table_end(&p->pages));
+    return status;
+}
+
+static void forget(kvp_placement *policy, uint32_t page)
+{
+    if (policy->ops->forget)
+        policy->ops->forget(policy, page);
 }
 
 uint32_t kvpi_page_create(kvp_pager *p)
@@ -241,6 +259,8 @@ void kvpi_page_release(kvp_pager *p, uint32_t page)
     kvpi_drop_copy(p, page, KVPI_ZRAM);
     kvpi_drop_copy(p, page, KVPI_DISK);
     account(p, pg, -1);
+    forget(p->ram_policy, page);
+    forget(p->zram_policy, page);
     kvpi_page_delete(&p->pages, page);
     pthread_cond_broadcast(&p->progress);
 }

@@ -1,9 +1,13 @@
 /* kvpager/placement.h - placement policies: which page leaves a tier first. Lossless.
  *
  * The pager keeps one instance per tier that it reclaims from. A policy decides; it neither counts
- * references nor moves bytes, allocates nothing after open, and is deterministic for a given call
- * sequence, so that traces replay. Pages are 32-bit numbers; the policy's per-page scratch is a
- * kvp_placement_node that the pager keeps for it. Calls are serialised by the pager's lock. */
+ * references nor moves bytes, allocates nothing on the way of a fault, and is deterministic for a
+ * given call sequence, so that traces replay (kvpager replay, with these same functions). Pages are
+ * 32-bit numbers; the policy's scratch for a page that is in is a kvp_placement_node that the pager
+ * keeps for it. Calls are serialised by the pager's lock.
+ *
+ * Every policy keeps to this: cold pages leave before all others, hot ones after the others, and
+ * open ones last of all. */
 #ifndef KVPAGER_PLACEMENT_H
 #define KVPAGER_PLACEMENT_H
 
@@ -11,6 +15,7 @@
 #include "kvpager/status.h"
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #ifdef __cplusplus
@@ -19,7 +24,8 @@ extern "C" {
 
 #define KVP_PAGE_NONE UINT32_MAX
 
-/* The policy's own words about one page in one tier; zero before insert. */
+/* The policy's own words about one page in one tier; zero before a page that has got its copy is
+ * inserted. It is kept until the copy is gone, also while the page is in use. */
 typedef struct kvp_placement_node {
     uint32_t prev, next;
     uint32_t key;
@@ -33,7 +39,16 @@ typedef struct kvp_placement_page {
     bool is_open;        /* the lane's last, mutable page */
     bool is_cold;        /* the caller will not use it soon: it leaves before all others */
     bool is_hot;         /* its layer is being filled: every further chunk reads it again */
+    bool is_used;        /* it comes from being used; false: read ahead in vain, or told anew */
 } kvp_placement_page;
+
+/* Why a page is taken out. */
+typedef enum kvp_removal {
+    KVP_REMOVED_FOR_USE = 0, /* it is being used, and is inserted again when that ends */
+    KVP_REMOVED_GONE,        /* its copy in the tier is gone; the page may come back */
+    KVP_REMOVED_RETOLD,      /* as if it had not been inserted: what is known of it has changed, or
+                                one only wanted to see where it stands */
+} kvp_removal;
 
 typedef struct kvp_placement kvp_placement;
 
@@ -52,25 +67,46 @@ typedef struct kvp_placement_ops {
     /* The page has got a copy in the tier that may be reclaimed: it is new there, or unpinned after
      * use. */
     void (*insert)(kvp_placement *p, const kvp_placement_page *page);
-    /* It is being used (pinned), or its copy is gone. */
-    void (*remove)(kvp_placement *p, uint32_t page);
+    void (*remove)(kvp_placement *p, uint32_t page, kvp_removal why);
     /* Pages in the order in which they should leave: the first for KVP_PAGE_NONE, else the one
      * after `after`; KVP_PAGE_NONE at the end. */
     uint32_t (*victim)(kvp_placement *p, uint32_t after);
+
+    /* What follows may be NULL: the policy remembers nothing of pages that are not in. */
+
+    /* All page numbers will be below n. Errors: KVP_E_NOMEM, and what it had before still holds. */
+    kvp_status (*reserve)(kvp_placement *p, uint32_t n);
+    /* The page is not in and will not come back: its number may be given to another. */
+    void (*forget)(kvp_placement *p, uint32_t page);
+    /* What share of the attention of its lane's queries the page had in its last use: 0 .. 1. It
+     * may be in or not. A policy that has this is told by kvp_attend(). */
+    void (*mass)(kvp_placement *p, uint32_t page, float mass);
 } kvp_placement_ops;
 
 struct kvp_placement {
     const kvp_placement_ops *ops;
 };
 
-/* Keeps a fixed subset, spread evenly over each lane, and streams the rest (the default): decode is
- * a cyclic scan, where LRU has no hits at all as soon as the KV exceeds the budget. */
+/* The default. Pages that come round again too late to be kept are thinned out to a fixed subset,
+ * spread evenly over each lane: decode is a cyclic scan, where LRU has no hits at all as soon as
+ * the KV exceeds the budget. Pages that come round soon enough stay, those overdue leave. */
 KVP_API extern const kvp_placement_ops kvp_placement_sticky;
 /* Least recently used first. */
 KVP_API extern const kvp_placement_ops kvp_placement_lru;
+/* Least frequently used first, with dynamic aging (LFU-DA). */
+KVP_API extern const kvp_placement_ops kvp_placement_lfu;
+/* First in, first out, with a second chance for pages that were used. */
+KVP_API extern const kvp_placement_ops kvp_placement_clock;
+/* S3-FIFO: a small queue filters what is used once, ghosts let pages back into the main queue. */
+KVP_API extern const kvp_placement_ops kvp_placement_s3_fifo;
+/* The page with the least attention mass first. */
+KVP_API extern const kvp_placement_ops kvp_placement_attention_mass;
 
-/* By name: "sticky", "lru"; NULL if there is no such policy. */
+/* By name: "sticky", "lru", "lfu", "clock", "s3-fifo", "attention-mass"; NULL if there is no such
+ * policy. */
 KVP_API const kvp_placement_ops *kvp_placement_find(const char *name);
+/* All of them, in this order: number i, NULL from the last one on. */
+KVP_API const kvp_placement_ops *kvp_placement_at(size_t i);
 
 #ifdef __cplusplus
 }

@@ -56,7 +56,8 @@ static const option_row shared_rows[] = {
      "/var/tmp); an existing file of another kind is refused",
      OPTIONS_BUDGET},
     {"placement", 0, &value_placement, AT(placement), "NAME",
-     "which pages stay in RAM: sticky (a fixed subset, spread evenly) or lru (default sticky)",
+     "which pages stay in RAM: sticky (what comes round in time, of the rest a fixed subset), lru, "
+     "lfu, clock, s3-fifo or attention-mass (default sticky); see also kvpager replay",
      OPTIONS_BUDGET},
 
     {"ctx", 0, &value_positive, AT(n_ctx), "N",

@@ -217,7 +217,8 @@ const value_kind value_keep = {"all, window:N or window:N,sinks:S", parse_keep};
 const value_kind value_beyond = {"rolling, rolling:W, stop, yarn or shift", parse_beyond};
 const value_kind value_dtype = {"f32, f16 or bf16", parse_dtype};
 const value_kind value_weights = {"f32 or bf16", parse_weights};
-const value_kind value_placement = {"sticky or lru", parse_placement};
+const value_kind value_placement = {"sticky, lru, lfu, clock, s3-fifo or attention-mass",
+                                    parse_placement};
 const value_kind value_threads = {"a number from 1 to 1024", parse_threads};
 const value_kind value_page_tokens = {"a number from 1 to 65535", parse_page_tokens};
 const value_kind value_top_k = {"a number (0: all)", parse_top_k};

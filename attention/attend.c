@@ -297,5 +297,7 @@ kvp_status kvp_attend(kvp_seq *seq, uint32_t layer, const kvp_attend_args *args)
         status = kvpi_attend_many(&plan);
     if (!status && args->page_mass)
         kvp_parallel_for(plan.pager, args->n_queries, normalise_mass_of_query, &plan);
+    if (!status && args->page_mass)
+        kvp_seq_note_mass(seq, layer, args->page_mass, args->n_queries, args->n_heads);
     return status;
 }

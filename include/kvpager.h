@@ -39,6 +39,7 @@
 #include "kvpager/pool.h"
 #include "kvpager/status.h"
 #include "kvpager/tier.h"
+#include "kvpager/trace.h"
 #include "kvpager/view.h"
 
 #ifdef __cplusplus
@@ -103,6 +104,9 @@ typedef struct kvp_config {
     const kvp_env *env;   /* NULL: kvp_env_default() */
     void (*log)(void *opaque, kvp_log_level level, const char *message); /* NULL: silence */
     void *log_opaque;
+    /* Told what happens to pages, as kvpager/trace.h says; NULL: nobody is. */
+    void (*trace)(void *opaque, const kvp_trace_event *event);
+    void *trace_opaque;
 } kvp_config;
 
 /* Everything in RAM, no other tier, all CPUs. */

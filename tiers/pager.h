@@ -9,6 +9,7 @@
  *   pin.c       pins for callers                ticket.c    the same, asynchronous
  *   view.c      what callers see of a page      advise.c    hints of the caller
  *   parallel.c  whose threads compute           stats.c     counters
+ *   mass.c      attention mass, to the policies
  *
  * Lock order: kvp_pager.lock, then zram_lock, then locks that backends and workers keep to
  * themselves. It is never held while bytes move or while anybody waits: a fault is a transfer, and

@@ -1,14 +1,14 @@
 /* placement_sticky.c - what comes round too late to be kept is thinned out to a fixed subset.
  *
  * Every page has a last use, kept by page number, and so at its next use an age: the time that it
- * takes to come round. Time is counted in pages that come by (a use soon after the last one is
+ * took to come round. Time is counted in pages that come by (a use soon after the last one is
  * none), so a page whose age is at most the number of pages that are here fits, as LRU would have
  * it. An order of leaving follows:
  *
  *  1. cold pages;
  *  2. overdue ones: unused for a quarter longer than they took to come round the last time. They
- *     belong to a sequence that rests, or a part that is not read any more;
- *  3. late ones, which do not fit: sparse, by rank;
+ *     belong to a sequence that rests, or to a part that is not read any more;
+ *  3. late ones, which do not fit: thinned out, by rank;
  *  4. early ones, which fit, by rank;
  *  5. hot ones, whose layer is being filled: every chunk of a prefill reads them again, by rank;
  *  6. open ones, which are about to be written again, the least recently used first.
@@ -24,11 +24,15 @@
  * Ranks are quantised into buckets. Within one the page inserted last leaves first: that is one
  * that was just streamed through, while those that stay were there before it.
  *
- * Overdue pages are found by a wheel: time is cut into slots, a quarter of the usual age of late
- * pages, and a page is inserted into the list of its rank and of the slot in which it falls due.
- * When a slot is over its pages move to the overdue list, a few with every use.
+ * Overdue pages are found by a wheel of timers that never cascade: a level has eight slots, each
+ * level's are four times as long as those of the one below. A page is inserted into the list of its
+ * rank and of the slot in which it falls due; when a slot is over, its pages move to the overdue
+ * list, a few with every use. Rounding makes them wait up to two thirds longer.
  *
- * Invariant: pages due in the slot that is over are moved before its lists are used again. */
+ * Invariants
+ *  1. Level 0 has early pages, all others late ones.
+ *  2. Nothing is inserted into the slot of a level that was over last, and its pages have been moved
+ *     when another one is. */
 #include "kvpager/placement.h"
 
 #include "alloc/mem.h"
@@ -36,19 +40,21 @@
 
 #include <assert.h>
 
-#define BUCKET_LOG 8u
+#define BUCKET_LOG 7u
 #define N_BUCKETS (1u << BUCKET_LOG)
 #define N_SLOTS 8u
-#define N_AHEAD                                                                                    \
-    (N_SLOTS - 2)        /* slots that a page may be due in: not now, nor in the one just over */
-#define SLOTS_PER_AGE 4u /* slots in the usual age of late pages */
-#define DRAIN 4u         /* pages moved with every use */
+#define MOST_SLOTS (N_SLOTS - 2) /* that a page may be due in, counted from the current one */
+#define N_LEVELS 5u
+#define LEVEL_SHIFT 2u     /* log2 of a slot's length in those of the level below */
+#define SLOTS_PER_ROUND 4u /* of level 0, in the time in which as many pages come by as are here */
+#define MOVED_PER_USE 4u
 
-/* Lists, in the order of leaving. Those of late and early pages are [bucket][slot]. */
+/* Lists, in the order of leaving. Those of late and early pages are [bucket][slot of a level]. */
+#define N_LATE_SLOTS (N_SLOTS * (N_LEVELS - 1))
 #define COLD 0u
 #define OVERDUE 1u
-#define LATE 64u /* so that a word of lists begins with slot 0 */
-#define EARLY (LATE + N_BUCKETS * N_SLOTS)
+#define LATE 64u /* so that words of `filled` begin with slot 0 */
+#define EARLY (LATE + N_BUCKETS * N_LATE_SLOTS)
 #define HOT (EARLY + N_BUCKETS * N_SLOTS)
 #define OPEN (HOT + N_BUCKETS)
 #define N_LISTS (OPEN + 1)
@@ -58,18 +64,19 @@
 #define SQRT_2 0x6a09e667u
 
 #define AGE_UNKNOWN UINT32_MAX
-#define AGE_ONE 65536 /* usual_age has 16 fractional bits */
+#define TIME_MAX 0x7fffffffu
 
 typedef struct placement_sticky {
     kvp_placement placement;
     kvpi_page_lists lists;
     uint32_t group_pages;
     uint32_t n_pages;          /* here, and not in use */
-    uint32_t now;              /* never 0 */
-    kvpi_page_words last_used; /* 0: never */
-    int64_t usual_age;         /* of late pages: a moving average; at least n_pages */
-    uint32_t slot, n_in_slot;  /* the current slot, and the time since it began */
-    uint32_t drain_word;       /* of `filled`: below it nothing is left to be moved */
+    uint32_t now;              /* 31 bits, never 0 */
+    kvpi_page_words last_used; /* 2 * when + was it early; 0: never */
+    uint32_t late_age;         /* of the last late page that came by */
+    uint32_t n_slots;          /* of level 0 that are over */
+    uint32_t n_in_slot;        /* time since the last of them was */
+    uint32_t word;             /* of `filled`: before it nothing is left to be moved */
     uint64_t filled[KVPI_LISTS_WORDS(N_LISTS)];
     kvpi_page_list list[N_LISTS];
 } placement_sticky;
@@ -109,35 +116,68 @@ static void sticky_forget(kvp_placement *placement, uint32_t page)
         p->last_used.words[page] = 0;
 }
 
-/* ---- time ---- */
+/* ---- the wheel ---- */
 
-static uint32_t usual_age(const placement_sticky *p)
+static uint64_t slot_length(const placement_sticky *p, uint32_t level)
 {
-    int64_t age = p->usual_age / AGE_ONE;
-    return age > p->n_pages ? (uint32_t)age : p->n_pages + 1;
+    return (uint64_t)(p->n_pages / SLOTS_PER_ROUND + 1) << (LEVEL_SHIFT * level);
 }
 
-static uint32_t slot_length(const placement_sticky *p)
+/* The current slot of a level. */
+static uint32_t slot_of(const placement_sticky *p, uint32_t level)
 {
-    return usual_age(p) / SLOTS_PER_AGE + 1;
+    return (p->n_slots >> (LEVEL_SHIFT * level)) % N_SLOTS;
 }
 
-static uint32_t slot_that_is_over(const placement_sticky *p)
+/* The one that was over last. */
+static uint32_t slot_over(const placement_sticky *p, uint32_t level)
 {
-    return (p->slot + N_SLOTS - 1) % N_SLOTS;
+    return (slot_of(p, level) + N_SLOTS - 1) % N_SLOTS;
 }
 
-/* Move up to n pages that were due in the slot that is over. */
-static void drain(placement_sticky *p, uint32_t n)
+/* Time since the current slot of a level began. */
+static uint64_t time_in_slot(const placement_sticky *p, uint32_t level)
 {
-    const uint64_t slot_lists = UINT64_C(0x0101010101010101) << slot_that_is_over(p);
-    while (n > 0 && p->drain_word < HOT / 64) {
-        uint64_t bits = p->filled[p->drain_word] & slot_lists;
+    uint64_t n_slots = p->n_slots & ((1u << (LEVEL_SHIFT * level)) - 1);
+    return n_slots * slot_length(p, 0) + p->n_in_slot;
+}
+
+/* Where a page goes that falls due after `wait`: its slot in levels `first` to `last`. */
+static uint32_t due_slot(const placement_sticky *p, uint32_t first, uint32_t last, uint64_t wait)
+{
+    uint32_t level = first;
+    uint64_t n;
+    for (;; level++) {
+        n = (wait + time_in_slot(p, level)) / slot_length(p, level);
+        if (n <= MOST_SLOTS || level == last)
+            break;
+    }
+    n = n < 1 ? 1 : n < MOST_SLOTS ? n : MOST_SLOTS;
+    return (level - first) * N_SLOTS + (slot_of(p, level) + (uint32_t)n) % N_SLOTS;
+}
+
+/* The lists of a word that were due in slots that are over. */
+static uint64_t lists_over(const placement_sticky *p, uint32_t word)
+{
+    const uint32_t early = EARLY / 64;
+    uint64_t bits = 0;
+    if (word >= early)
+        return UINT64_C(0x0101010101010101) << slot_over(p, 0);
+    for (uint32_t level = 1; level < N_LEVELS; level++)
+        bits |= UINT64_C(1) << ((level - 1) * N_SLOTS + slot_over(p, level));
+    return bits | bits << N_LATE_SLOTS;
+}
+
+/* Move up to n of their pages. */
+static void move_overdue(placement_sticky *p, uint32_t n)
+{
+    while (n > 0 && p->word < HOT / 64) {
+        uint64_t bits = p->filled[p->word] & lists_over(p, p->word);
         if (!bits) {
-            p->drain_word++;
+            p->word++;
             continue;
         }
-        uint32_t page = p->list[p->drain_word * 64 + (uint32_t)__builtin_ctzll(bits)].head;
+        uint32_t page = p->list[p->word * 64 + (uint32_t)__builtin_ctzll(bits)].head;
         kvpi_lists_take(&p->lists, page);
         kvpi_lists_push_back(&p->lists, OVERDUE, page);
         n--;
@@ -146,39 +186,30 @@ static void drain(placement_sticky *p, uint32_t n)
 
 static void tick(placement_sticky *p)
 {
-    p->now += p->now + 1 ? 1 : 2;
-    if (++p->n_in_slot < slot_length(p))
+    p->now = p->now < TIME_MAX ? p->now + 1 : 1;
+    if (++p->n_in_slot < slot_length(p, 0))
         return;
-    drain(p, UINT32_MAX); /* nothing is left of it, unless pages have become far fewer */
+    move_overdue(p, UINT32_MAX); /* nothing is left, unless pages have become far fewer */
     p->n_in_slot = 0;
-    p->slot = (p->slot + 1) % N_SLOTS;
-    p->drain_word = LATE / 64;
+    p->n_slots++;
+    p->word = LATE / 64;
 }
 
-/* A page came round at this age: what is usual moves a little, by one in n_pages for a late page;
- * early ones say only that there may be no late ones any more. */
-static void learn(placement_sticky *p, uint32_t age)
-{
-    int64_t n = p->n_pages + 1, at = p->usual_age > n * AGE_ONE ? p->usual_age : n * AGE_ONE;
-    int64_t seen = age <= p->n_pages ? n * AGE_ONE : (int64_t)age * AGE_ONE;
-    int64_t most = 4 * at; /* one sequence that had rested long says little about others */
-    seen = seen < most ? seen : most;
-    p->usual_age = at + (seen - at) / (age <= p->n_pages ? 8 * n : n);
-}
-
-/* The page has been used: how long ago was the last time? */
+/* The page has been used: how long ago was the last time? A page that was early the last time is so
+ * once more. */
 static uint32_t touch(placement_sticky *p, uint32_t page)
 {
     uint32_t last = page < p->last_used.n ? p->last_used.words[page] : 0;
-    uint32_t age = last ? p->now - last : AGE_UNKNOWN;
+    uint32_t age = last ? (p->now - last / 2) & TIME_MAX : AGE_UNKNOWN;
+    bool is_early = age <= p->n_pages;
     if (age >= p->n_pages / 8)
         tick(p);
-    if (age != AGE_UNKNOWN)
-        learn(p, age);
+    if (age != AGE_UNKNOWN && !is_early)
+        p->late_age = age;
     if (page < p->last_used.n)
-        p->last_used.words[page] = p->now;
-    drain(p, DRAIN);
-    return age;
+        p->last_used.words[page] = 2 * p->now + is_early;
+    move_overdue(p, MOVED_PER_USE);
+    return last % 2 && !is_early ? p->n_pages : age;
 }
 
 /* ---- order ---- */
@@ -190,23 +221,21 @@ static uint32_t bucket_of(const placement_sticky *p, const kvp_placement_page *p
     return N_BUCKETS - 1 - (rank >> (32 - BUCKET_LOG));
 }
 
-/* The slot in which a page of this age falls due. */
-static uint32_t due_slot(const placement_sticky *p, uint32_t age)
-{
-    uint64_t wait = age == AGE_UNKNOWN ? usual_age(p) : age;
-    uint64_t n = (wait + wait / 4) / slot_length(p);
-    return (p->slot + (uint32_t)(n < 1 ? 1 : n < N_AHEAD ? n : N_AHEAD)) % N_SLOTS;
-}
-
+/* A page of unknown age counts as late, and waits as long as others do. */
 static uint32_t list_for(const placement_sticky *p, const kvp_placement_page *page, uint32_t age)
 {
     if (page->is_cold)
         return COLD;
     if (page->is_open)
         return OPEN;
+    uint32_t bucket = bucket_of(p, page);
     if (page->is_hot)
-        return HOT + bucket_of(p, page);
-    return (age <= p->n_pages ? EARLY : LATE) + bucket_of(p, page) * N_SLOTS + due_slot(p, age);
+        return HOT + bucket;
+    if (age <= p->n_pages)
+        return EARLY + bucket * N_SLOTS + due_slot(p, 0, 0, age + age / 4);
+    uint64_t wait = age != AGE_UNKNOWN ? age : p->late_age;
+    wait = wait > p->n_pages ? wait : p->n_pages;
+    return LATE + bucket * N_LATE_SLOTS + due_slot(p, 1, N_LEVELS - 1, wait + wait / 4);
 }
 
 static void sticky_insert(kvp_placement *placement, const kvp_placement_page *page)

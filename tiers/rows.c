@@ -6,6 +6,7 @@
 #include "tiers/checksum.h"
 #include "tiers/convert.h"
 #include "tiers/pager.h"
+#include "tiers/trace.h"
 
 #include <assert.h>
 #include <string.h>
@@ -160,6 +161,11 @@ static kvp_status new_page(const append *a, uint32_t group, uint32_t index, uint
     pg->lane = a->l->lane_base + group;
     pg->frame = frame;
     pg->pins = 1;
+    kvpi_trace(p, &(kvp_trace_event){.kind = KVP_TRACE_PAGE_NEW,
+                                     .page = *page,
+                                     .seq = a->seq->id,
+                                     .lane = pg->lane,
+                                     .lane_index = index});
     kvpi_set_flags(p, *page, KVPI_PAGE_RESIDENT, 0);
     return KVP_OK;
 }

@@ -1,6 +1,7 @@
 /* sequence.c - sequences: create, fork, destroy, truncate, evict, and what they look like. */
 #include "alloc/mem.h"
 #include "tiers/pager.h"
+#include "tiers/trace.h"
 
 #include <string.h>
 
@@ -24,6 +25,7 @@ kvp_status kvp_seq_create(kvp_pager *pager, kvp_seq **out)
         return status;
     kvpi_lock(pager);
     enlist(pager, seq);
+    kvpi_trace(pager, &(kvp_trace_event){.kind = KVP_TRACE_SEQ_CREATED, .seq = seq->id});
     kvpi_unlock(pager);
     *out = seq;
     return KVP_OK;
@@ -67,6 +69,8 @@ kvp_status kvp_seq_fork(const kvp_seq *parent, kvp_seq **out)
         for (uint32_t e = 0; e < child->lanes[i].n_entries; e++)
             kvpi_page_share(p, child->lanes[i].entries[e].page);
     enlist(p, child);
+    kvpi_trace(p, &(kvp_trace_event){
+                      .kind = KVP_TRACE_SEQ_FORKED, .seq = child->id, .parent = parent->id});
     kvpi_unlock(p);
     *out = child;
     return KVP_OK;
@@ -88,6 +92,7 @@ void kvp_seq_destroy(kvp_seq *seq)
         p->seqs = seq->next;
     if (seq->next)
         seq->next->prev = seq->prev;
+    kvpi_trace(p, &(kvp_trace_event){.kind = KVP_TRACE_SEQ_ENDED, .seq = seq->id});
     kvpi_unlock(p);
     kvpi_seq_delete(seq, &p->geometry, &p->table_mem);
 }

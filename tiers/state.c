@@ -1,6 +1,7 @@
 /* state.c - changes of a page's state, each of which keeps the ledger and the policies in step. */
 #include "tiers/checksum.h"
 #include "tiers/pager.h"
+#include "tiers/trace.h"
 
 #include <assert.h>
 #include <stdio.h>
@@ -94,6 +95,7 @@ void kvpi_set_hot(kvp_pager *p, uint32_t page, bool is_hot)
     if (kvpi_page_is(pg, KVPI_PAGE_HOT) == is_hot)
         return;
     pg->flags ^= KVPI_PAGE_HOT;
+    kvpi_trace_page(p, is_hot ? KVP_TRACE_PAGE_HOT : KVP_TRACE_PAGE_COOL, page);
     kvp_placement_page info = describe(p, page);
     kvp_placement *policies[] = {kvpi_page_is(pg, KVPI_PAGE_IN_RAM_POLICY) ? p->ram_policy : NULL,
                                  kvpi_page_is(pg, KVPI_PAGE_IN_ZRAM_POLICY) ? p->zram_policy
@@ -109,6 +111,7 @@ void kvpi_set_hot(kvp_pager *p, uint32_t page, bool is_hot)
 void kvpi_cool(kvp_pager *p, uint32_t page)
 {
     kvp_placement_page info = describe(p, page);
+    kvpi_trace_page(p, KVP_TRACE_PAGE_COLD, page);
     if (!kvpi_page_is(kvpi_page_at(&p->pages, page), KVPI_PAGE_IN_RAM_POLICY))
         return; /* not there, or in use */
     info.is_cold = true;
@@ -120,7 +123,8 @@ void kvpi_pin(kvp_pager *p, uint32_t page)
 {
     kvpi_page *pg = kvpi_page_at(&p->pages, page);
     assert(kvpi_page_is(pg, KVPI_PAGE_RESIDENT | KVPI_PAGE_LOADING));
-    pg->pins++;
+    if (pg->pins++ == 0)
+        kvpi_trace_page(p, KVP_TRACE_PAGE_USED, page);
     sync_policies(p, page, false);
 }
 
@@ -135,6 +139,10 @@ void kvpi_unpin(kvp_pager *p, uint32_t page)
 void kvpi_set_flags(kvp_pager *p, uint32_t page, unsigned set, unsigned clear)
 {
     kvpi_page *pg = kvpi_page_at(&p->pages, page);
+    if (set & ~pg->flags & KVPI_PAGE_SEALED)
+        kvpi_trace_page(p, KVP_TRACE_PAGE_SEALED, page);
+    if (clear & pg->flags & KVPI_PAGE_SEALED)
+        kvpi_trace_page(p, KVP_TRACE_PAGE_OPENED, page);
     account(p, pg, -1);
     p->n_writing -= kvpi_page_is(pg, KVPI_PAGE_WRITING);
     pg->flags = (uint16_t)((pg->flags & ~clear) | set);
@@ -251,6 +259,7 @@ void kvpi_page_release(kvp_pager *p, uint32_t page)
             return; /* UNTESTED: the disk engine is broken; what it may still write to is not reused
                      */
     assert(pg->pins == 0);
+    kvpi_trace_page(p, KVP_TRACE_PAGE_FREED, page);
     uint32_t frame = pg->frame;
     kvpi_set_flags(p, page, 0, KVPI_PAGE_RESIDENT);
     if (frame != KVPI_FRAME_NONE)

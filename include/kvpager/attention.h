@@ -30,7 +30,8 @@ typedef struct kvp_attend_args {
     const float *q_sinks;
     /* Optional: [n_queries][n_heads][n_pages] attention mass of each page, n_pages as given by
      * kvp_seq_page_count(); a row sums to 1 (a page that was not visited has 0), or is all zeros
-     * for a query that sees no key. */
+     * for a query that sees no key. The placement policy is told, if it wants to be
+     * (kvp_pager_wants_mass()). */
     float *page_mass;
 } kvp_attend_args;
 

@@ -23,6 +23,8 @@ extern "C" {
 #endif
 
 #define KVP_PAGE_NONE UINT32_MAX
+/* Of neighbours in a lane, so many bytes together are worth reading at once. */
+#define KVP_GROUP_BYTES (512u << 10)
 
 /* The policy's own words about one page in one tier; zero before a page that has got its copy is
  * inserted. It is kept until the copy is gone, also while the page is in use. */
@@ -57,7 +59,9 @@ typedef struct kvp_placement_config {
     /* Scratch of page number `page`. */
     kvp_placement_node *(*node)(void *opaque, uint32_t page);
     void *opaque;
-    uint32_t group_pages; /* neighbours of a lane that are kept or dropped together */
+    /* Neighbours of a lane that are better kept or dropped together: as many pages as make
+     * KVP_GROUP_BYTES, at least one. */
+    uint32_t group_pages;
 } kvp_placement_config;
 
 typedef struct kvp_placement_ops {

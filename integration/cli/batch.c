@@ -351,6 +351,5 @@ int generate_batch(const options *o, const generate_options *own)
     free(b.results);
     free(b.is_done);
     batch_input_fini(&b.input);
-    session_close(&b.session);
-    return code;
+    return session_close(&b.session, code);
 }

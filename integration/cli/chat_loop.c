@@ -346,6 +346,5 @@ int generate_chat(const options *o, const generate_options *own)
     text_run_fini(&c.run);
     context_fini(&c.context);
     chat_turns_fini(&c.input);
-    session_close(&c.session);
-    return code;
+    return session_close(&c.session, code);
 }

@@ -112,8 +112,7 @@ static int run(int argc, char **argv)
     }
     run_result_fini(&k.cached);
     run_result_fini(&k.recomputed);
-    session_close(&k.session);
-    return code;
+    return session_close(&k.session, code);
 }
 
 const command cmd_compare = {

@@ -168,8 +168,7 @@ static int generate_text(const options *o, const generate_options *own)
     run_result_fini(&g.result);
     watch_fini(&g.watch);
     context_fini(&g.context);
-    session_close(&g.session);
-    return code;
+    return session_close(&g.session, code);
 }
 
 /* ---- the command line ---- */

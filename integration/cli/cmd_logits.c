@@ -208,8 +208,7 @@ static int run(int argc, char **argv)
         code = compute_and_report(&l);
     }
     context_fini(&l.context);
-    session_close(&l.session);
-    return code;
+    return session_close(&l.session, code);
 }
 
 static const option_row rows[] = {

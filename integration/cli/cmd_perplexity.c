@@ -151,8 +151,7 @@ static int run(int argc, char **argv)
         code = status || interrupted() ? report_failure(status) : EXIT_DONE;
     }
     context_fini(&p.context);
-    session_close(&p.session);
-    return code;
+    return session_close(&p.session, code);
 }
 
 #define AT(member) offsetof(perplexity_options, member)

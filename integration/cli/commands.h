@@ -10,5 +10,6 @@ extern const command cmd_perplexity;
 extern const command cmd_tokenize;
 extern const command cmd_compare;
 extern const command cmd_plan;
+extern const command cmd_replay;
 
 #endif

@@ -59,6 +59,10 @@ static const option_row shared_rows[] = {
      "which pages stay in RAM: sticky (what comes round in time, of the rest a fixed subset), lru, "
      "lfu, clock, s3-fifo or attention-mass (default sticky); see also kvpager replay",
      OPTIONS_BUDGET},
+    {"trace", 0, &value_text, AT(trace), "FILE",
+     "write down there in which order pages are used, for kvpager replay; an existing file is "
+     "replaced",
+     OPTIONS_BUDGET},
 
     {"ctx", 0, &value_positive, AT(n_ctx), "N",
      "context: positions that the model uses, up to as many as it was trained for (default), or "
@@ -378,6 +382,12 @@ bool options_parse(const command *cmd, int argc, char **argv, options *shared, v
         if (!set_value(row, optarg, shared, own))
             return false;
     }
+    if (cmd->operand && optind == argc) {
+        usage_error("no %s; see kvpager %s --help", cmd->operand->metavar, cmd->name);
+        return false;
+    }
+    if (cmd->operand && !set_value(cmd->operand, argv[optind++], shared, own))
+        return false;
     if (optind < argc) {
         usage_error("unexpected argument '%s'; see kvpager %s --help", argv[optind], cmd->name);
         return false;

@@ -50,6 +50,7 @@ typedef struct options {
     const char *swap;
     const kvp_placement_ops *placement; /* NULL: the library's default */
     uint32_t page_tokens;               /* 0: the library's default */
+    const char *trace;                  /* NULL: none is written */
     /* how far the context reaches, what is kept of it, and what happens beyond */
     uint64_t n_ctx; /* 0: the model's */
     keep_option keep;
@@ -114,6 +115,7 @@ typedef struct command {
     bool checks_input;    /* itself, with options_check_input() where there must be one */
     const option_row *own;
     size_t n_own;
+    const option_row *operand; /* the argument without a dash, which must be there; NULL: none */
     /* Names of the shared options that its help shows, ended by NULL: those that have an effect.
      * NULL: all. */
     const char *const *shown;

@@ -44,6 +44,8 @@ kvp_config session_pager_config(const session *s, bool all_in_ram)
     cfg.pool = model_pool(s->model);
     cfg.fingerprint = s->info->fingerprint;
     cfg.log = log_message;
+    if (s->trace && !all_in_ram)
+        trace_writer_configure(s->trace, &cfg);
     return cfg;
 }
 
@@ -203,7 +205,13 @@ int session_open_pager_for(session *s, uint64_t pages_per_lane, uint64_t n_seqs)
 {
     interrupt_defer(); /* from here on there may be a file to remove */
     const budget_need need = {pages_per_lane, n_seqs};
-    kvp_status status = budget_open(s, &need, &s->pager);
+    kvp_status status = KVP_OK;
+    if (s->options->trace)
+        status = trace_writer_open(s->options->trace, &s->trace);
+    if (!status)
+        status = budget_open(s, &need, &s->pager);
+    if (!status && s->trace)
+        status = trace_writer_begin(s->trace, s->pager);
     return status ? report_failure(status) : EXIT_DONE;
 }
 
@@ -213,12 +221,16 @@ int session_open_pager(session *s, const window_feed *feed)
     return session_open_pager_for(s, pages, 1);
 }
 
-void session_close(session *s)
+int session_close(session *s, int code)
 {
     kvp_pager_close(s->pager);
+    kvp_status status = trace_writer_close(s->trace);
+    if (status && !code)
+        code = report_failure(status);
     model_close(s->model);
     chat_close(s->chat);
     tokenizer_close(s->tokenizer);
     free(s->tokens);
     *s = (session){0};
+    return code;
 }

@@ -6,6 +6,7 @@
 #include "integration/models/model.h"
 #include "integration/cli/options.h"
 #include "integration/text/chat.h"
+#include "integration/replay/trace_writer.h"
 #include "integration/text/tokenizer.h"
 #include "integration/cli/window.h"
 
@@ -19,7 +20,8 @@ typedef struct session {
     const model_info *info;
     uint32_t page_tokens; /* per page, as the library chooses or the options say */
     window_rule rule;
-    kvp_pager *pager; /* as the budget options say */
+    kvp_pager *pager;    /* as the budget options say */
+    trace_writer *trace; /* NULL: none is written */
 } session;
 
 enum session_needs {
@@ -39,7 +41,9 @@ int session_open_model(session *s);
 int session_open_pager(session *s, const window_feed *feed);
 /* The same for one whose n_seqs sequences hold up to so many pages of every lane together. */
 int session_open_pager_for(session *s, uint64_t pages_per_lane, uint64_t n_seqs);
-void session_close(session *s);
+/* Close all that is open; returns `code`, or if that is EXIT_DONE and the trace could not be
+ * written, EXIT_FAILED. */
+int session_close(session *s, int code);
 
 /* Does this token end the text, or in a conversation the answer? Not with --ignore-eos. */
 bool session_is_end(const session *s, int32_t id);

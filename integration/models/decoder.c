@@ -21,6 +21,7 @@
 
 #include "integration/least.h"
 #include "integration/models/elementwise.h"
+#include "integration/models/masses.h"
 #include "integration/models/matmul.h"
 #include "integration/models/rows.h"
 #include "integration/models/workspace.h"
@@ -33,6 +34,7 @@ struct decoder {
     kvp_pool *pool;
     uint32_t n_layers; /* of weights: fewer than the config's, if hollow */
     workspace work;
+    masses masses;
 };
 
 /* One call of forward. */
@@ -219,6 +221,10 @@ static kvp_status attend(const pass *p, const chunk *c, uint32_t layer)
         const span *s = &c->spans[k];
         const model_forward_args *from = &s->item->args;
         size_t row = s->row + s->skip, n = s->n - s->skip;
+        float *page_mass = NULL;
+        if (s->n == 1) /* of a prompt's tokens nobody wants to know */
+            status =
+                masses_reserve(&p->m->masses, s->item->seq, layer, config->n_heads, &page_mass);
         const kvp_attend_args args = {.q = w->qkv + row * width,
                                       .out = out,
                                       .n_queries = n,
@@ -227,8 +233,9 @@ static kvp_status attend(const pass *p, const chunk *c, uint32_t layer)
                                       .q_stride = width,
                                       .window = from->window,
                                       .sinks = from->sinks,
-                                      .q_sinks = from->shift ? w->q_sinks + row * width : NULL};
-        if (n)
+                                      .q_sinks = from->shift ? w->q_sinks + row * width : NULL,
+                                      .page_mass = page_mass};
+        if (n && !status)
             status = kvp_attend(s->item->seq, layer, &args);
         out += n * q_width;
     }
@@ -405,6 +412,7 @@ void decoder_close(decoder *m)
     matmul_close(m->mm);
     rope_fini(&m->rope);
     decoder_weights_fini(&m->weights);
+    masses_fini(&m->masses);
     workspace_fini(&m->work);
     free(m);
 }

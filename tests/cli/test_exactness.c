@@ -10,6 +10,8 @@
 
 #include "support.h"
 
+#include "kvpager/placement.h"
+
 #define COUNT(array) (sizeof(array) / sizeof *(array))
 #define N_PROMPT 1010      /* and past the context of 1,024 */
 #define N_SHORT_PROMPT 500 /* enough to fill all tiers: scalar kernels are slow */
@@ -109,6 +111,24 @@ static void test_results_are_the_same_bits_wherever_pages_lie(void **state)
     assert_true(n_checked >= COUNT(dtypes));
 }
 
+static void test_every_placement_gives_the_same_bits(void **state)
+{
+    (void)state;
+    outcome resident = generate("f16", "", "");
+    for (size_t i = 0; kvp_placement_at(i); i++) {
+        char budget[96];
+        snprintf(budget, sizeof budget, "--ram 1M --zram 1M --placement %s",
+                 kvp_placement_at(i)->name);
+        outcome paged = generate("f16", "", budget);
+        assert_string_equal(text_member(resident.json, "logits_xxh3"),
+                            text_member(paged.json, "logits_xxh3"));
+        assert_string_equal(text_member(paged.json, "stats.placement"), kvp_placement_at(i)->name);
+        assert_true(int_member(paged.json, "stats.demotions") > 0);
+        outcome_free(&paged);
+    }
+    outcome_free(&resident);
+}
+
 /* The library promises it of attention; with the matrix products' threads fixed, of everything. */
 static void test_same_command_gives_the_same_bits_again(void **state)
 {
@@ -136,6 +156,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_results_are_the_same_bits_wherever_pages_lie),
+        cmocka_unit_test(test_every_placement_gives_the_same_bits),
         cmocka_unit_test(test_same_command_gives_the_same_bits_again),
     };
     return cmocka_run_group_tests(tests, init, support_fini) != 0;

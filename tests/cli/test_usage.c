@@ -52,14 +52,16 @@ static void test_help_of_each_command_lists_its_options_with_defaults(void **sta
     (void)state;
     CHECK_OUTPUT("generate --help", "-m, --model PATH", "-p, --prompt", "-f, --file", "--ids",
                  "-n, ", "--ignore-eos", "--temp", "--top-k", "--top-p", "--seed", "--ram",
-                 "--zram", "--disk", "--swap", "--placement", "--page-tokens", "--keep", "--beyond",
-                 "--kv-dtype", "--weights", "--threads", "--no-cache", "--map", "--json",
-                 "default f16", "default f32", "default 0", "default sticky", "default 64",
-                 "window:N[,sinks:S]", "rolling[:W]", "stdin", "--chat", "--system TEXT",
-                 "--batch FILE", "--parallel N", "default 8", "--in-order");
+                 "--zram", "--disk", "--swap", "--placement", "--trace FILE", "--page-tokens",
+                 "--keep", "--beyond", "--kv-dtype", "--weights", "--threads", "--no-cache",
+                 "--map", "--json", "default f16", "default f32", "default 0", "default sticky",
+                 "default 64", "window:N[,sinks:S]", "rolling[:W]", "stdin", "--chat",
+                 "--system TEXT", "--batch FILE", "--parallel N", "default 8", "--in-order");
     CHECK_OUTPUT("logits --help", "-o, --output OUT.npy", "--ram", "--beyond");
     CHECK_OUTPUT("perplexity --help", "--window W", "--stride S", "--keep", "nll_sum");
     CHECK_OUTPUT("tokenize --help", "--decode", "--model");
+    CHECK_OUTPUT("replay --help", "usage: kvpager replay FILE", "--policy LIST", "--frames LIST",
+                 "--ram SIZE", "--format NAME", "mooncake", "optimum");
     outcome o = run_expecting(0, "", "tokenize --help");
     assert_null(strstr(o.out, "--ram"));
     assert_null(strstr(o.out, "--weights"));

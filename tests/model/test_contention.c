@@ -241,7 +241,7 @@ static void test_on_disk(void **state)
     for (uint32_t i = 0; i < 4; i++) {
         kvp_config cfg = config(n_frames[i]);
         cfg.disk_engine = i % 2 ? "threads" : NULL;
-        cfg.placement = i % 2 ? &kvp_placement_lru : &kvp_placement_sticky;
+        cfg.placement = kvp_placement_at(i);
         run_tenants(cfg, i, false);
     }
 }

@@ -258,7 +258,7 @@ static void test_random_operations_with_disk_only_keep_every_byte(void **state)
         kvp_config cfg = base_config();
         cfg.disk_bytes = KVP_UNLIMITED;
         cfg.disk_engine = seed % 2 ? "threads" : NULL;
-        cfg.placement = seed % 2 ? &kvp_placement_sticky : &kvp_placement_lru;
+        cfg.placement = kvp_placement_at(seed % 6);
         cfg.ram_bytes = seed < 3 ? 80000 : 300000;
         kvp_stats s;
         uint32_t refused;
@@ -276,7 +276,7 @@ static void test_random_operations_with_zram_and_disk_keep_every_byte(void **sta
         kvp_config cfg = base_config();
         cfg.disk_bytes = KVP_UNLIMITED;
         cfg.zram_bytes = seed % 2 ? 100000 : 400000;
-        cfg.placement = seed % 2 ? &kvp_placement_sticky : &kvp_placement_lru;
+        cfg.placement = kvp_placement_at(seed % 6);
         cfg.ram_bytes = 120000;
         kvp_stats s;
         uint32_t refused;

@@ -70,6 +70,26 @@ void kvp_seq_destroy(kvp_seq *seq)
     free(seq);
 }
 
+/* Nobody is told of masses, so nobody asks whose pager it is, or how many pages there are. */
+
+kvp_pager *kvp_seq_pager(const kvp_seq *seq)
+{
+    (void)seq;
+    return NULL;
+}
+
+bool kvp_pager_wants_mass(const kvp_pager *pager)
+{
+    (void)pager;
+    return false;
+}
+
+uint32_t kvp_seq_page_count(const kvp_seq *seq, uint32_t layer)
+{
+    (void)seq, (void)layer;
+    return 0;
+}
+
 uint64_t kvp_seq_length(const kvp_seq *seq)
 {
     size_t length = seq->layers[0].n_tokens;

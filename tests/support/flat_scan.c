@@ -162,6 +162,12 @@ uint32_t kvp_seq_page_count(const kvp_seq *seq, uint32_t layer)
     return n;
 }
 
+void kvp_seq_note_mass(kvp_seq *seq, uint32_t layer, const float *page_mass, size_t n_queries,
+                       uint32_t n_heads)
+{
+    (void)seq, (void)layer, (void)page_mass, (void)n_queries, (void)n_heads;
+}
+
 kvp_status kvp_seq_layer_info(const kvp_seq *seq, uint32_t layer, kvp_layer_info *info)
 {
     if (layer != 0)

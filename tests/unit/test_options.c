@@ -167,7 +167,7 @@ static void test_every_option_reaches_its_value(void **state)
     assert_int_equal(o.sampler.top_k, 7);
     assert_true(parse(&cmd_generate,
                       "-m m --ids i --seed 18446744073709551615 --ram 1M --zram 2M --disk 3M "
-                      "--swap s --placement lru",
+                      "--swap s --placement lru --trace t",
                       &o, own, &code));
     assert_string_equal(o.ids_file, "i");
     assert_true(o.sampler.seed == UINT64_MAX);
@@ -176,6 +176,7 @@ static void test_every_option_reaches_its_value(void **state)
     assert_int_equal(o.disk.bytes, 3 << 20);
     assert_string_equal(o.swap, "s");
     assert_ptr_equal(o.placement, &kvp_placement_lru);
+    assert_string_equal(o.trace, "t");
     assert_true(
         parse(&cmd_generate,
               "-m m -p t --page-tokens 16 --keep window:8 --beyond stop --ctx 99 --kv-dtype bf16 "

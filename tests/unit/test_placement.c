@@ -1,5 +1,5 @@
-/* test_placement.c - what is particular to each placement policy; what all have in common is in
- * tests/contract/test_placement.c. */
+/* test_placement.c - what sticky and LRU keep; the others are in test_placement_kinds.c, and what all
+ * have in common in tests/contract/test_placement.c. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -9,7 +9,6 @@
 
 #include "placement_model.h"
 
-#include <math.h>
 #include <string.h>
 
 static void insert(placement_model *m, uint32_t page, uint32_t lane, uint32_t lane_index,
@@ -226,6 +225,49 @@ static void test_sticky_hot_pages_leave_after_others_in_the_same_order(void **st
     model_close(m);
 }
 
+/* Use pages [first, first + n) of a lane; how many were not there. */
+static uint32_t scan_part(placement_model *m, uint32_t lane, uint32_t first, uint32_t n)
+{
+    uint32_t before = m->n_faults;
+    for (uint32_t i = first; i < first + n; i++)
+        model_use(m, &(kvp_placement_page){.page = i, .lane = lane, .lane_index = i - first});
+    return m->n_faults - before;
+}
+
+/* Two conversations that do not fit together, one after the other: what the first one leaves behind
+ * does not keep its share. And so when neither fits alone. */
+static void test_sticky_lets_a_sequence_that_rests_go(void **state)
+{
+    (void)state;
+    for (uint32_t n = 80; n <= 160; n += 80) {
+        placement_model *m = model_open(&kvp_placement_sticky, 100, 4);
+        uint32_t n_missing = n > 100 ? n - 100 + 3 : 0; /* and the one that comes in */
+        for (uint32_t turn = 0; turn < 6; turn++)
+            for (uint32_t round = 0; round < 12; round++) {
+                uint32_t n_faults = scan_part(m, turn % 2, turn % 2 * 1000, n);
+                assert_true(round < 6 || n_faults <= n_missing);
+            }
+        model_close(m);
+    }
+}
+
+/* Pages that come round in time stay, in the middle of a scan over many that do not. */
+static void test_sticky_keeps_what_comes_round_in_time(void **state)
+{
+    (void)state;
+    placement_model *m = model_open(&kvp_placement_sticky, 100, 4);
+    uint32_t n_late = 0;
+    for (uint32_t round = 0; round < 10; round++)
+        for (uint32_t part = 0; part < 10; part++) {
+            uint32_t n_faults = scan_part(m, 0, 1000 + 40 * part, 40);
+            n_late += round > 4 ? 40 - n_faults : 0;
+            n_faults = scan_part(m, 1, 0, 20);
+            assert_true(round == 0 || n_faults == 0);
+        }
+    assert_true(n_late >= 5 * 70); /* of the 400 others, 100 - 20 - the one that comes in fit */
+    model_close(m);
+}
+
 /* ---- lru ---- */
 
 static void test_lru_orders_by_last_use(void **state)
@@ -247,155 +289,6 @@ static void test_lru_orders_by_last_use(void **state)
     model_close(m);
 }
 
-/* ---- the others: what is particular to each ---- */
-
-/* Use a page again that is in. */
-static void use(placement_model *m, uint32_t page)
-{
-    model_remove(m, page, KVP_REMOVED_FOR_USE);
-    model_insert(m, &(kvp_placement_page){.page = page, .is_used = true});
-}
-
-static void insert_new(placement_model *m, uint32_t page)
-{
-    model_insert(m, &(kvp_placement_page){.page = page, .is_used = true});
-}
-
-/* The first victims are these, and then others or none. */
-static void expect_order(placement_model *m, const uint32_t *pages, size_t n)
-{
-    uint32_t page = KVP_PAGE_NONE;
-    for (size_t i = 0; i < n; i++) {
-        page = model_victim(m, page);
-        assert_int_equal(page, pages[i]);
-    }
-}
-#define EXPECT_ORDER(m, ...)                                                                       \
-    expect_order(m, (const uint32_t[]){__VA_ARGS__}, sizeof(uint32_t[]){__VA_ARGS__} / 4)
-
-static void test_lfu_counts_uses_and_forgets_them_slowly(void **state)
-{
-    (void)state;
-    placement_model *m = model_open(&kvp_placement_lfu, MODEL_MAX_PAGES, 1);
-    for (uint32_t i = 0; i < 4; i++)
-        insert_new(m, i);
-    for (int i = 0; i < 2; i++)
-        use(m, 1);
-    use(m, 0);
-    use(m, 3);
-    EXPECT_ORDER(m, 2, 0, 3, 1, KVP_PAGE_NONE); /* twice each: the one used last stays */
-    for (int i = 0; i < 200; i++)
-        use(m, i % 2 ? 0U : 2U);
-    EXPECT_ORDER(m, 3, 1); /* three uses long ago count less than one would now */
-    insert_new(m, 4);
-    EXPECT_ORDER(m, 3, 1, 4);
-    model_close(m);
-}
-
-static void test_clock_gives_a_second_chance(void **state)
-{
-    (void)state;
-    placement_model *m = model_open(&kvp_placement_clock, MODEL_MAX_PAGES, 1);
-    for (uint32_t i = 0; i < 5; i++)
-        insert_new(m, i);
-    use(m, 0);
-    use(m, 3);
-    use(m, 1);
-    EXPECT_ORDER(m, 2, 4, 0, 1, 3, KVP_PAGE_NONE); /* the hand passed 0 and 1: they are behind 4 */
-    model_remove(m, 2, KVP_REMOVED_GONE);
-    EXPECT_ORDER(m, 4, 0, 1, 3, KVP_PAGE_NONE); /* and now 3: none is marked any more */
-    use(m, 0);
-    use(m, 4);
-    EXPECT_ORDER(m, 1, 3, 4, 0, KVP_PAGE_NONE);
-    model_close(m);
-}
-
-/* A page in use keeps its place, and is passed over. */
-static void test_clock_passes_over_pages_in_use(void **state)
-{
-    (void)state;
-    placement_model *m = model_open(&kvp_placement_clock, MODEL_MAX_PAGES, 1);
-    for (uint32_t i = 0; i < 3; i++)
-        insert_new(m, i);
-    model_remove(m, 1, KVP_REMOVED_FOR_USE);
-    EXPECT_ORDER(m, 0, 2, KVP_PAGE_NONE);
-    model_insert(m, &(kvp_placement_page){.page = 1}); /* read ahead in vain: no use */
-    EXPECT_ORDER(m, 0, 1, 2, KVP_PAGE_NONE);
-    for (uint32_t i = 0; i < 3; i++)
-        model_remove(m, i, KVP_REMOVED_FOR_USE);
-    EXPECT_ORDER(m, KVP_PAGE_NONE);
-    model_close(m);
-}
-
-static void test_s3_fifo_filters_pages_that_are_used_once(void **state)
-{
-    (void)state;
-    placement_model *m = model_open(&kvp_placement_s3_fifo, 20, 1);
-    for (int round = 0; round < 3; round++) /* ten pages that are wanted, in the main queue soon */
-        for (uint32_t i = 0; i < 10; i++)
-            model_use(m, &(kvp_placement_page){.page = i});
-    for (uint32_t i = 100; i < 1000; i++) /* and a long scan */
-        model_use(m, &(kvp_placement_page){.page = i});
-    for (uint32_t i = 0; i < 10; i++)
-        assert_true(m->is_resident[i]);
-    model_close(m);
-}
-
-static void test_s3_fifo_lets_ghosts_back_into_the_main_queue(void **state)
-{
-    (void)state;
-    placement_model *m = model_open(&kvp_placement_s3_fifo, 10, 1);
-    for (uint32_t i = 0; i < 12; i++)
-        model_use(m, &(kvp_placement_page){.page = i});
-    assert_false(m->is_resident[0] || m->is_resident[1]);
-    model_use(m, &(kvp_placement_page){.page = 0}); /* a ghost */
-    m->ops->forget(m->policy, 1);                   /* freed: its number is another page's now */
-    model_use(m, &(kvp_placement_page){.page = 1});
-    for (uint32_t i = 100; i < 120; i++)
-        model_use(m, &(kvp_placement_page){.page = i});
-    assert_true(m->is_resident[0]);
-    assert_false(m->is_resident[1]);
-    model_close(m);
-}
-
-static void test_the_least_attention_mass_leaves_first(void **state)
-{
-    (void)state;
-    placement_model *m = model_open(&kvp_placement_attention_mass, MODEL_MAX_PAGES, 1);
-    const float masses[] = {0.5f, 0.01f, 0, 0.001f, NAN};
-    for (uint32_t i = 0; i < 6; i++) { /* told before or after the page is in; 5 not at all */
-        if (i % 2 == 0 && i < 5)
-            m->ops->mass(m->policy, i, masses[i]);
-        insert_new(m, i);
-        if (i % 2)
-            m->ops->mass(m->policy, i, i < 5 ? masses[i] : 1);
-    }
-    insert_new(m, 6);
-    EXPECT_ORDER(m, 4, 2, 3, 1, 0, 6, 5, KVP_PAGE_NONE);
-    for (int i = 0; i < 40; i++)
-        m->ops->mass(m->policy, 3, 0.9f); /* the average follows */
-    EXPECT_ORDER(m, 4, 2, 1, 0, 3);
-    m->ops->forget(m->policy, 1);
-    use(m, 1); /* not measured: counts as heavy */
-    EXPECT_ORDER(m, 4, 2, 0, 3);
-    model_close(m);
-}
-
-static void test_attention_mass_fades_while_a_page_is_not_used(void **state)
-{
-    (void)state;
-    placement_model *m = model_open(&kvp_placement_attention_mass, MODEL_MAX_PAGES, 1);
-    for (uint32_t i = 0; i < 3; i++) {
-        insert_new(m, i);
-        m->ops->mass(m->policy, i, i == 0 ? 0.5f : 0.1f);
-    }
-    EXPECT_ORDER(m, 2, 1, 0);
-    for (int i = 0; i < 200; i++)
-        use(m, i % 2 ? 1U : 2U);
-    EXPECT_ORDER(m, 0);
-    model_close(m);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -407,14 +300,9 @@ int main(void)
         cmocka_unit_test(test_sticky_hot_pages_leave_after_others_in_the_same_order),
         cmocka_unit_test(test_sticky_open_pages_leave_last_and_oldest_first),
         cmocka_unit_test(test_sticky_streamed_page_leaves_before_a_resident_one),
+        cmocka_unit_test(test_sticky_lets_a_sequence_that_rests_go),
+        cmocka_unit_test(test_sticky_keeps_what_comes_round_in_time),
         cmocka_unit_test(test_lru_orders_by_last_use),
-        cmocka_unit_test(test_lfu_counts_uses_and_forgets_them_slowly),
-        cmocka_unit_test(test_clock_gives_a_second_chance),
-        cmocka_unit_test(test_clock_passes_over_pages_in_use),
-        cmocka_unit_test(test_s3_fifo_filters_pages_that_are_used_once),
-        cmocka_unit_test(test_s3_fifo_lets_ghosts_back_into_the_main_queue),
-        cmocka_unit_test(test_the_least_attention_mass_leaves_first),
-        cmocka_unit_test(test_attention_mass_fades_while_a_page_is_not_used),
     };
     return cmocka_run_group_tests(tests, NULL, NULL) != 0;
 }

@@ -21,8 +21,9 @@
  *    resident groups overlaps with reading the others;
  *  - the choice is nested: as a sequence grows the threshold sinks, groups are only ever dropped,
  *    and none is fetched back to keep the spread.
- * Ranks are quantised into buckets. Within one the page inserted last leaves first: that is one
- * that was just streamed through, while those that stay were there before it.
+ * Ranks are quantised into buckets. Within one the page that falls due last leaves first, and of
+ * those the one inserted last: that is one that was just streamed through, while those that stay
+ * were there before it.
  *
  * Overdue pages are found by a wheel of timers that never cascade: a level has eight slots, each
  * level's are four times as long as those of the one below. A page is inserted into the list of its
@@ -258,9 +259,64 @@ static void sticky_remove(kvp_placement *placement, uint32_t page, kvp_removal w
     p->n_pages--;
 }
 
+/* ---- who leaves ---- */
+
+/* The lists of a bucket: `base` is the first. */
+typedef struct bucket {
+    uint32_t base, first_level, n_levels;
+} bucket;
+
+static bucket bucket_with(uint32_t list)
+{
+    if (list < EARLY)
+        return (bucket){list - (list - LATE) % N_LATE_SLOTS, 1, N_LEVELS - 1};
+    return (bucket){list - (list - EARLY) % N_SLOTS, 0, 1};
+}
+
+/* Where a list stands in its bucket: the further, the later its pages fall due. */
+static uint32_t standing(const placement_sticky *p, const bucket *b, uint32_t list)
+{
+    uint32_t level = (list - b->base) / N_SLOTS;
+    return level * N_SLOTS + (list - b->base - slot_of(p, b->first_level + level)) % N_SLOTS;
+}
+
+/* The page that falls due last, of the lists that stand before `end`. */
+static uint32_t last_due(const placement_sticky *p, const bucket *b, uint32_t end)
+{
+    while (end-- > 0) {
+        uint32_t level = end / N_SLOTS;
+        uint32_t slot = (slot_of(p, b->first_level + level) + end) % N_SLOTS;
+        uint32_t page = p->list[b->base + level * N_SLOTS + slot].head;
+        if (page != KVP_PAGE_NONE)
+            return page;
+    }
+    return KVP_PAGE_NONE;
+}
+
+/* The first page of list `from` or a later one; of late and early pages, a bucket at a time. */
+static uint32_t first_from(const placement_sticky *p, uint32_t from)
+{
+    uint32_t page = kvpi_lists_first(&p->lists, from);
+    uint32_t list = page != KVP_PAGE_NONE ? kvpi_list_of(&p->lists, page) : OPEN;
+    if (list < LATE || list >= HOT)
+        return page;
+    bucket b = bucket_with(list);
+    return last_due(p, &b, b.n_levels * N_SLOTS);
+}
+
 static uint32_t sticky_victim(kvp_placement *placement, uint32_t after)
 {
-    return kvpi_lists_walk(&((placement_sticky *)placement)->lists, after);
+    const placement_sticky *p = (placement_sticky *)placement;
+    if (after == KVP_PAGE_NONE)
+        return first_from(p, COLD);
+    uint32_t next = kvpi_node(&p->lists, after)->next, list = kvpi_list_of(&p->lists, after);
+    if (next != KVP_PAGE_NONE)
+        return next;
+    if (list < LATE || list >= HOT)
+        return first_from(p, list + 1);
+    bucket b = bucket_with(list);
+    next = last_due(p, &b, standing(p, &b, list));
+    return next != KVP_PAGE_NONE ? next : first_from(p, b.base + b.n_levels * N_SLOTS);
 }
 
 const kvp_placement_ops kvp_placement_sticky = {

@@ -1,7 +1,7 @@
 /* placement_aging.c - pages ordered by a value that halves with time. */
 #include "tiers/placement_aging.h"
 
-enum { COLD = 0, RING = 1, HOT = RING + KVPI_AGING_STEPS, N_LISTS = HOT + 2 };
+enum { COLD = 0, RING = 1, OPEN = RING + KVPI_AGING_STEPS, N_LISTS = OPEN + 2 };
 
 #define HALF_LIFE 8u /* uses per page */
 
@@ -30,7 +30,7 @@ static void turn(kvpi_aging *a)
 
 void kvpi_aging_tick(kvpi_aging *a)
 {
-    if (++a->n_uses <= a->n_pages * (HALF_LIFE / KVPI_AGING_OCTAVE))
+    if (++a->n_uses <= a->lists.n_pages * (HALF_LIFE / KVPI_AGING_OCTAVE))
         return;
     a->n_uses = 0;
     turn(a);
@@ -41,8 +41,7 @@ bool kvpi_aging_push_special(kvpi_aging *a, const kvp_placement_page *page)
     uint32_t list = kvpi_lists_special(&a->lists, page);
     if (list == KVPI_LIST_NONE)
         return false;
-    kvpi_lists_push_back(&a->lists, list, page->page);
-    a->n_pages++;
+    kvpi_lists_push_special(&a->lists, list, page->page);
     return true;
 }
 
@@ -53,13 +52,12 @@ void kvpi_aging_push(kvpi_aging *a, uint32_t page, uint32_t step, bool leaves_fi
         kvpi_lists_push_front(&a->lists, list, page);
     else
         kvpi_lists_push_back(&a->lists, list, page);
-    a->n_pages++;
 }
 
 bool kvpi_aging_step(const kvpi_aging *a, uint32_t page, uint32_t *step)
 {
     uint32_t list = kvpi_list_of(&a->lists, page);
-    if (list < RING || list >= HOT)
+    if (list < RING || list >= OPEN)
         return false;
     *step = (list - RING - a->turns) % KVPI_AGING_STEPS;
     return true;
@@ -68,10 +66,9 @@ bool kvpi_aging_step(const kvpi_aging *a, uint32_t page, uint32_t *step)
 void kvpi_aging_take(kvpi_aging *a, uint32_t page)
 {
     kvpi_lists_take(&a->lists, page);
-    a->n_pages--;
 }
 
-/* The first page at a step from `step` on; then those that are hot, and open. */
+/* The first page at a step from `step` on; then those that are open, and hot. */
 static uint32_t first_from(const kvpi_aging *a, uint32_t step)
 {
     for (; step < KVPI_AGING_STEPS; step++) {
@@ -79,7 +76,7 @@ static uint32_t first_from(const kvpi_aging *a, uint32_t step)
         if (page != KVP_PAGE_NONE)
             return page;
     }
-    return kvpi_lists_first(&a->lists, HOT);
+    return kvpi_lists_first(&a->lists, OPEN);
 }
 
 uint32_t kvpi_aging_walk(const kvpi_aging *a, uint32_t after)

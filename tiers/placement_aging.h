@@ -15,11 +15,11 @@
 #define KVPI_AGING_OCTAVE 4u  /* steps */
 
 typedef struct kvpi_aging {
-    kvpi_page_lists lists; /* cold, the ring, hot, open */
+    kvpi_page_lists lists; /* cold, the ring, open, hot */
     kvpi_page_list list[KVPI_AGING_STEPS + 3];
     uint64_t filled[KVPI_LISTS_WORDS(KVPI_AGING_STEPS + 3)];
-    uint32_t n_pages, n_uses; /* here now; since the scale rose */
-    uint32_t turns;           /* steps that the scale has risen */
+    uint32_t n_uses; /* since the scale rose */
+    uint32_t turns;  /* steps that it has risen */
 } kvpi_aging;
 
 void kvpi_aging_init(kvpi_aging *a, const kvp_placement_config *cfg);

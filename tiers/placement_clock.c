@@ -7,7 +7,7 @@
 #include "alloc/mem.h"
 #include "tiers/placement_lists.h"
 
-enum { COLD, RING, HOT, OPEN, N_LISTS };
+enum { COLD, RING, OPEN, HOT, N_LISTS };
 
 /* In node.key, of pages on the ring. */
 #define MARKED (1u << 16) /* used since the hand last passed, or since it came */
@@ -53,7 +53,10 @@ static void clock_insert(kvp_placement *placement, const kvp_placement_page *pag
     }
     if (has_place)
         kvpi_lists_take(&p->lists, page->page);
-    kvpi_lists_push_back(&p->lists, special == KVPI_LIST_NONE ? RING : special, page->page);
+    if (special == KVPI_LIST_NONE)
+        kvpi_lists_push_back(&p->lists, RING, page->page);
+    else
+        kvpi_lists_push_special(&p->lists, special, page->page);
 }
 
 static void clock_remove(kvp_placement *placement, uint32_t page, kvp_removal why)
@@ -100,7 +103,7 @@ static uint32_t clock_victim(kvp_placement *placement, uint32_t after)
         if (next != KVP_PAGE_NONE)
             return next;
         if (list != COLD || !p->n_idle)
-            return kvpi_lists_first(&p->lists, list < HOT ? HOT : list + 1);
+            return kvpi_lists_first(&p->lists, list < OPEN ? OPEN : list + 1);
         turn(p);
         return p->list[RING].head;
     }
@@ -108,7 +111,7 @@ static uint32_t clock_victim(kvp_placement *placement, uint32_t after)
     next = find(p, kvpi_node(&p->lists, after)->next, is_marked);
     if (next == KVP_PAGE_NONE && !is_marked)
         next = find(p, p->list[RING].head, true);
-    return next != KVP_PAGE_NONE ? next : kvpi_lists_first(&p->lists, HOT);
+    return next != KVP_PAGE_NONE ? next : kvpi_lists_first(&p->lists, OPEN);
 }
 
 const kvp_placement_ops kvp_placement_clock = {

@@ -19,9 +19,9 @@ uint32_t kvpi_lists_special(const kvpi_page_lists *l, const kvp_placement_page *
 {
     if (page->is_cold)
         return 0;
-    if (page->is_open)
+    if (page->is_hot)
         return l->n - 1;
-    return page->is_hot ? l->n - 2 : KVPI_LIST_NONE;
+    return page->is_open ? l->n - 2 : KVPI_LIST_NONE;
 }
 
 /* Link the page in between two neighbours; KVP_PAGE_NONE is the end of the list. */
@@ -36,6 +36,8 @@ static void link_page(kvpi_page_lists *l, uint32_t i, uint32_t prev, uint32_t pa
     *(prev == KVP_PAGE_NONE ? &list->head : &kvpi_node(l, prev)->next) = page;
     *(next == KVP_PAGE_NONE ? &list->tail : &kvpi_node(l, next)->prev) = page;
     l->filled[i / 64] |= UINT64_C(1) << (i % 64);
+    l->n_pages++;
+    l->n_open += i == l->n - 2;
 }
 
 void kvpi_lists_push_front(kvpi_page_lists *l, uint32_t list, uint32_t page)
@@ -60,6 +62,20 @@ void kvpi_lists_take(kvpi_page_lists *l, uint32_t page)
     if (list->head == KVP_PAGE_NONE)
         l->filled[i / 64] &= ~(UINT64_C(1) << (i % 64));
     *node = (kvp_placement_node){0};
+    l->n_pages--;
+    l->n_open -= i == l->n - 2;
+}
+
+void kvpi_lists_push_special(kvpi_page_lists *l, uint32_t special, uint32_t page)
+{
+    kvpi_lists_push_back(l, special, page);
+    if (l->n_open <= l->n_pages / 2 + 1)
+        return;
+    uint32_t oldest = l->lists[l->n - 2].head;
+    uint32_t key = kvpi_node(l, oldest)->key & ~KVPI_KEY_LIST;
+    kvpi_lists_take(l, oldest);
+    kvpi_lists_push_back(l, 0, oldest);
+    kvpi_node(l, oldest)->key |= key;
 }
 
 uint32_t kvpi_lists_first(const kvpi_page_lists *l, uint32_t from)

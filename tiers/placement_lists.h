@@ -19,10 +19,11 @@ typedef struct kvpi_page_list {
 } kvpi_page_list;
 
 /* List 0 leaves first. Where kvpi_lists_special() is used, it has cold pages, the last list but one
- * has hot ones, the last open ones. */
+ * has open ones, the last hot ones. */
 typedef struct kvpi_page_lists {
     kvp_placement_config cfg;
-    uint32_t n; /* lists */
+    uint32_t n_pages, n_open; /* in lists; in the last but one */
+    uint32_t n;               /* lists */
     kvpi_page_list *lists;
     uint64_t *filled;
 } kvpi_page_lists;
@@ -47,6 +48,9 @@ static inline uint32_t kvpi_list_of(const kvpi_page_lists *l, uint32_t page)
 
 /* Where every policy would put the page; KVPI_LIST_NONE: this one decides. */
 uint32_t kvpi_lists_special(const kvpi_page_lists *l, const kvp_placement_page *page);
+/* Put it there; if then there are too many open pages, the one used longest ago goes to the cold
+ * ones. The high half of its key stays. */
+void kvpi_lists_push_special(kvpi_page_lists *l, uint32_t special, uint32_t page);
 
 void kvpi_lists_push_front(kvpi_page_lists *l, uint32_t list, uint32_t page);
 void kvpi_lists_push_back(kvpi_page_lists *l, uint32_t list, uint32_t page);

@@ -6,7 +6,7 @@
 #include "alloc/mem.h"
 #include "tiers/placement_lists.h"
 
-enum { COLD, USED, HOT, OPEN, N_LISTS };
+enum { COLD, USED, OPEN, HOT, N_LISTS };
 
 typedef struct placement_lru {
     kvp_placement placement;
@@ -37,7 +37,10 @@ static void lru_insert(kvp_placement *placement, const kvp_placement_page *page)
 {
     placement_lru *p = (placement_lru *)placement;
     uint32_t special = kvpi_lists_special(&p->lists, page);
-    kvpi_lists_push_back(&p->lists, special == KVPI_LIST_NONE ? USED : special, page->page);
+    if (special == KVPI_LIST_NONE)
+        kvpi_lists_push_back(&p->lists, USED, page->page);
+    else
+        kvpi_lists_push_special(&p->lists, special, page->page);
 }
 
 static void lru_remove(kvp_placement *placement, uint32_t page, kvp_removal why)

@@ -11,7 +11,7 @@
 #include "alloc/mem.h"
 #include "tiers/placement_lists.h"
 
-enum { COLD, SMALL, MAIN, HOT, OPEN, N_LISTS };
+enum { COLD, SMALL, MAIN, OPEN, HOT, N_LISTS };
 
 /* In node.key, of pages in the two queues. */
 #define USES_SHIFT 16u
@@ -68,7 +68,9 @@ static void push(placement_s3_fifo *p, uint32_t list, uint32_t page)
 
 static void take(placement_s3_fifo *p, uint32_t page)
 {
-    p->n[kvpi_list_of(&p->lists, page)]--;
+    uint32_t list = kvpi_list_of(&p->lists, page);
+    if (is_queue(list))
+        p->n[list]--;
     kvpi_lists_take(&p->lists, page);
 }
 
@@ -101,9 +103,10 @@ static void s3_insert(kvp_placement *placement, const kvp_placement_page *page)
     if (has_place)
         take(p, page->page);
     if (special == KVPI_LIST_NONE)
-        special = is_ghost(p, page->page) ? MAIN : SMALL;
+        push(p, is_ghost(p, page->page) ? MAIN : SMALL, page->page);
+    else
+        kvpi_lists_push_special(&p->lists, special, page->page);
     s3_forget(placement, page->page);
-    push(p, special, page->page);
 }
 
 static void s3_remove(kvp_placement *placement, uint32_t page, kvp_removal why)
@@ -146,7 +149,7 @@ static uint32_t first_victim(placement_s3_fifo *p)
     for (;;) {
         uint32_t queue = first_queue(p), page = find_idle(p, p->list[queue].head);
         if (page == KVP_PAGE_NONE)
-            return kvpi_lists_first(&p->lists, HOT);
+            return kvpi_lists_first(&p->lists, OPEN);
         uint32_t n_uses = kvpi_node(&p->lists, page)->key >> USES_SHIFT & MAX_USES;
         if (n_uses <= (queue == SMALL ? 1 : 0))
             return page;
@@ -171,7 +174,7 @@ static uint32_t s3_victim(kvp_placement *placement, uint32_t after)
     uint32_t next = find_idle(p, kvpi_node(&p->lists, after)->next);
     if (next == KVP_PAGE_NONE && list == first_queue(p))
         next = find_idle(p, p->list[SMALL + MAIN - list].head);
-    return next != KVP_PAGE_NONE ? next : kvpi_lists_first(&p->lists, HOT);
+    return next != KVP_PAGE_NONE ? next : kvpi_lists_first(&p->lists, OPEN);
 }
 
 const kvp_placement_ops kvp_placement_s3_fifo = {

@@ -6,12 +6,13 @@
  * it. An order of leaving follows:
  *
  *  1. cold pages;
- *  2. overdue ones: unused for a quarter longer than they took to come round the last time. They
- *     belong to a sequence that rests, or to a part that is not read any more;
+ *  2. overdue ones: unused for a quarter longer than they took to come round the last time (open
+ *     ones: for two rounds). They belong to a sequence that rests, or to a part that is not read
+ *     any more;
  *  3. late ones, which do not fit: thinned out, by rank;
- *  4. early ones, which fit, by rank;
- *  5. hot ones, whose layer is being filled: every chunk of a prefill reads them again, by rank;
- *  6. open ones, which are about to be written again, the least recently used first.
+ *  4. open ones, which would have to be written down each time, the first to fall due first;
+ *  5. early ones, which fit, by rank;
+ *  6. hot ones, whose layer is being filled: every chunk of a prefill reads them again, by rank.
  *
  * Rank. Decode reads all pages in a cycle: all are late, none is overdue. Any subset that stays
  * gives hits of budget / size, as many as there can be, where LRU has none. A group of neighbours
@@ -31,7 +32,7 @@
  * list, a few with every use. Rounding makes them wait up to two thirds longer.
  *
  * Invariants
- *  1. Level 0 has early pages, all others late ones.
+ *  1. Level 0 has early pages, all others late and open ones.
  *  2. Nothing is inserted into the slot of a level that was over last, and its pages have been moved
  *     when another one is. */
 #include "kvpager/placement.h"
@@ -50,19 +51,25 @@
 #define SLOTS_PER_ROUND 4u /* of level 0, in the time in which as many pages come by as are here */
 #define MOVED_PER_USE 4u
 
-/* Lists, in the order of leaving. Those of late and early pages are [bucket][slot of a level]. */
+/* Lists, in the order of leaving. Those of late and early pages are [bucket][slot of a level], those
+ * of open ones [slot of a level]. */
 #define N_LATE_SLOTS (N_SLOTS * (N_LEVELS - 1))
 #define COLD 0u
 #define OVERDUE 1u
 #define LATE 64u /* so that words of `filled` begin with slot 0 */
-#define EARLY (LATE + N_BUCKETS * N_LATE_SLOTS)
+#define OPEN (LATE + N_BUCKETS * N_LATE_SLOTS)
+#define EARLY (OPEN + 64u)
 #define HOT (EARLY + N_BUCKETS * N_SLOTS)
-#define OPEN (HOT + N_BUCKETS)
-#define N_LISTS (OPEN + 1)
+#define N_LISTS (HOT + N_BUCKETS)
 
 /* Fractions of 2^32: multiplying by them takes the fractional part for free. */
 #define GOLDEN_RATIO 0x9e3779b9u
 #define SQRT_2 0x6a09e667u
+
+static inline bool is_open_list(uint32_t list)
+{
+    return list >= OPEN && list < EARLY;
+}
 
 #define AGE_UNKNOWN UINT32_MAX
 #define TIME_MAX 0x7fffffffu
@@ -71,10 +78,9 @@ typedef struct placement_sticky {
     kvp_placement placement;
     kvpi_page_lists lists;
     uint32_t group_pages;
-    uint32_t n_pages;          /* here, and not in use */
     uint32_t now;              /* 31 bits, never 0 */
     kvpi_page_words last_used; /* 2 * when + was it early; 0: never */
-    uint32_t late_age;         /* of the last late page that came by */
+    uint32_t late_age;         /* of the last sealed page that came by late twice in a row */
     uint32_t n_slots;          /* of level 0 that are over */
     uint32_t n_in_slot;        /* time since the last of them was */
     uint32_t word;             /* of `filled`: before it nothing is left to be moved */
@@ -121,7 +127,7 @@ static void sticky_forget(kvp_placement *placement, uint32_t page)
 
 static uint64_t slot_length(const placement_sticky *p, uint32_t level)
 {
-    return (uint64_t)(p->n_pages / SLOTS_PER_ROUND + 1) << (LEVEL_SHIFT * level);
+    return (uint64_t)(p->lists.n_pages / SLOTS_PER_ROUND + 1) << (LEVEL_SHIFT * level);
 }
 
 /* The current slot of a level. */
@@ -160,9 +166,8 @@ static uint32_t due_slot(const placement_sticky *p, uint32_t first, uint32_t las
 /* The lists of a word that were due in slots that are over. */
 static uint64_t lists_over(const placement_sticky *p, uint32_t word)
 {
-    const uint32_t early = EARLY / 64;
     uint64_t bits = 0;
-    if (word >= early)
+    if (word >= EARLY / 64)
         return UINT64_C(0x0101010101010101) << slot_over(p, 0);
     for (uint32_t level = 1; level < N_LEVELS; level++)
         bits |= UINT64_C(1) << ((level - 1) * N_SLOTS + slot_over(p, level));
@@ -198,19 +203,19 @@ static void tick(placement_sticky *p)
 
 /* The page has been used: how long ago was the last time? A page that was early the last time is so
  * once more. */
-static uint32_t touch(placement_sticky *p, uint32_t page)
+static uint32_t touch(placement_sticky *p, uint32_t page, bool is_open)
 {
     uint32_t last = page < p->last_used.n ? p->last_used.words[page] : 0;
     uint32_t age = last ? (p->now - last / 2) & TIME_MAX : AGE_UNKNOWN;
-    bool is_early = age <= p->n_pages;
-    if (age >= p->n_pages / 8)
+    bool is_early = age <= p->lists.n_pages;
+    if (age >= p->lists.n_pages / 8)
         tick(p);
-    if (age != AGE_UNKNOWN && !is_early)
+    if (age != AGE_UNKNOWN && !is_early && last % 2 == 0 && !is_open)
         p->late_age = age;
     if (page < p->last_used.n)
         p->last_used.words[page] = 2 * p->now + is_early;
     move_overdue(p, MOVED_PER_USE);
-    return last % 2 && !is_early ? p->n_pages : age;
+    return last % 2 && !is_early ? p->lists.n_pages : age;
 }
 
 /* ---- order ---- */
@@ -227,39 +232,17 @@ static uint32_t list_for(const placement_sticky *p, const kvp_placement_page *pa
 {
     if (page->is_cold)
         return COLD;
-    if (page->is_open)
-        return OPEN;
+    uint64_t usual = p->late_age > p->lists.n_pages ? p->late_age : p->lists.n_pages;
     uint32_t bucket = bucket_of(p, page);
     if (page->is_hot)
         return HOT + bucket;
-    if (age <= p->n_pages)
+    if (page->is_open)
+        return OPEN + due_slot(p, 1, N_LEVELS - 1, 2 * usual);
+    if (age <= p->lists.n_pages)
         return EARLY + bucket * N_SLOTS + due_slot(p, 0, 0, age + age / 4);
-    uint64_t wait = age != AGE_UNKNOWN ? age : p->late_age;
-    wait = wait > p->n_pages ? wait : p->n_pages;
+    uint64_t wait = age != AGE_UNKNOWN ? age : usual;
     return LATE + bucket * N_LATE_SLOTS + due_slot(p, 1, N_LEVELS - 1, wait + wait / 4);
 }
-
-static void sticky_insert(kvp_placement *placement, const kvp_placement_page *page)
-{
-    placement_sticky *p = (placement_sticky *)placement;
-    uint32_t age = page->is_used ? touch(p, page->page) : AGE_UNKNOWN;
-    uint32_t list = list_for(p, page, age);
-    if (list == OPEN || list == COLD)
-        kvpi_lists_push_back(&p->lists, list, page->page);
-    else
-        kvpi_lists_push_front(&p->lists, list, page->page);
-    p->n_pages++;
-}
-
-static void sticky_remove(kvp_placement *placement, uint32_t page, kvp_removal why)
-{
-    placement_sticky *p = (placement_sticky *)placement;
-    (void)why;
-    kvpi_lists_take(&p->lists, page);
-    p->n_pages--;
-}
-
-/* ---- who leaves ---- */
 
 /* The lists of a bucket: `base` is the first. */
 typedef struct bucket {
@@ -268,9 +251,9 @@ typedef struct bucket {
 
 static bucket bucket_with(uint32_t list)
 {
-    if (list < EARLY)
-        return (bucket){list - (list - LATE) % N_LATE_SLOTS, 1, N_LEVELS - 1};
-    return (bucket){list - (list - EARLY) % N_SLOTS, 0, 1};
+    if (list >= EARLY)
+        return (bucket){list - (list - EARLY) % N_SLOTS, 0, 1};
+    return (bucket){list - (list - LATE) % N_LATE_SLOTS, 1, N_LEVELS - 1};
 }
 
 /* Where a list stands in its bucket: the further, the later its pages fall due. */
@@ -280,13 +263,50 @@ static uint32_t standing(const placement_sticky *p, const bucket *b, uint32_t li
     return level * N_SLOTS + (list - b->base - slot_of(p, b->first_level + level)) % N_SLOTS;
 }
 
+/* The list that stands there. */
+static uint32_t list_at(const placement_sticky *p, const bucket *b, uint32_t at)
+{
+    uint32_t level = at / N_SLOTS;
+    return b->base + level * N_SLOTS + (slot_of(p, b->first_level + level) + at) % N_SLOTS;
+}
+
+/* The open page that falls due first, of the lists that stand at `at` or after it. */
+static uint32_t first_due(const placement_sticky *p, uint32_t at)
+{
+    const bucket b = bucket_with(OPEN);
+    for (; at < N_LATE_SLOTS; at++) {
+        uint32_t page = p->list[list_at(p, &b, at)].head;
+        if (page != KVP_PAGE_NONE)
+            return page;
+    }
+    return KVP_PAGE_NONE;
+}
+
+static void sticky_insert(kvp_placement *placement, const kvp_placement_page *page)
+{
+    placement_sticky *p = (placement_sticky *)placement;
+    uint32_t age = page->is_used ? touch(p, page->page, page->is_open) : AGE_UNKNOWN;
+    uint32_t list = list_for(p, page, age);
+    if (is_open_list(list) || list == COLD)
+        kvpi_lists_push_back(&p->lists, list, page->page);
+    else
+        kvpi_lists_push_front(&p->lists, list, page->page);
+}
+
+static void sticky_remove(kvp_placement *placement, uint32_t page, kvp_removal why)
+{
+    placement_sticky *p = (placement_sticky *)placement;
+    (void)why;
+    kvpi_lists_take(&p->lists, page);
+}
+
+/* ---- who leaves ---- */
+
 /* The page that falls due last, of the lists that stand before `end`. */
 static uint32_t last_due(const placement_sticky *p, const bucket *b, uint32_t end)
 {
     while (end-- > 0) {
-        uint32_t level = end / N_SLOTS;
-        uint32_t slot = (slot_of(p, b->first_level + level) + end) % N_SLOTS;
-        uint32_t page = p->list[b->base + level * N_SLOTS + slot].head;
+        uint32_t page = p->list[list_at(p, b, end)].head;
         if (page != KVP_PAGE_NONE)
             return page;
     }
@@ -297,9 +317,11 @@ static uint32_t last_due(const placement_sticky *p, const bucket *b, uint32_t en
 static uint32_t first_from(const placement_sticky *p, uint32_t from)
 {
     uint32_t page = kvpi_lists_first(&p->lists, from);
-    uint32_t list = page != KVP_PAGE_NONE ? kvpi_list_of(&p->lists, page) : OPEN;
+    uint32_t list = page != KVP_PAGE_NONE ? kvpi_list_of(&p->lists, page) : COLD;
     if (list < LATE || list >= HOT)
         return page;
+    if (is_open_list(list))
+        return first_due(p, 0);
     bucket b = bucket_with(list);
     return last_due(p, &b, b.n_levels * N_SLOTS);
 }
@@ -315,6 +337,10 @@ static uint32_t sticky_victim(kvp_placement *placement, uint32_t after)
     if (list < LATE || list >= HOT)
         return first_from(p, list + 1);
     bucket b = bucket_with(list);
+    if (is_open_list(list)) {
+        next = first_due(p, standing(p, &b, list) + 1);
+        return next != KVP_PAGE_NONE ? next : first_from(p, EARLY);
+    }
     next = last_due(p, &b, standing(p, &b, list));
     return next != KVP_PAGE_NONE ? next : first_from(p, b.base + b.n_levels * N_SLOTS);
 }

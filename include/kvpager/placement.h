@@ -6,8 +6,9 @@
  * 32-bit numbers; the policy's scratch for a page that is in is a kvp_placement_node that the pager
  * keeps for it. Calls are serialised by the pager's lock.
  *
- * Every policy keeps to this: cold pages leave before all others, hot ones after the others, and
- * open ones last of all. */
+ * Every policy keeps to this: cold pages leave before all others; after the others, if nothing
+ * better is known of those, open ones, the least recently used first; and last of all hot ones. But
+ * open pages of sequences that rest must not take all that there is. */
 #ifndef KVPAGER_PLACEMENT_H
 #define KVPAGER_PLACEMENT_H
 

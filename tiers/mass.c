@@ -21,11 +21,8 @@ static float mean_mass(const float *page_mass, size_t n_pages, size_t i, size_t 
 static void note_page(kvp_pager *p, uint32_t page, float mass)
 {
     kvpi_trace(p, &(kvp_trace_event){.kind = KVP_TRACE_PAGE_MASS, .page = page, .mass = mass});
-    if (!p->ram_policy->ops->mass)
-        return;
-    p->ram_policy->ops->mass(p->ram_policy, page, mass);
-    if (p->lower[KVPI_ZRAM])
-        p->zram_policy->ops->mass(p->zram_policy, page, mass);
+    if (p->ram_policy->ops->mass)
+        kvpi_set_mass(p, page, mass);
 }
 
 void kvp_seq_note_mass(kvp_seq *seq, uint32_t layer, const float *page_mass, size_t n_queries,

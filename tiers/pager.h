@@ -204,6 +204,8 @@ void kvpi_page_invalidate(kvp_pager *p, uint32_t page);
 /* If it is resident, it leaves before all others until it is used again. */
 void kvpi_cool(kvp_pager *p, uint32_t page);
 void kvpi_set_hot(kvp_pager *p, uint32_t page, bool is_hot);
+/* To policies that want to know it. */
+void kvpi_set_mass(kvp_pager *p, uint32_t page, float mass);
 /* The policies that the page belongs to: KVPI_PAGE_IN_..._POLICY (G4). */
 unsigned kvpi_page_policies(const kvpi_page *page);
 static inline uint64_t kvpi_page_first_position(const kvp_pager *p, const kvpi_page *page)

@@ -54,15 +54,6 @@ void kvpi_aging_push(kvpi_aging *a, uint32_t page, uint32_t step, bool leaves_fi
         kvpi_lists_push_back(&a->lists, list, page);
 }
 
-bool kvpi_aging_step(const kvpi_aging *a, uint32_t page, uint32_t *step)
-{
-    uint32_t list = kvpi_list_of(&a->lists, page);
-    if (list < RING || list >= OPEN)
-        return false;
-    *step = (list - RING - a->turns) % KVPI_AGING_STEPS;
-    return true;
-}
-
 void kvpi_aging_take(kvpi_aging *a, uint32_t page)
 {
     kvpi_lists_take(&a->lists, page);
@@ -84,9 +75,10 @@ uint32_t kvpi_aging_walk(const kvpi_aging *a, uint32_t after)
     uint32_t next = after == KVP_PAGE_NONE ? a->list[COLD].head : kvpi_node(&a->lists, after)->next;
     if (next != KVP_PAGE_NONE)
         return next;
-    if (after == KVP_PAGE_NONE || kvpi_list_of(&a->lists, after) == COLD)
+    uint32_t list = after == KVP_PAGE_NONE ? COLD : kvpi_list_of(&a->lists, after);
+    if (list == COLD)
         return first_from(a, 0);
-    uint32_t step;
-    return kvpi_aging_step(a, after, &step) ? first_from(a, step + 1)
-                                            : kvpi_lists_next(&a->lists, after);
+    if (list < OPEN)
+        return first_from(a, (list - RING - a->turns) % KVPI_AGING_STEPS + 1);
+    return kvpi_lists_next(&a->lists, after);
 }

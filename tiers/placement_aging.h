@@ -30,8 +30,6 @@ void kvpi_aging_tick(kvpi_aging *a);
 bool kvpi_aging_push_special(kvpi_aging *a, const kvp_placement_page *page);
 /* Put it at a step: above others of the same one, or below them. */
 void kvpi_aging_push(kvpi_aging *a, uint32_t page, uint32_t step, bool leaves_first);
-/* Where it is now; false: at none. */
-bool kvpi_aging_step(const kvpi_aging *a, uint32_t page, uint32_t *step);
 void kvpi_aging_take(kvpi_aging *a, uint32_t page);
 /* As kvp_placement_ops.victim: the lowest first. */
 uint32_t kvpi_aging_walk(const kvpi_aging *a, uint32_t after);

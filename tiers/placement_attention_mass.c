@@ -104,12 +104,6 @@ static void mass_note(kvp_placement *placement, uint32_t page, float mass)
     float now = mass > LEAST ? (mass < 1 ? mass : 1) : LEAST; /* a NaN is the least, too */
     now = before == 0 ? now : before + NEW_SHARE * (now - before);
     memcpy(&p->masses.words[page], &now, sizeof now);
-    uint32_t step;
-    bool is_ranked = kvpi_aging_step(&p->aging, page, &step);
-    if (!is_ranked || step == step_of(p, page))
-        return;
-    kvpi_aging_take(&p->aging, page);
-    kvpi_aging_push(&p->aging, page, step_of(p, page), true);
 }
 
 const kvp_placement_ops kvp_placement_attention_mass = {

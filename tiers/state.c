@@ -108,6 +108,21 @@ void kvpi_set_hot(kvp_pager *p, uint32_t page, bool is_hot)
     }
 }
 
+void kvpi_set_mass(kvp_pager *p, uint32_t page, float mass)
+{
+    const kvp_placement_page info = describe(p, page);
+    const unsigned flags[] = {KVPI_PAGE_IN_RAM_POLICY, KVPI_PAGE_IN_ZRAM_POLICY};
+    kvp_placement *policies[] = {p->ram_policy, p->lower[KVPI_ZRAM] ? p->zram_policy : NULL};
+    for (size_t i = 0; i < 2 && policies[i]; i++) {
+        bool is_in = kvpi_page_is(kvpi_page_at(&p->pages, page), flags[i]);
+        if (is_in)
+            policies[i]->ops->remove(policies[i], page, KVP_REMOVED_RETOLD);
+        policies[i]->ops->mass(policies[i], page, mass);
+        if (is_in)
+            policies[i]->ops->insert(policies[i], &info);
+    }
+}
+
 void kvpi_cool(kvp_pager *p, uint32_t page)
 {
     kvp_placement_page info = describe(p, page);

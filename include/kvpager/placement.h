@@ -83,8 +83,8 @@ typedef struct kvp_placement_ops {
     kvp_status (*reserve)(kvp_placement *p, uint32_t n);
     /* The page is not in and will not come back: its number may be given to another. */
     void (*forget)(kvp_placement *p, uint32_t page);
-    /* What share of the attention of its lane's queries the page had in its last use: 0 .. 1. It
-     * may be in or not. A policy that has this is told by kvp_attend(). */
+    /* What share of the attention of its lane's queries the page had in its last use: 0 .. 1. It is
+     * not in, but is about to be inserted if it has a copy. kvp_attend() tells who has this. */
     void (*mass)(kvp_placement *p, uint32_t page, float mass);
 } kvp_placement_ops;
 

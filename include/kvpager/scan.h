@@ -76,9 +76,9 @@ KVP_API KVP_NODISCARD kvp_status kvp_scan_next(kvp_scan *scan, uint32_t part, kv
 /* Is anybody to be told of attention mass: the placement policy, or a trace? Then it is worth its
  * price to ask kvp_attend() for it (page_mass), which passes it on. */
 KVP_API bool kvp_pager_wants_mass(const kvp_pager *pager);
-/* For kernels of the caller's own: what share of attention each page of `layer` had in its last use.
- * page_mass [n_queries][n_heads][kvp_seq_page_count()]: as kvp_attend_args.page_mass. The sequence
- * must not have changed since the pages were read. Does nothing if nobody wants it. */
+/* For kernels of the caller's own: what share of attention each page of `layer` had in its last
+ * use. page_mass [n_queries][n_heads][kvp_seq_page_count()]: as kvp_attend_args.page_mass. The
+ * sequence must not have changed since the pages were read. Does nothing if nobody wants it. */
 KVP_API void kvp_seq_note_mass(kvp_seq *seq, uint32_t layer, const float *page_mass,
                                size_t n_queries, uint32_t n_heads);
 

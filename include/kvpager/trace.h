@@ -1,8 +1,9 @@
 /* kvpager/trace.h - what happens to pages, told as it happens: kvp_config.trace.
  *
  * Enough to replay it against any placement policy and any budget: which pages there are, and in
- * which order they are used. Where they lie is not told: it depends on the budget. A use begins with
- * its event and is over before the next event about another page (with several threads, nearly so).
+ * which order they are used. Where they lie is not told: it depends on the budget. A use begins
+ * with its event and is over before the next event about another page (with several threads, nearly
+ * so).
  *
  * Called with the pager's lock held: it must be quick, and must not call the pager. */
 #ifndef KVPAGER_TRACE_H

@@ -56,8 +56,9 @@ static const option_row shared_rows[] = {
      "/var/tmp); an existing file of another kind is refused",
      OPTIONS_BUDGET},
     {"placement", 0, &value_placement, AT(placement), "NAME",
-     "which pages stay in RAM: sticky (what comes round in time, of the rest a fixed subset), lru, "
-     "lfu, clock, s3-fifo or attention-mass (default sticky); see also kvpager replay",
+     "which pages stay in RAM (default sticky): sticky, lru, lfu, clock, s3-fifo or "
+     "attention-mass; "
+     "kvpager replay compares them",
      OPTIONS_BUDGET},
     {"trace", 0, &value_text, AT(trace), "FILE",
      "write down there in which order pages are used, for kvpager replay; an existing file is "

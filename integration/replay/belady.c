@@ -1,7 +1,7 @@
 /* belady.c - the optimum: of the pages that are there, the one that is used again last leaves.
  *
- * A page must be there to be used, and a new one to be written, so what is used always gets a frame,
- * as in the pager.
+ * A page must be there to be used, and a new one to be written, so what is used always gets a
+ * frame, as in the pager.
  *
  * Invariants
  *  1. The heap has exactly the pages that have a frame; at[] says where each one is in it.

@@ -1,8 +1,8 @@
 /* replay.c - a trace through a placement policy.
  *
  * As in the pager, a page that is in use is not in the policy. It is taken out when its use begins
- * and inserted when that ends: at the next use of another page, so that what is told of a page while
- * it is in use is known when it is inserted. */
+ * and inserted when that ends: at the next use of another page, so that what is told of a page
+ * while it is in use is known when it is inserted. */
 #include "integration/replay/replay.h"
 
 #include <math.h>
@@ -87,8 +87,8 @@ static void end_use(replay *r)
 {
     if (r->in_use == KVP_PAGE_NONE)
         return;
-    insert(r, r->in_use, true);
     tell_mass(r, r->in_use);
+    insert(r, r->in_use, true);
     r->in_use = KVP_PAGE_NONE;
 }
 

@@ -5,8 +5,8 @@
 #include "integration/replay/trace.h"
 
 /* Run the trace through a policy, called as the pager calls it, over a tier of n_frames (at least
- * 1): each page that is used and is not there takes the frame of the first victim. Read-ahead, which
- * guesses, and writing down, which makes a clean page leave before a dirty one, are left out.
+ * 1): each page that is used and is not there takes the frame of the first victim. Read-ahead,
+ * which guesses, and writing down, which makes a clean page leave before a dirty one, are left out.
  * *n_hits: uses that found their page there. Errors: KVP_E_NOMEM. */
 KVP_NODISCARD kvp_status replay_policy(const trace *t, const kvp_placement_ops *ops,
                                        uint32_t n_frames, uint64_t *n_hits);

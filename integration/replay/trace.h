@@ -1,4 +1,4 @@
-/* trace.h - what happened to pages, in memory: read from a trace file, or made of something else. */
+/* trace.h - what happened to pages, in memory: read from a file, or made of something else. */
 #ifndef KVPAGER_REPLAY_TRACE_H
 #define KVPAGER_REPLAY_TRACE_H
 

@@ -24,8 +24,8 @@
  *      9  page cold            number: page
  *     10  page hot             number: page
  *     11  page cool            number: page
- *     12  page mass            numbers: page, m. From now on 2^-m of its lane's attention goes to it
- *                              with every use
+ *     12  page mass            numbers: page, m. From now on 2^-m of its lane's attention goes
+ *                              to it with every use
  *     13  pages used           number: n. n uses, of the pages that are foretold
  *
  * 1 .. 12 are kvp_trace_kind (kvpager/trace.h). What is foretold: a table of 65536 numbers, zero at

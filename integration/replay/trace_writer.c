@@ -141,6 +141,8 @@ static void note_new(trace_writer *w, const kvp_trace_event *e)
 static void note(void *opaque, const kvp_trace_event *e)
 {
     trace_writer *w = opaque;
+    if (!w->has_begun)
+        return;
     switch (e->kind) {
     case KVP_TRACE_SEQ_CREATED:
     case KVP_TRACE_SEQ_ENDED:

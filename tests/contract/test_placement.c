@@ -66,7 +66,7 @@ static void call(mirror *r, uint64_t random)
     uint32_t page = (uint32_t)(random % N);
     uint64_t facts = random >> 20;
     const kvp_placement_ops *ops = r->m->ops;
-    if (ops->mass && random >> 60 == 0)
+    if (ops->mass && random >> 60 == 0 && r->standing[page] != IN)
         ops->mass(r->m->policy, page, (float)(facts % 1000) / 1000);
     switch (r->standing[page]) {
     case OUT:
@@ -102,8 +102,8 @@ static bool is_open(const kvp_placement_page *f)
     return f->is_open && !f->is_cold && !f->is_hot;
 }
 
-/* The walk names every page that is in, once, and none else: cold ones first, hot ones last. Returns
- * a hash of the order. */
+/* The walk names every page that is in, once, and none else: cold ones first, hot ones last.
+ * Returns a hash of the order. */
 static uint64_t check_walk(const mirror *r)
 {
     bool is_seen[N] = {false};

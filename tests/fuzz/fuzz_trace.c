@@ -1,4 +1,4 @@
-/* fuzz_trace.c - a trace file that is accepted can be replayed; and what it says of itself is so. */
+/* fuzz_trace.c - a trace that is accepted can be replayed, and what it says of itself is so. */
 #include "tests/fuzz/target.h"
 
 #include "integration/replay/replay.h"

@@ -1,5 +1,5 @@
-/* test_placement.c - what sticky and LRU keep; the others are in test_placement_kinds.c, and what all
- * have in common in tests/contract/test_placement.c. */
+/* test_placement.c - what sticky and LRU keep; the others are in test_placement_kinds.c, and what
+ * all have in common in tests/contract/test_placement.c. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -1,5 +1,5 @@
-/* test_replay.c - replay against a cache that is written down here, the optimum against every choice
- * there is, and the two readers against bad files. */
+/* test_replay.c - replay against a cache that is written down here, the optimum against every
+ * choice there is, and the two readers against bad files. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -29,11 +29,11 @@
  * Hits on the traces of tests/data/traces with 1/8, 1/4 and 1/2 of their pages in RAM (kvpager
  * replay), in percent; "rank" is this policy without ages: nothing is overdue or early.
  *
- *                            optimum             sticky                rank                lru
- *     cyclic_decode     16.8  29.5  55.2    16.7  29.3  54.7    16.7  29.4  54.9     5.9   6.8   6.8
- *     chat_resume       67.2  97.2 100.0    66.0  96.7  99.8    20.9  32.5  57.3    13.0  49.0  99.5
- *     fork_heavy        73.5  81.5  92.6    56.4  77.4  85.1     6.3  21.6  64.6     6.0  61.1  82.6
- *     staggered_batch   30.8  46.6  75.7    30.0  45.5  74.2    30.5  46.0  75.1    16.1  29.0  34.8
+ *                        optimum           sticky            rank              lru
+ *     cyclic_decode    16.8 29.5 55.2    16.7 29.3 54.7    16.7 29.4 54.9     5.9  6.8  6.8
+ *     chat_resume      67.2 97.2 100     66.0 96.7 99.8    20.9 32.5 57.3    13.0 49.0 99.5
+ *     fork_heavy       73.5 81.5 92.6    56.4 77.4 85.1     6.3 21.6 64.6     6.0 61.1 82.6
+ *     staggered_batch  30.8 46.6 75.7    30.0 45.5 74.2    30.5 46.0 75.1    16.1 29.0 34.8
  *
  * Overdue pages are found by a wheel of timers that never cascade: a level has eight slots, each
  * level's are four times as long as those of the one below. A page is inserted into the list of its

@@ -121,9 +121,6 @@ static int open_batch(batch *b, const options *o)
     kvp_status status = read_prompts(b);
     if (status)
         return report_failure(status);
-    code = session_open_model(&b->session);
-    if (code)
-        return code;
     status = check_prompts(b);
     if (!status)
         status = peak_pages(b, &pages);

@@ -146,7 +146,7 @@ static kvp_status open_rig(model *m, rig *r)
 static kvp_config rig_config(const plan_subject *s, const rig *r, bool all_in_ram)
 {
     kvp_config cfg = all_in_ram ? kvp_config_default() : s->budget;
-    cfg.geometry = model_geometry(r->m, s->options->kv_dtype, s->options->page_tokens);
+    cfg.geometry = model_geometry(r->info, s->options->kv_dtype, s->options->page_tokens);
     cfg.pool = model_pool(r->m);
     return cfg;
 }

@@ -20,7 +20,7 @@ static kvp_config real_config(const planning *p)
 {
     const options *o = &p->shared;
     kvp_config cfg = p->subject.budget;
-    cfg.geometry = model_geometry(p->subject.few, o->kv_dtype, o->page_tokens);
+    cfg.geometry = model_geometry(p->info, o->kv_dtype, o->page_tokens);
     cfg.geometry.n_layers = model_real_layers(p->subject.few);
     cfg.pool = model_pool(p->subject.few);
     return cfg;

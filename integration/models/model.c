@@ -172,25 +172,22 @@ static kvp_status fingerprint_of(const opening *o, uint64_t *out)
 
 /* ---- life ------------------------------------------------------------------------------------ */
 
-static kvp_status fill_info(const opening *o, model *m)
+/* What headers tell. */
+static void fill_info(const opening *o, model_info *info)
 {
     const decoder_config *c = &o->config;
-    const decoder_weights *weights = decoder_get_weights(m->decoder);
-    m->real_layers = c->n_layers;
-    m->info = (model_info){.architecture = o->arch->model_type,
-                           .n_layers = o->hollow_layers ? o->hollow_layers : c->n_layers,
-                           .n_heads = c->n_heads,
-                           .n_kv_heads = c->n_kv_heads,
-                           .head_dim = c->head_dim,
-                           .d_model = c->d_model,
-                           .n_ctx = (uint32_t)o->n_ctx,
-                           .n_ctx_trained = c->n_ctx,
-                           .has_rope = c->rope.dim > 0,
-                           .n_vocab = c->n_vocab,
-                           .n_eos = c->n_eos,
-                           .weights_bytes = weights->real_bytes};
-    memcpy(m->info.eos_ids, c->eos_ids, sizeof c->eos_ids);
-    return o->hollow_layers ? KVP_OK : fingerprint_of(o, &m->info.fingerprint);
+    *info = (model_info){.architecture = o->arch->model_type,
+                         .n_layers = o->hollow_layers ? o->hollow_layers : c->n_layers,
+                         .n_heads = c->n_heads,
+                         .n_kv_heads = c->n_kv_heads,
+                         .head_dim = c->head_dim,
+                         .d_model = c->d_model,
+                         .n_ctx = (uint32_t)o->n_ctx,
+                         .n_ctx_trained = c->n_ctx,
+                         .has_rope = c->rope.dim > 0,
+                         .n_vocab = c->n_vocab,
+                         .n_eos = c->n_eos};
+    memcpy(info->eos_ids, c->eos_ids, sizeof c->eos_ids);
 }
 
 /* Fine-tuning may leave a head of its own in the files of a model whose config calls it tied: as in
@@ -215,7 +212,12 @@ static kvp_status open_decoder(opening *o, model *m)
     kvp_status status = kvp_pool_open(o->options->n_threads, NULL, NULL, &m->pool);
     if (!status)
         status = decoder_open(&source, m->pool, &m->decoder);
-    return status ? status : fill_info(o, m);
+    if (status)
+        return status;
+    m->real_layers = o->config.n_layers;
+    fill_info(o, &m->info);
+    m->info.weights_bytes = decoder_get_weights(m->decoder)->real_bytes;
+    return o->hollow_layers ? KVP_OK : fingerprint_of(o, &m->info.fingerprint);
 }
 
 static void opening_fini(opening *o)
@@ -245,10 +247,12 @@ static kvp_status open_any(opening *o, model **out)
 
 static const model_options default_options = {.weights = MODEL_WEIGHTS_F32};
 
-kvp_status model_check(const char *path, const model_options *options)
+kvp_status model_check(const char *path, const model_options *options, model_info *out)
 {
     opening o = {.path = path, .options = options ? options : &default_options};
     kvp_status status = read_config(&o);
+    if (!status)
+        fill_info(&o, out);
     opening_fini(&o);
     return status;
 }
@@ -299,11 +303,11 @@ bool model_is_eos(const model_info *info, int32_t id)
     return false;
 }
 
-kvp_geometry model_geometry(const model *m, kvp_dtype dtype, uint32_t page_tokens)
+kvp_geometry model_geometry(const model_info *info, kvp_dtype dtype, uint32_t page_tokens)
 {
-    return (kvp_geometry){.n_layers = m->info.n_layers,
-                          .n_kv_heads = m->info.n_kv_heads,
-                          .head_dim = m->info.head_dim,
+    return (kvp_geometry){.n_layers = info->n_layers,
+                          .n_kv_heads = info->n_kv_heads,
+                          .head_dim = info->head_dim,
                           .dtype = dtype,
                           .page_tokens = page_tokens};
 }

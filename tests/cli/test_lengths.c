@@ -138,6 +138,42 @@ static void test_ctx_beyond_the_model_needs_a_way(void **state)
     outcome_free(&o);
 }
 
+/* A model whose weights turn out wrong when they are read: whatever is refused without a word about
+ * them was refused before. */
+static void test_what_cannot_be_is_refused_before_weights_are_read(void **state)
+{
+    (void)state;
+    static const struct {
+        int code;
+        size_t n_text;
+        const char *options, *message;
+    } cases[] = {
+        {1, 20, "", "has the shape"},
+        {2, 20, "--ctx 65", "made for 64"},
+        {1, 65, "--beyond stop", "65 tokens"},
+        {2, 20, "--beyond rolling:65", "more than the model's context of 64"},
+        {2, 20, "--beyond shift --keep window:64", "needs --keep window:"},
+        {1, 60, "--ram 1 --disk 0", "--ram 1 is too small: needs at least "},
+        {1, 60, "--ram 1", "--ram 1 is too small: needs at least "},
+        {1, 60, "--disk 1", "--disk 1 is too small: needs at least "},
+    };
+    char path[512];
+    mkdir(scratch("lying"), 0700);
+    tiny_llama_write(scratch("lying"), &shape);
+    snprintf(path, sizeof path, "%s/config.json", scratch("lying"));
+    json_t *config = json_load_file(path, 0, NULL);
+    json_object_set_new(config, "intermediate_size", json_integer(shape.d_inner + 1));
+    assert_int_equal(json_dump_file(config, path, 0), 0);
+    json_decref(config);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        outcome o = run("", "generate -m %s --ids %s -n 2 --kv-dtype f32 %s", scratch("lying"),
+                        text(0, cases[i].n_text), cases[i].options);
+        expect_failure(&o, cases[i].code, cases[i].message);
+        assert_true(i == 0 || !strstr(o.err, "shape"));
+        outcome_free(&o);
+    }
+}
+
 /* Sizes, and paths, are out of range as well. */
 static void test_other_mistakes_are_not_blamed_on_ctx(void **state)
 {
@@ -392,6 +428,7 @@ int main(void)
         cmocka_unit_test(test_smaller_ctx_is_a_smaller_window),
         cmocka_unit_test(test_what_of_a_long_text_is_not_read_is_said),
         cmocka_unit_test(test_ctx_beyond_the_model_needs_a_way),
+        cmocka_unit_test(test_what_cannot_be_is_refused_before_weights_are_read),
         cmocka_unit_test(test_other_mistakes_are_not_blamed_on_ctx),
         cmocka_unit_test(test_sliding_windows_say_what_works),
         cmocka_unit_test(test_learned_positions_neither_stretch_nor_shift),

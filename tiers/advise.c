@@ -20,7 +20,7 @@ kvp_status kvp_seq_advise(kvp_seq *seq, uint64_t first, uint64_t n_tokens, kvp_a
     kvp_pager *p = seq->pager;
     uint64_t end = n_tokens < UINT64_MAX - first ? first + n_tokens : UINT64_MAX;
     kvpi_lock(p);
-    for (uint32_t i = 0; i < p->geometry.n_lanes; i++)
+    for (uint32_t i = 0; i < p->geometry.n_lanes && n_tokens; i++)
         cool_lane(p, &seq->lanes[i], first, end);
     kvpi_unlock(p);
     return KVP_OK;

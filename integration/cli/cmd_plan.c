@@ -25,12 +25,14 @@ static int open_subject(planning *p)
     const options *o = &p->shared;
     plan_subject *s = &p->subject;
     window_rule rule;
+    model_info headers;
+    int code = rule_check_model(o, &headers);
+    if (code)
+        return code;
     *s = (plan_subject){
         .options = o, .model_options = rule_model_options(o), .budget = below_ram(o)};
     kvp_status status =
         model_open_hollow(o->model_path, &s->model_options, PLAN_FEW_LAYERS, &s->few);
-    if (status == KVP_E_RANGE && o->n_ctx)
-        return rule_refuse_ctx(o);
     if (status)
         return report_failure(status);
     p->info = model_get_info(s->few);

@@ -92,14 +92,9 @@ static int resolve_rule(session *s)
  * user should hear of. */
 static int open_headers(session *s)
 {
-    const model_options options = rule_model_options(s->options);
-    kvp_status status = model_check(s->options->model_path, &options, &s->headers);
-    if (status == KVP_E_RANGE && s->options->n_ctx)
-        return rule_refuse_ctx(s->options);
-    if (status)
-        return report_failure(status);
+    int code = rule_check_model(s->options, &s->headers);
     s->info = &s->headers;
-    return resolve_rule(s);
+    return code ? code : resolve_rule(s);
 }
 
 static int open_with_text(session *s, const input *in)

@@ -36,6 +36,7 @@ typedef struct opening {
     json_t *root, *generation; /* config.json and generation_config.json, or what stands for them */
     char where[FOLDER_PATH_BYTES];
     decoder_config config;
+    bool is_scaled; /* rotary positions, by the model itself */
     uint64_t n_ctx; /* positions that it will have */
 } opening;
 
@@ -114,10 +115,15 @@ static kvp_status read_generation(opening *o)
     return status ? status : decoder_read_generation_eos(&file, &o->config);
 }
 
+static bool has_dividers(const opening *o)
+{
+    return weights_gguf(o->weights) && weights_find(o->weights, TENSOR_ROPE_DIVIDERS);
+}
+
 static kvp_status stretch(opening *o, const config_file *file)
 {
-    if (weights_gguf(o->weights) && weights_find(o->weights, TENSOR_ROPE_DIVIDERS))
-        return kvp_fail(KVP_E_UNSUPPORTED,
+    if (has_dividers(o))
+        return kvp_fail(KVP_E_RANGE,
                         "%s: the model's %u positions are scaled already (" TENSOR_ROPE_DIVIDERS
                         "); they cannot be stretched to %llu besides",
                         o->where, o->config.n_ctx, (unsigned long long)o->n_ctx);
@@ -134,9 +140,8 @@ static kvp_status choose_n_ctx(opening *o, const config_file *file)
         return kvp_fail(KVP_E_RANGE, "%s: %llu positions are more than any model's (%u)", o->path,
                         (unsigned long long)o->n_ctx, MAX_POSITIONS);
     if (o->n_ctx > c->n_ctx && !o->options->yarn)
-        return kvp_fail(KVP_E_RANGE, "%s: %llu positions are wanted; the model was made for %u%s",
-                        o->path, (unsigned long long)o->n_ctx, c->n_ctx,
-                        c->rope.dim ? " (YaRN can stretch them)" : "");
+        return kvp_fail(KVP_E_RANGE, "%s: %llu positions are wanted; the model was made for %u",
+                        o->path, (unsigned long long)o->n_ctx, c->n_ctx);
     if (c->window && o->n_ctx > c->window)
         return kvp_fail(KVP_E_UNSUPPORTED,
                         "%s: its layers see a sliding window of %u tokens, which is supported for "
@@ -154,7 +159,10 @@ static kvp_status read_config(opening *o)
         status = o->arch->read_config(&file, &o->config);
     if (!status)
         status = read_generation(o);
-    return status ? status : choose_n_ctx(o, &file);
+    if (status)
+        return status;
+    o->is_scaled = o->config.rope.scaling != ROPE_UNSCALED || has_dividers(o);
+    return choose_n_ctx(o, &file);
 }
 
 /* Of all that K and V depend on: the files, and the options that change them. */
@@ -185,6 +193,7 @@ static void fill_info(const opening *o, model_info *info)
                          .n_ctx = (uint32_t)o->n_ctx,
                          .n_ctx_trained = c->n_ctx,
                          .has_rope = c->rope.dim > 0,
+                         .can_stretch = c->rope.dim > 0 && !o->is_scaled,
                          .n_vocab = c->n_vocab,
                          .n_eos = c->n_eos};
     memcpy(info->eos_ids, c->eos_ids, sizeof c->eos_ids);
@@ -251,7 +260,9 @@ kvp_status model_check(const char *path, const model_options *options, model_inf
 {
     opening o = {.path = path, .options = options ? options : &default_options};
     kvp_status status = read_config(&o);
-    if (!status)
+    if (status == KVP_E_RANGE)
+        o.n_ctx = o.config.n_ctx;
+    if (!status || status == KVP_E_RANGE)
         fill_info(&o, out);
     opening_fini(&o);
     return status;

@@ -27,7 +27,8 @@ typedef struct model_info {
     uint32_t n_layers, n_heads, n_kv_heads, head_dim, d_model;
     uint32_t n_ctx;         /* positions that it has, as the options say */
     uint32_t n_ctx_trained; /* that its config says (a RoPE scaling there included) */
-    bool has_rope;          /* positions are rotations: yarn and shift are possible */
+    bool has_rope;          /* positions are rotations: shift is possible */
+    bool can_stretch;       /* and not scaled already: yarn is possible */
     uint32_t n_vocab;
     int32_t eos_ids[MODEL_MAX_EOS]; /* tokens that end a text */
     uint32_t n_eos;
@@ -36,14 +37,15 @@ typedef struct model_info {
     uint64_t weights_bytes; /* held in memory */
 } model_info;
 
-/* What model_open() would say of the config, by reading headers alone. */
+/* What model_open() would say of the config, by reading headers alone. With KVP_E_RANGE, *out is
+ * the model as it is without options. */
 KVP_NODISCARD kvp_status model_check(const char *path, const model_options *options,
                                      model_info *out);
 /* Load the model at `path`, a folder or a .gguf file. Errors (kvp_error() names file, tensor or key
  * and what to do): KVP_E_IO, KVP_E_CORRUPT (a truncated or lying weights file), KVP_E_INVALID
  * (config contradicts weights), KVP_E_UNSUPPORTED (another architecture: the message lists those
- * that work; config flags this forward does not have), KVP_E_RANGE (n_ctx, and nothing else),
- * KVP_E_NOMEM. */
+ * that work; config flags this forward does not have), KVP_E_RANGE (n_ctx positions cannot be had;
+ * nothing else), KVP_E_NOMEM. */
 KVP_NODISCARD kvp_status model_open(const char *path, const model_options *options, model **out);
 /* The same model without its weights: only headers are read, matrices hold arbitrary numbers, and
  * it has n_layers layers (at most its own). For measuring what the real one will cost;

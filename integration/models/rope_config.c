@@ -219,11 +219,11 @@ kvp_status rope_config_stretch(const config_file *file, uint64_t n_ctx, decoder_
     static const char *const names[] = {"none", "linear", "llama3", "yarn"};
     rope_config *r = &c->rope;
     if (!r->dim)
-        return kvp_fail(KVP_E_UNSUPPORTED,
+        return kvp_fail(KVP_E_RANGE,
                         "%s: positions are a table of %u; only rotary ones can be stretched",
                         file->where, c->n_ctx);
     if (r->scaling != ROPE_UNSCALED)
-        return kvp_fail(KVP_E_UNSUPPORTED,
+        return kvp_fail(KVP_E_RANGE,
                         "%s: the model's %u positions are scaled already (%s); they cannot be "
                         "stretched to %llu besides",
                         file->where, c->n_ctx, names[r->scaling], (unsigned long long)n_ctx);

@@ -198,7 +198,7 @@ static void test_nonsense_is_refused_before_the_probe(void **state)
         {2, "--ctx 0", "--ctx"},
         {2, "--ctx 900 --beyond shift", "--beyond shift"},
         {2, "--beyond yarn", "--beyond yarn needs --ctx"},
-        {1, "--ctx 2000 --beyond yarn", "stretched"},
+        {2, "--ctx 2000 --beyond yarn", "stretched"},
         {2, "--ctx 900 --ram much", "--ram"},
         {2, "-p hello", "unknown option"},
         {1, "--swap models/demo/config.json", "models/demo/config.json"},

@@ -516,10 +516,9 @@ static void test_positions_that_cannot_be_had_are_refused(void **state)
     refused_open("llama", &more, KVP_E_RANGE,
                  "257 positions are wanted; the model was made for 256");
     refused_open("gpt2", &more, KVP_E_RANGE, "the model was made for 256");
-    refused_open("gpt2", &yarn, KVP_E_UNSUPPORTED, "only rotary ones can be stretched");
-    refused_open("opt", &yarn, KVP_E_UNSUPPORTED, "only rotary ones can be stretched");
-    refused_open("llama_llama3", &yarn, KVP_E_UNSUPPORTED,
-                 "256 positions are scaled already (llama3)");
+    refused_open("gpt2", &yarn, KVP_E_RANGE, "only rotary ones can be stretched");
+    refused_open("opt", &yarn, KVP_E_RANGE, "only rotary ones can be stretched");
+    refused_open("llama_llama3", &yarn, KVP_E_RANGE, "256 positions are scaled already (llama3)");
 }
 
 static void test_fewer_positions_are_a_limit(void **state)

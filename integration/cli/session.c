@@ -161,6 +161,8 @@ int session_open_tokenizer(session *s, const options *o, bool with_chat)
     kvp_status status = tokenizer_open(o->model_path, &s->tokenizer);
     if (!status && with_chat)
         status = chat_open(s->tokenizer, &s->chat);
+    if (status == KVP_E_UNSUPPORTED && s->tokenizer)
+        return usage_error("--chat: %s", kvp_error());
     return status ? report_failure(status) : EXIT_DONE;
 }
 

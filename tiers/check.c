@@ -45,9 +45,9 @@ static kvp_status check_ledger(const kvp_pager *p, const census *c)
     if (c->n_pinned + c->n_ahead > p->held + c->n_loading + stuck)
         return FAIL("G3: %u pages are pinned, %u read ahead, %u frames held", c->n_pinned,
                     c->n_ahead, p->held);
-    if (c->n_ahead != p->n_ahead || p->n_ahead > p->max_ahead)
+    if (c->n_ahead != p->n_ahead || p->n_ahead > p->max_ahead + p->max_run)
         return FAIL("%u pages are read ahead, the window has %u of %u", c->n_ahead, p->n_ahead,
-                    p->max_ahead);
+                    p->max_ahead + p->max_run);
     if (c->n_framed > p->n_in_use || p->n_in_use > p->n_frames)
         return FAIL("%u pages have frames, %u are in use of %u", c->n_framed, p->n_in_use,
                     p->n_frames);

@@ -201,7 +201,7 @@ static kvp_placement_node *zram_node(void *opaque, uint32_t page)
 static kvp_status open_policies(kvp_pager *p)
 {
     const kvp_placement_ops *ops = p->cfg.placement;
-    uint32_t group = (uint32_t)((256u << 10) / p->geometry.slot_bytes); /* read together */
+    uint32_t group = (uint32_t)((512u << 10) / p->geometry.slot_bytes); /* read together */
     kvp_placement_config cfg = {
         .mem = &p->mem, .opaque = p, .group_pages = group ? group : 1, .node = ram_node};
     kvp_status status = ops->open(&cfg, &p->ram_policy);

@@ -34,9 +34,9 @@
 
 #include <pthread.h>
 
-#define KVPI_MIN_FRAMES 3u     /* workspace, the page in use, and one on its way */
-#define KVPI_MAX_TRANSFERS 96u /* in flight at once */
-#define KVPI_MAX_AHEAD 64u     /* of those: at most so many prefetches */
+#define KVPI_MIN_FRAMES 3u      /* workspace, the page in use, and one on its way */
+#define KVPI_MAX_TRANSFERS 112u /* in flight at once */
+#define KVPI_MAX_AHEAD 80u      /* of those: at most so many prefetches */
 #define KVPI_MAX_UNITS 4u
 #define KVPI_MAX_WRITE_ERRORS 3u /* in a row: after that the disk takes no more pages */
 
@@ -118,8 +118,9 @@ struct kvp_pager {
         uint32_t page;
         uint32_t scan_no; /* how many scans had been opened */
     } ahead[KVPI_MAX_AHEAD];
-    uint32_t n_ahead, max_ahead, scan_no;
-    kvp_seq *ahead_seq; /* whose outlook is followed; NULL: nobody's */
+    uint32_t n_ahead, scan_no;
+    uint32_t max_ahead, max_run; /* the window, and what may go beyond it to end a request */
+    kvp_seq *ahead_seq;          /* whose outlook is followed; NULL: nobody's */
 
     kvp_scan *scans, *free_scans;
     uint32_t n_scans, n_open_scans;

@@ -6,8 +6,8 @@
  *
  * The probe lasts PROBE_SECONDS, however busy the machine is: each part has a point in time at
  * which it stops taking samples, and takes one if it begins late. A disk may be half as fast for a
- * second and then recover: so steps that read it take turns until the end, and what counts is the
- * mean of what lies in the middle, which no single mode or hiccup decides. */
+ * second and then recover: so all steps take turns until the end, and what counts is the mean of
+ * what lies in the middle, which no single mode or hiccup decides. */
 #include "integration/cli/plan_measure.h"
 
 #include <math.h>
@@ -28,11 +28,10 @@
 #define SWAP_PATH_BYTES 4096u
 
 /* When parts end, in seconds since the probe began. */
-#define FEW_STEP_END 0.1
 #define CHUNK_FIRST_END 0.5
 #define CHUNK_LAST_END 1.6
 #define PROBE_SECONDS 5.0
-#define WRITE_SECONDS 1.0 /* of these, for pages of the paged steps */
+#define WRITE_SECONDS 1.5 /* of these, for pages of the paged steps */
 
 /* Of the probe's KV; the smaller is where the disk decides. */
 static const double paged_fractions[PLAN_PAGED] = {0.5, 0.125};
@@ -228,7 +227,7 @@ static kvp_status open_paged(rig *r, kvp_config *cfg, uint64_t ram_bytes)
     return status;
 }
 
-/* ---- the prefill, and a step of few layers ---- */
+/* ---- the prefill ---- */
 
 static kvp_status time_chunks(rig *r, double begin, plan_probe *p)
 {
@@ -247,15 +246,13 @@ static kvp_status time_chunks(rig *r, double begin, plan_probe *p)
     return status;
 }
 
-static kvp_status measure_few(const plan_subject *s, double begin, plan_probe *p)
+static kvp_status measure_prefill(const plan_subject *s, double begin, plan_probe *p)
 {
     rig r;
     kvp_status status = open_rig(s->few, &r);
     kvp_config cfg = rig_config(s, &r, true);
     if (!status)
         status = open_seq(&r, &cfg);
-    if (!status)
-        status = time_calls(step_figure(&r), begin + FEW_STEP_END, &p->few_step_alone);
     if (!status)
         status = time_chunks(&r, begin, p);
     close_rig(&r);
@@ -318,7 +315,7 @@ static kvp_status limit_writing(const plan_subject *s, const plan_kv *kv, plan_p
 
 /* ---- steps of many layers, in RAM and not ---- */
 
-enum { ALONE, IN_RAM, PAGED, N_RIGS = PAGED + PLAN_PAGED };
+enum { FEW, ALONE, IN_RAM, PAGED, N_RIGS = PAGED + PLAN_PAGED };
 
 static kvp_status open_many(const plan_subject *s, const plan_kv *kv, model *m, rig *rigs,
                             size_t n_rigs, plan_probe *p)
@@ -326,7 +323,7 @@ static kvp_status open_many(const plan_subject *s, const plan_kv *kv, model *m, 
     kvp_status status = KVP_OK;
     for (size_t i = 0; i < n_rigs && !status; i++) {
         rig *r = &rigs[i];
-        status = open_rig(m, r);
+        status = open_rig(i == FEW ? s->few : m, r);
         const kvp_config cfg = rig_config(s, r, true);
         if (!status && i >= PAGED)
             status =
@@ -341,6 +338,7 @@ static kvp_status open_many(const plan_subject *s, const plan_kv *kv, model *m, 
 
 static void take_results(figure *figures, size_t n_figures, plan_probe *p)
 {
+    p->few_step_alone = middle_of(&figures[FEW]);
     p->step_alone = middle_of(&figures[ALONE]);
     p->step = middle_of(&figures[IN_RAM]);
     for (size_t i = PAGED; i < n_figures; i++) {
@@ -405,7 +403,7 @@ kvp_status plan_measure(const plan_subject *s, const plan_kv *kv, plan_probe *p)
     *p = (plan_probe){0};
     choose_sizes(s, kv, p);
     bool is_paged = (s->budget.disk_bytes || s->budget.zram_bytes) && p->n_pages;
-    kvp_status status = measure_few(s, begin, p);
+    kvp_status status = measure_prefill(s, begin, p);
     if (!status && is_paged)
         status = limit_writing(s, kv, p);
     if (status == KVP_E_NOSPACE && is_paged) {

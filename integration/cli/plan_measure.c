@@ -31,7 +31,7 @@
 #define CHUNK_FIRST_END 0.5
 #define CHUNK_LAST_END 1.6
 #define PROBE_SECONDS 5.0
-#define WRITE_SECONDS 1.5 /* of these, for pages of the paged steps */
+#define WRITE_PART 0.45 /* of what is left then, for pages of the paged steps */
 
 /* Of the probe's KV; the smaller is where the disk decides. */
 static const double paged_fractions[PLAN_PAGED] = {0.5, 0.125};
@@ -133,17 +133,17 @@ static kvp_status take_sample(figure *f)
     return status;
 }
 
-/* Until `end`, turn by turn; at least one sample of each. The calls before those that count bring
- * caches and RAM into the state that stays. */
+/* Until `end`, turn by turn. The first turn brings caches and RAM into the state that stays, and
+ * counts only if there is no time for another. */
 static kvp_status take_turns(figure *figures, size_t n, double end)
 {
     kvp_status status = KVP_OK;
-    double seconds;
-    for (size_t i = 0; i < n && !status; i++)
-        status = call(&figures[i], &seconds);
-    for (size_t turn = 0; turn < MAX_SAMPLES && (turn == 0 || now_seconds() < end); turn++)
-        for (size_t i = 0; i < n && !status; i++)
+    for (size_t turn = 0; turn <= MAX_SAMPLES && (turn == 0 || now_seconds() < end); turn++)
+        for (size_t i = 0; i < n && !status; i++) {
+            if (turn == 1)
+                figures[i].n_samples = figures[i].n_faults = 0;
             status = take_sample(&figures[i]);
+        }
     return status;
 }
 
@@ -292,8 +292,10 @@ static kvp_status plant_paged(const plan_subject *s, const plan_kv *kv, rig *r, 
     return status;
 }
 
-/* As many layers as can be written in time, going by few of them. */
-static kvp_status limit_writing(const plan_subject *s, const plan_kv *kv, plan_probe *p)
+/* As many layers as can be written in time, going by few of them; but twice these, where there are
+ * so many, so that what a layer takes can be told from what embedding and head take. */
+static kvp_status limit_writing(const plan_subject *s, const plan_kv *kv, double begin,
+                                plan_probe *p)
 {
     rig r;
     uint64_t n_frames = 0;
@@ -304,9 +306,11 @@ static kvp_status limit_writing(const plan_subject *s, const plan_kv *kv, plan_p
     double written = 0; /* of a layer */
     for (int i = 0; i < PLAN_PAGED; i++)
         written += (1 - paged_fractions[i]) * (double)(p->n_pages / p->n_layers * kv->slot_bytes);
-    double most = p->write_bytes_per_second * WRITE_SECONDS / fmax(written, 1);
+    double seconds = WRITE_PART * fmax(begin + PROBE_SECONDS - now_seconds(), 0);
+    double most = p->write_bytes_per_second * seconds / fmax(written, 1);
     if (!status && p->write_bytes_per_second > 0 && most < (double)p->n_layers) {
-        uint64_t n_layers = most > (double)p->few_layers ? (uint64_t)most : p->few_layers;
+        uint64_t n_layers = least(2 * p->few_layers, p->n_layers);
+        n_layers = most > (double)n_layers ? (uint64_t)most : n_layers;
         p->n_pages = p->n_pages / p->n_layers * n_layers;
         p->n_layers = n_layers;
     }
@@ -405,7 +409,7 @@ kvp_status plan_measure(const plan_subject *s, const plan_kv *kv, plan_probe *p)
     bool is_paged = (s->budget.disk_bytes || s->budget.zram_bytes) && p->n_pages;
     kvp_status status = measure_prefill(s, begin, p);
     if (!status && is_paged)
-        status = limit_writing(s, kv, p);
+        status = limit_writing(s, kv, begin, p);
     if (status == KVP_E_NOSPACE && is_paged) {
         is_paged = false;
         status = KVP_OK;

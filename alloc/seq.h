@@ -38,7 +38,5 @@ KVP_NODISCARD kvp_status kvpi_seq_new(kvp_pager *pager, const kvpi_geometry *g, 
                                       kvp_seq **out);
 /* Frees the tables; the pages are the pager's business. */
 void kvpi_seq_delete(kvp_seq *seq, const kvpi_geometry *g, const kvp_mem *mem);
-/* Bytes that the tables take. */
-size_t kvpi_seq_bytes(const kvp_seq *seq, const kvpi_geometry *g);
 
 #endif

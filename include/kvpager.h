@@ -130,7 +130,13 @@ KVP_API KVP_NODISCARD kvp_status kvp_pager_check(kvp_pager *pager);
 #define KVP_ALL_LAYERS UINT32_MAX
 
 KVP_API KVP_NODISCARD kvp_status kvp_seq_create(kvp_pager *pager, kvp_seq **seq);
-/* Frees its pages in every tier; NULL does nothing. Nothing of it may be pinned. */
+/* A sequence with the tokens that `parent` has now; from here on the two are independent. Copies
+ * page tables only, reads no page, also if the parent is swapped out: pages are shared until one of
+ * the two writes to its last page, which then is copied. Threads: a call on the parent. Errors:
+ * KVP_E_NOMEM. */
+KVP_API KVP_NODISCARD kvp_status kvp_seq_fork(const kvp_seq *parent, kvp_seq **child);
+/* Frees its pages in every tier but those that other sequences share; NULL does nothing. Nothing of
+ * it may be pinned. */
 KVP_API void kvp_seq_destroy(kvp_seq *seq);
 
 /* Where appended rows come from, for callers whose rows are not dense float32. */
@@ -265,7 +271,9 @@ typedef struct kvp_stats {
     const char *disk_engine; /* "uring-fixed", ...; "" without a disk tier */
     const char *placement;
     uint64_t prefetches_used,
-        prefetches_wasted; /* of `prefetches`: asked for, or given up before */
+        prefetches_wasted;    /* of `prefetches`: asked for, or given up before */
+    uint64_t pages_shared;    /* that more than one sequence has, now */
+    uint64_t copies_on_write; /* of shared pages */
 } kvp_stats;
 
 /* Errors: KVP_E_INVALID stats->size is not one this library knows. */

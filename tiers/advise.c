@@ -4,8 +4,9 @@
 
 static void cool_lane(kvp_pager *p, const kvpi_lane *lane, uint64_t begin, uint64_t end)
 {
-    for (uint32_t i = kvpi_lane_find(lane, begin); i < lane->n_entries; i++) {
-        if (lane->entries[i].first_position >= end)
+    uint32_t page_tokens = p->geometry.page_tokens;
+    for (uint32_t i = kvpi_lane_find(lane, begin, page_tokens); i < lane->n_entries; i++) {
+        if (kvpi_lane_first_position(lane, i, page_tokens) >= end)
             return;
         kvpi_cool(p, lane->entries[i].page);
     }

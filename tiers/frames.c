@@ -137,9 +137,9 @@ static uint32_t find_clean_victim(kvp_pager *p, uint32_t n_tried)
         if (v == KVP_PAGE_NONE)
             return v;
         const kvpi_page *page = kvpi_page_at(&p->pages, v);
-        if (i > 0 && page->is_hot && n_tried == VICTIMS_TRIED)
+        if (i > 0 && kvpi_page_is(page, KVPI_PAGE_HOT) && n_tried == VICTIMS_TRIED)
             return KVP_PAGE_NONE;
-        if (!kvpi_page_is(page, KVPI_PAGE_WRITING) && kvpi_page_has_copy(page))
+        if (!kvpi_page_is(page, KVPI_PAGE_WRITING) && kvpi_page_is(page, KVPI_PAGE_COPIED))
             return v;
     }
     return KVP_PAGE_NONE;

@@ -34,9 +34,9 @@
 
 #include <pthread.h>
 
-#define KVPI_MIN_FRAMES 3u     /* workspace, the page in use, and one on its way */
-#define KVPI_MAX_TRANSFERS 96u /* in flight at once */
-#define KVPI_MAX_AHEAD 64u     /* of those: at most so many prefetches */
+#define KVPI_MIN_FRAMES 3u      /* workspace, the page in use, and one on its way */
+#define KVPI_MAX_TRANSFERS 112u /* in flight at once */
+#define KVPI_MAX_AHEAD 80u      /* of those: at most so many prefetches */
 #define KVPI_MAX_UNITS 4u
 #define KVPI_MAX_WRITE_ERRORS 3u /* in a row: after that the disk takes no more pages */
 
@@ -76,8 +76,8 @@ struct kvp_pager {
     pthread_mutex_t lock;
     pthread_cond_t progress; /* something landed, or frames were given back */
 
-    kvp_config cfg;        /* resolved: no NULLs; cfg.mem is `mem` below */
-    kvp_mem user_mem, mem; /* mem counts what goes through it */
+    kvp_config cfg;                   /* resolved: no NULLs; cfg.mem is `mem` below */
+    kvp_mem user_mem, mem, table_mem; /* mem and table_mem count what goes through them */
     kvp_env env;
     kvpi_geometry geometry;
     uint64_t store_id, next_serial;
@@ -87,6 +87,7 @@ struct kvp_pager {
 
     kvp_tier *ram, *lower[KVPI_N_LOWER]; /* lower: NULL where there is no such tier */
     kvp_placement *ram_policy, *zram_policy;
+    kvp_placement_node *frame_nodes; /* [n_frames], of the RAM policy */
 
     /* the frame ledger, in frames */
     uint32_t n_frames;
@@ -118,8 +119,9 @@ struct kvp_pager {
         uint32_t page;
         uint32_t scan_no; /* how many scans had been opened */
     } ahead[KVPI_MAX_AHEAD];
-    uint32_t n_ahead, max_ahead, scan_no;
-    kvp_seq *ahead_seq; /* whose outlook is followed; NULL: nobody's */
+    uint32_t n_ahead, scan_no;
+    uint32_t max_ahead, max_run; /* the window, and what may go beyond it to end a request */
+    kvp_seq *ahead_seq;          /* whose outlook is followed; NULL: nobody's */
 
     kvp_scan *scans, *free_scans;
     uint32_t n_scans, n_open_scans;
@@ -138,13 +140,11 @@ struct kvp_pager {
     kvp_stats stats;             /* counters only; the rest is filled in on request */
     uint64_t fixed_bytes;        /* charged to RAM beside frames: metadata of frames */
     uint64_t staging_bytes;
-    uint64_t mem_bytes; /* held through `mem` now (atomic) */
+    uint64_t mem_bytes, table_bytes; /* held through `mem` and `table_mem` now (atomic) */
 };
 
 /* ---- pager.c ---- */
 
-/* Bytes held through p->mem. */
-uint64_t kvpi_mem_held(const kvp_pager *p);
 void kvpi_log(const kvp_pager *p, kvp_log_level level, const char *message);
 
 /* ---- frames.c: all with the lock held ---- */
@@ -194,14 +194,25 @@ void kvpi_page_invalidate(kvp_pager *p, uint32_t page);
 /* If it is resident, it leaves before all others until it is used again. */
 void kvpi_cool(kvp_pager *p, uint32_t page);
 void kvpi_set_hot(kvp_pager *p, uint32_t page, bool is_hot);
+/* The policies that the page belongs to: KVPI_PAGE_IN_..._POLICY (G4). */
+unsigned kvpi_page_policies(const kvpi_page *page);
+static inline uint64_t kvpi_page_first_position(const kvp_pager *p, const kvpi_page *page)
+{
+    return (uint64_t)page->index * p->geometry.page_tokens;
+}
 /* Drop a clean page's frame. */
 void kvpi_page_evict(kvp_pager *p, uint32_t page);
-/* Let go of everything that the page has; waits (dropping the lock) until nothing of it is moving.
- */
-void kvpi_page_free(kvp_pager *p, uint32_t page);
+/* A new page, in no tier yet, for the page table that is about to name it; room must have been
+ * reserved. */
+uint32_t kvpi_page_create(kvp_pager *p);
+/* One more page table names the page. */
+void kvpi_page_share(kvp_pager *p, uint32_t page);
+/* A page table names the page no more. If it was the last, let go of everything that the page has;
+ * waits (dropping the lock) until nothing of it is moving. */
+void kvpi_page_release(kvp_pager *p, uint32_t page);
 void kvpi_set_flags(kvp_pager *p, uint32_t page, unsigned set, unsigned clear);
-void kvpi_set_ahead(kvp_pager *p, uint32_t page, bool is_ahead);
-void kvpi_set_copy(kvp_pager *p, uint32_t page, kvpi_lower lower, const kvpi_copy *copy);
+/* The place of a copy, and whether the bytes there are the page's. */
+void kvpi_set_copy(kvp_pager *p, uint32_t page, kvpi_lower lower, kvp_slot slot, bool is_valid);
 void kvpi_drop_copy(kvp_pager *p, uint32_t page, kvpi_lower lower);
 /* Would this page, were it in zram, be the first to leave? *victim: who would. */
 bool kvpi_leaves_zram_first(kvp_pager *p, uint32_t page, uint32_t *victim);

@@ -5,15 +5,17 @@ void kvpi_fill_view(kvp_pager *p, const kvp_seq *seq, uint32_t layer, uint32_t g
                     uint32_t index, kvp_page_view *view)
 {
     const kvpi_layer *l = &p->geometry.layers[layer];
-    const kvpi_entry *e = &seq->lanes[l->lane_base + group].entries[index];
-    const char *frame = kvpi_frame_addr(p, kvpi_page_at(&p->pages, e->page)->frame);
+    const kvpi_lane *lane = &seq->lanes[l->lane_base + group];
+    uint32_t page = lane->entries[index].page;
+    const char *frame = kvpi_frame_addr(p, kvpi_page_at(&p->pages, page)->frame);
     uint32_t n_heads = kvpi_layer_group_heads(l, group);
     size_t k_bytes =
         (size_t)n_heads * p->geometry.page_tokens * l->k_width * kvp_dtype_bytes(l->dtype);
     *view = (kvp_page_view){.k = frame,
                             .v = frame + k_bytes,
-                            .first_position = e->first_position,
-                            .n_valid = e->n_valid,
+                            .first_position =
+                                kvpi_lane_first_position(lane, index, p->geometry.page_tokens),
+                            .n_valid = kvpi_lane_n_valid(lane, index, p->geometry.page_tokens),
                             .index = index,
                             .layer = layer,
                             .first_head = group * l->page_heads,
@@ -22,7 +24,7 @@ void kvpi_fill_view(kvp_pager *p, const kvp_seq *seq, uint32_t layer, uint32_t g
                             .k_width = l->k_width,
                             .v_width = l->v_width,
                             .dtype = l->dtype,
-                            .handle = e->page};
+                            .handle = page};
 }
 
 /* The pages of a pin: entries [begin, end) of every lane of the layer. */
@@ -60,9 +62,10 @@ static kvp_status find_span(kvp_seq *seq, uint32_t layer, uint64_t first, uint64
                         (unsigned long long)first, (unsigned long long)(first + n_tokens), layer,
                         (unsigned long long)length);
     const kvpi_lane *lane = &seq->lanes[s->l->lane_base];
-    s->begin = kvpi_lane_find(lane, first);
-    uint32_t end = s->begin;
-    while (end < lane->n_entries && lane->entries[end].first_position < first + n_tokens)
+    uint32_t page_tokens = s->p->geometry.page_tokens, end;
+    s->begin = end = kvpi_lane_find(lane, first, page_tokens);
+    while (end < lane->n_entries &&
+           kvpi_lane_first_position(lane, end, page_tokens) < first + n_tokens)
         end++;
     s->n = end - s->begin;
     if (!s->n)

@@ -25,6 +25,7 @@ struct kvp_seq {
     kvp_pager *pager;
     uint32_t id;          /* never used twice in a pager */
     uint32_t n_pins;      /* pages pinned by views */
+    uint32_t n_tickets;   /* that are open */
     kvp_seq *prev, *next; /* the pager's list */
     bool is_scanned;      /* a scan is open */
     uint32_t hot_layer;   /* that is being filled; UINT32_MAX: none */

@@ -85,8 +85,8 @@ static kvp_status work_for(kvp_pager *p, const kvpi_claim *c, uint64_t deadline_
     if (status != KVP_E_NOSPACE)
         return status;
     /* Nothing moves. Nobody who waits here holds anything, so holders will come to an end. */
-    bool is_hopeless = !fits(p, c, p->held_user); /* but views end only when the caller ends them */
-    if (is_hopeless || (p->held == p->held_user && !p->n_admitted))
+    uint32_t held_for_ever = c->waits_for_views ? 0 : p->held_user;
+    if (!fits(p, c, held_for_ever) || (p->held == held_for_ever && !p->n_admitted))
         return fail_claim(p, c);
     return kvpi_sleep(p, deadline_ns);
 }

@@ -327,6 +327,7 @@ kvp_status kvp_pager_open(const kvp_config *cfg, kvp_pager **out)
         return status;
     resolve_config(p, cfg);
     init_locks(p);
+    kvpi_tickets_open(p);
     kvpi_page_table_init(&p->pages, &p->table_mem);
     p->next_serial = 1;
     p->ready_end = &p->ready_first;
@@ -348,6 +349,7 @@ void kvp_pager_close(kvp_pager *p)
 {
     if (!p)
         return;
+    kvpi_tickets_close(p);
     kvpi_lock(p);
     p->ahead_seq = NULL;
     kvpi_drain(p);

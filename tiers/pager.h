@@ -6,7 +6,8 @@
  *   progress.c  submit, reap, wait              reclaim.c   victims, demotion, watermarks
  *   scan.c      stream over a layer             readahead.c what will be asked for next
  *   rows.c      append: rows into open pages    sequence.c  create, truncate, evict
- *   view.c      pins for callers                advise.c    hints of the caller
+ *   pin.c       pins for callers                ticket.c    the same, asynchronous
+ *   view.c      what callers see of a page      advise.c    hints of the caller
  *   parallel.c  whose threads compute           stats.c     counters
  *
  * Lock order: kvp_pager.lock, then zram_lock, then locks that backends and workers keep to
@@ -129,6 +130,13 @@ struct kvp_pager {
     uint32_t n_waiting;            /* threads that wait for a reservation */
     kvp_pool *own_pool;            /* NULL: cfg.pool is the caller's, or parallel_for is used */
 
+    kvp_ticket *tickets, *last_ticket; /* open ones */
+    uint32_t ticket_round;
+    pthread_mutex_t ticket_lock; /* before `lock`: starting the thread */
+    int event_fd;                /* -1: nobody has asked for it */
+    void *ticket_thread;
+    bool stop_tickets;
+
     pthread_mutex_t zram_lock; /* leaf: every call into the zram tier */
     uint32_t n_zram_jobs;      /* demotions to zram under way: each may need slot_bytes */
     uint32_t n_writing;        /* pages WRITING */
@@ -155,6 +163,7 @@ typedef struct kvpi_claim {
     uint32_t n_new; /* pages about to be dirty without a place below: counted in n_admitted until
                        kvpi_admitted() */
     bool is_user;   /* a view's: only the caller ends it */
+    bool waits_for_views; /* views may end meanwhile; others would wait for them for ever */
 } kvpi_claim;
 
 /* Reserve, at once or not at all, waiting for others to give theirs back. Room for new pages is
@@ -281,6 +290,24 @@ KVP_NODISCARD kvp_status kvpi_sleep(kvp_pager *p, uint64_t deadline_ns);
 void kvpi_poll(kvp_pager *p);
 /* Wait until nothing is in flight. */
 void kvpi_drain(kvp_pager *p);
+
+/* ---- pin.c: with the lock held ---- */
+
+/* Which pages: t->view has the caller's array; what is wrong with the request. */
+KVP_NODISCARD kvp_status kvpi_pin_begin(kvp_ticket *t, kvp_seq *seq, uint32_t layer, uint64_t first,
+                                        uint64_t n_tokens);
+/* Bring them up; may drop the lock. KVP_OK: t->view is pinned. KVP_E_AGAIN, KVP_E_TIMEOUT: call
+ * again, or abandon it, as after other errors. */
+KVP_NODISCARD kvp_status kvpi_pin_advance(kvp_ticket *t, uint64_t deadline_ns);
+/* Let go of what it has; faults go on. */
+void kvpi_pin_abandon(kvp_ticket *t);
+
+/* ---- ticket.c ---- */
+
+void kvpi_tickets_open(kvp_pager *p);
+void kvpi_tickets_close(kvp_pager *p);
+/* Does an open ticket want this entry of the layer's lanes? With the lock held. */
+bool kvpi_ticket_has(const kvp_seq *seq, uint32_t layer, uint32_t entry);
 
 /* ---- reclaim.c ---- */
 

@@ -239,11 +239,15 @@ static kvp_status reserve(const append *a, uint32_t group, kvpi_claim *claim)
 static kvp_status open_page(const append *a, uint32_t group, target *t)
 {
     kvp_pager *p = a->p;
+    kvpi_lane *lane = lane_of(a, group);
+    if (kvpi_lane_open_entry(lane, p->geometry.page_tokens) &&
+        kvpi_ticket_has(a->seq, a->layer, lane->n_entries - 1))
+        return kvp_fail(KVP_E_BUSY, "append: a ticket of sequence %u, layer %u wants its open page",
+                        a->seq->id, a->layer);
     kvpi_claim claim;
     kvp_status status = reserve(a, group, &claim);
     if (status)
         return status;
-    kvpi_lane *lane = lane_of(a, group);
     kvpi_entry *e = kvpi_lane_open_entry(lane, p->geometry.page_tokens);
     *t = (target){.page = e ? e->page : KVP_PAGE_NONE, .source = KVP_PAGE_NONE};
     if (!e)
@@ -315,7 +319,7 @@ static kvp_status append_some(const append *a, uint32_t group, size_t token, siz
                               uint32_t *n_done)
 {
     kvp_pager *p = a->p;
-    target t;
+    target t = {0};
     kvpi_lock(p);
     kvp_status status = open_page(a, group, &t);
     kvpi_unlock(p);

@@ -207,6 +207,11 @@ static kvp_status check_not_pinned(const kvp_seq *seq, const char *what)
     if (seq->n_pins)
         return kvp_fail(KVP_E_BUSY, "%s: %u pages of the sequence are pinned; unpin them first",
                         what, seq->n_pins);
+    if (seq->n_tickets)
+        return kvp_fail(KVP_E_BUSY,
+                        "%s: %u tickets of the sequence are open; take or cancel them "
+                        "first",
+                        what, seq->n_tickets);
     return KVP_OK;
 }
 

@@ -80,6 +80,7 @@ void kvp_seq_destroy(kvp_seq *seq)
     kvpi_lock(p);
     if (p->ahead_seq == seq)
         p->ahead_seq = NULL;
+    kvpi_wanted_drop(seq);
     for (uint32_t i = 0; i < p->geometry.n_lanes; i++)
         kvpi_lane_cut(p, seq, i, 0);
     if (seq->prev)
@@ -266,6 +267,30 @@ kvp_status kvp_seq_evict(kvp_seq *seq, uint32_t layer, uint64_t begin, uint64_t 
     for (; lane < lanes_end; lane++)
         evict_from_lane(p, &seq->lanes[lane], begin, end);
     kvpi_unlock(p);
+    return KVP_OK;
+}
+
+kvp_status kvp_seq_lost(kvp_seq *seq, uint64_t *first, uint64_t *n_tokens)
+{
+    if (!seq || !first || !n_tokens)
+        return kvp_fail(KVP_E_INVALID, "kvp_seq_lost: an argument is NULL");
+    kvp_pager *p = seq->pager;
+    uint64_t begin = UINT64_MAX, end = 0;
+    kvpi_lock(p);
+    for (uint32_t i = 0; i < p->geometry.n_lanes && p->stats.pages_lost; i++) {
+        const kvpi_lane *lane = &seq->lanes[i];
+        for (uint32_t e = 0; e < lane->n_entries; e++) {
+            if (!kvpi_page_is(kvpi_page_at(&p->pages, lane->entries[e].page), KVPI_PAGE_LOST))
+                continue;
+            uint64_t b = kvpi_lane_first_position(lane, e, p->geometry.page_tokens);
+            uint64_t e_end = kvpi_lane_end_position(lane, e, p->geometry.page_tokens);
+            begin = b < begin ? b : begin;
+            end = e_end > end ? e_end : end;
+        }
+    }
+    kvpi_unlock(p);
+    *first = end ? begin : 0;
+    *n_tokens = end ? end - begin : 0;
     return KVP_OK;
 }
 

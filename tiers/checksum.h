@@ -1,4 +1,4 @@
-/* checksum.h - XXH3 of token ids, and of a page, seeded with the page's identity, so that a torn, stale,
+/* checksum.h - XXH3 of token ids, and of a page, seeded with the page's identity: a torn, stale,
  * misdirected or wrongly interpreted page fails verification, also between two sequences. */
 #ifndef KVPI_TIERS_CHECKSUM_H
 #define KVPI_TIERS_CHECKSUM_H

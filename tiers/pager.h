@@ -5,10 +5,11 @@
  *   fault.c     make a page resident, pin it    transfer.c  bytes on the way, by completions
  *   progress.c  submit, reap, wait              reclaim.c   victims, demotion, watermarks
  *   scan.c      stream over a layer             readahead.c what will be asked for next
- *   rows.c      append: rows into open pages    sequence.c  create, truncate, evict
+ *   rows.c      append: rows into open pages    sequence.c  create, fork, truncate, evict
  *   pin.c       pins for callers                ticket.c    the same, asynchronous
  *   view.c      what callers see of a page      advise.c    hints of the caller
- *   parallel.c  whose threads compute           stats.c     counters
+ *   prefix.c    what sequences have in common   stats.c     counters
+ *   parallel.c  whose threads compute
  *
  * Lock order: kvp_pager.lock, then zram_lock, then locks that backends and workers keep to
  * themselves. It is never held while bytes move or while anybody waits: a fault is a transfer, and

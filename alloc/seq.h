@@ -27,6 +27,7 @@ struct kvp_seq {
     uint32_t n_pins;      /* pages pinned by views */
     uint32_t n_tickets;   /* that are open */
     kvp_seq *prev, *next; /* the pager's list */
+    kvp_seq *chained;     /* the next one in its chain, by number */
     struct {              /* of the advice KVP_WILLNEED: not fetched yet */
         uint64_t begin, end;
         uint32_t lane, entry; /* where to go on */

@@ -85,6 +85,8 @@ struct kvp_pager {
     uint64_t store_id, next_serial;
     uint32_t next_seq_id;
     kvp_seq *seqs;
+    kvp_seq **chains; /* [n_chains], a power of two; by number */
+    uint32_t n_chains, n_seqs;
     kvpi_page_table pages;
 
     kvp_tier *ram, *lower[KVPI_N_LOWER]; /* lower: NULL where there is no such tier */

@@ -34,8 +34,8 @@ struct kvp_seq {
         kvp_seq *next;        /* the pager's list */
         bool is_listed;
     } wanted;
-    bool is_scanned;      /* a scan is open */
-    uint32_t hot_layer;   /* that is being filled; UINT32_MAX: none */
+    bool is_scanned;    /* a scan is open */
+    uint32_t hot_layer; /* that is being filled; UINT32_MAX: none */
     kvpi_outlook ahead;
     kvpi_trail *trails; /* [geometry.n_layers] */
     kvpi_lane lanes[];  /* [geometry.n_lanes] */

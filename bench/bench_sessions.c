@@ -60,7 +60,7 @@ static void must(kvp_status status, const char *what)
 #define VOCAB 50257u
 
 typedef struct tensor {
-    char name[48];
+    char name[64];
     uint64_t rows, width; /* rows 0: a vector */
 } tensor;
 
@@ -89,7 +89,7 @@ static size_t list_tensors(tensor *t)
     for (uint32_t layer = 0; layer < LAYERS; layer++)
         for (size_t i = 0; i < sizeof of_layer / sizeof *of_layer; i++, n++) {
             t[n] = of_layer[i];
-            snprintf(t[n].name, sizeof t[n].name, "h.%u.%s", layer, of_layer[i].name);
+            snprintf(t[n].name, sizeof t[n].name, "h.%u.%.40s", layer, of_layer[i].name);
         }
     t[n++] = (tensor){"ln_f.weight", 0, WIDTH};
     t[n++] = (tensor){"ln_f.bias", 0, WIDTH};
@@ -215,8 +215,7 @@ static void open_sessions(work *w)
     kvp_config cfg = kvp_config_default();
     cfg.geometry = model_geometry(w->info, KVP_F16, 0);
     cfg.pool = model_pool(w->m);
-    cfg.ram_bytes =
-        token_bytes * w->n_history * w->n_sessions / bench_option_num(w->b, "--budget");
+    cfg.ram_bytes = token_bytes * w->n_history * w->n_sessions / bench_option_num(w->b, "--budget");
     cfg.disk_bytes = KVP_UNLIMITED;
     must(kvp_pager_open(&cfg, &w->pager), "the pager");
     for (uint64_t i = 0; i < w->n_sessions; i++) {
@@ -300,14 +299,17 @@ static void run(work *w)
     bench_note(w->b, "%llu conversations of %llu tokens: %.0f MiB of KV, %.0f MiB of RAM",
                (unsigned long long)w->n_sessions, (unsigned long long)w->n_history,
                (double)(after.disk_bytes >> 20), (double)(after.ram_budget_bytes >> 20));
-    bench_note(w->b, "%.0f %% of the pages wanted were in RAM; %.1f MiB read per turn; %.1f ms "
+    bench_note(w->b,
+               "%.0f %% of the pages wanted were in RAM; %.1f MiB read per turn; %.1f ms "
                "beyond what a resident conversation takes",
                100.0 * (1 - (double)faults / (double)n_pages),
                (double)(after.bytes_read - before.bytes_read) / (double)n_turns / (1 << 20),
                bench_median(parked) - bench_median(there));
     double ratio = bench_median(computed) / bench_median(parked);
-    bench_note(w->b, "a parked conversation answers %.1f times sooner than by computing it again "
-               "(bar: 5)%s", ratio, ratio < 5 ? ": SHORT" : "");
+    bench_note(w->b,
+               "a parked conversation answers %.1f times sooner than by computing it again "
+               "(bar: 5)%s",
+               ratio, ratio < 5 ? ": SHORT" : "");
     if (!faults)
         bench_fail(w->b, "nothing was read: the conversations were never parked");
 }

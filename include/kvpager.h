@@ -173,7 +173,7 @@ KVP_API KVP_NODISCARD kvp_status kvp_seq_evict(kvp_seq *seq, uint32_t layer, uin
                                                uint64_t end);
 
 typedef enum kvp_advice {
-    KVP_COLD = 1,     /* not needed soon: these pages leave RAM before others, until they are used */
+    KVP_COLD = 1, /* not needed soon: these pages leave RAM before others, until they are used */
     KVP_WILLNEED = 2, /* needed soon: what is missing is fetched in the background as far as RAM has
                          room for it; all leave after others, until they are used */
     KVP_DONTNEED = 3, /* not needed for long: they leave RAM now; those that have to be written
@@ -322,9 +322,9 @@ typedef struct kvp_stats {
     const char *disk_engine; /* "uring-fixed", ...; "" without a disk tier */
     const char *placement;
     uint64_t prefetches_used,
-        prefetches_wasted;    /* of `prefetches`: asked for, or given up before */
-    uint64_t pages_shared;    /* that more than one sequence has, now */
-    uint64_t copies_on_write; /* of shared pages */
+        prefetches_wasted;       /* of `prefetches`: asked for, or given up before */
+    uint64_t pages_shared;       /* that more than one sequence has, now */
+    uint64_t copies_on_write;    /* of shared pages */
     uint64_t prefetches_advised; /* faults started by KVP_WILLNEED; not in `prefetches` */
 } kvp_stats;
 

@@ -1,8 +1,9 @@
 /* advise.c - hints of the caller about what it will use. They change the order in which pages leave
  * RAM, send some away, or have some fetched in the background; nothing waits for them.
  *
- * What is to be fetched is a range per sequence (the last one that was named), followed lane by lane
- * whenever the disk has room: when the advice is given, and whenever anybody takes in completions.
+ * What is to be fetched is a range per sequence (the last one that was named), followed lane by
+ * lane whenever the disk has room: when the advice is given, and whenever anybody takes in
+ * completions.
  * Fetching stops when RAM holds nothing else but pages that are wanted as well. */
 #include "tiers/pager.h"
 
@@ -156,6 +157,8 @@ kvp_status kvp_seq_advise(kvp_seq *seq, uint64_t first, uint64_t n_tokens, kvp_a
     else if (advice == KVP_DONTNEED)
         kvpi_wanted_drop(seq);
     kvpi_wanted_fill(p);
+    if (p->wanted)
+        pthread_cond_broadcast(&p->progress); /* the thread of tickets goes on with it */
     kvpi_unlock(p);
     return KVP_OK;
 }

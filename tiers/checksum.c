@@ -1,5 +1,5 @@
-/* checksum.c - XXH3, seeded or chained. The only file that knows xxHash; inlined, because the shared
- * library's copy is built for the oldest CPU. */
+/* checksum.c - XXH3, seeded or chained. The only file that knows xxHash; inlined, because the
+ * shared library's copy is built for the oldest CPU. */
 #include "tiers/checksum.h"
 
 #define XXH_INLINE_ALL

@@ -1,5 +1,6 @@
-/* checksum.h - XXH3 of token ids, and of a page, seeded with the page's identity: a torn, stale,
- * misdirected or wrongly interpreted page fails verification, also between two sequences. */
+/* checksum.h - XXH3 of token ids, and of a page. The latter is seeded with the page's identity: a
+ * torn, stale, misdirected or wrongly interpreted page fails verification, also between two
+ * sequences. */
 #ifndef KVPI_TIERS_CHECKSUM_H
 #define KVPI_TIERS_CHECKSUM_H
 

@@ -90,7 +90,7 @@ kvp_status kvpi_fault_in(kvp_pager *p, uint32_t page, uint64_t deadline_ns)
             return KVP_OK;
         }
         if (pg->n_errors != errors_before) {
-            if (!is_others)
+            if (!is_others || kvpi_page_is(pg, KVPI_PAGE_LOST))
                 return fail_page(p, pg);
             is_others = false;
             errors_before = pg->n_errors;

@@ -32,7 +32,7 @@ typedef struct parked {
 /* One block of a prefix. */
 typedef struct node {
     kvpi_hash128 hash; /* of everything up to its end */
-    parked *owner;      /* NULL: an empty place of the table */
+    parked *owner;     /* NULL: an empty place of the table */
     uint64_t block;
 } node;
 

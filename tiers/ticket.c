@@ -81,7 +81,7 @@ static void run(void *arg)
     kvp_pager *p = arg;
     kvpi_lock(p);
     while (!p->stop_tickets) {
-        bool has_work = carry_all_on(p) || p->wanted;
+        bool has_work = carry_all_on(p) || p->wanted || p->n_transfers;
         kvp_status status = has_work ? kvpi_wait(p, KVP_FOREVER) : KVP_E_NOSPACE;
         if (status == KVP_E_NOSPACE && !p->stop_tickets) /* others have to give something back */
             status = kvpi_sleep(p, KVP_FOREVER);

@@ -36,9 +36,9 @@ KVP_API void kvp_prefix_cache_close(kvp_prefix_cache *cache);
 KVP_API KVP_NODISCARD kvp_status kvp_prefix_get(kvp_prefix_cache *cache, uint64_t salt,
                                                 const int32_t *tokens, uint64_t n_tokens,
                                                 kvp_seq **seq, uint64_t *n_found);
-/* Remember the sealed pages of `seq`, whose first n_tokens tokens these are; the sequence goes on as
- * it is. What is longer than the cache is remembered in part. Errors: KVP_E_RANGE the sequence has
- * fewer tokens, or pages of it were evicted; KVP_E_NOMEM. */
+/* Remember the sealed pages of `seq`, whose first n_tokens tokens these are; the sequence goes on
+ * as it is. What is longer than the cache is remembered in part. Errors: KVP_E_RANGE the sequence
+ * has fewer tokens, or pages of it were evicted; KVP_E_NOMEM. */
 KVP_API KVP_NODISCARD kvp_status kvp_prefix_put(kvp_prefix_cache *cache, uint64_t salt,
                                                 const int32_t *tokens, uint64_t n_tokens,
                                                 const kvp_seq *seq);
@@ -47,10 +47,10 @@ KVP_API KVP_NODISCARD kvp_status kvp_prefix_put(kvp_prefix_cache *cache, uint64_
 KVP_API void kvp_prefix_trim(kvp_prefix_cache *cache, uint64_t max_tokens);
 
 typedef struct kvp_prefix_stats {
-    uint64_t n_gets, n_hits;         /* a hit: at least one page was found */
+    uint64_t n_gets, n_hits; /* a hit: at least one page was found */
     uint64_t tokens_asked, tokens_found;
-    uint64_t n_prefixes, n_tokens;   /* remembered now */
-    uint64_t n_forgotten;            /* prefixes, for want of room */
+    uint64_t n_prefixes, n_tokens; /* remembered now */
+    uint64_t n_forgotten;          /* prefixes, for want of room */
 } kvp_prefix_stats;
 
 KVP_API void kvp_prefix_cache_stats(kvp_prefix_cache *cache, kvp_prefix_stats *stats);

@@ -20,10 +20,10 @@ typedef struct context {
     window_rule rule;
     bool no_cache; /* compute everything anew for every call */
     kvp_seq *seq;
-    uint64_t start;    /* token of the text at position 0 of the sequence */
-    uint64_t next;     /* token of the text that comes next */
-    uint64_t restarts; /* windows begun after the first */
-    uint64_t n_fed;    /* tokens given to the model in all, again after a restart */
+    uint64_t start;      /* token of the text at position 0 of the sequence */
+    uint64_t next;       /* token of the text that comes next */
+    uint64_t restarts;   /* windows begun after the first */
+    uint64_t n_fed;      /* tokens given to the model in all, again after a restart */
     uint64_t n_put_back; /* of those: because their KV was lost */
     context_call *calls; /* that filled the sequence; [capacity] */
     size_t n_calls, capacity;

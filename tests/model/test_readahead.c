@@ -314,7 +314,7 @@ static void test_failed_prefetches_are_met_when_they_are_wanted(void **state)
     attend(&f, 0, 3);
     float q[HEADS * DIM] = {0}, out[HEADS * DIM];
     kvp_attend_args args = {.q = q, .out = out, .n_queries = 1, .n_heads = HEADS, .scale = 0.1f};
-    assert_int_equal(kvp_attend(f.seqs[0], 1, &args), KVP_E_LOST);
+    assert_int_equal(kvp_attend(f.seqs[0], 1, &args), KVP_E_CORRUPT);
     assert_true(stats_of(f.paged).pages_lost > 0);
     must(kvp_pager_check(f.paged));
     tear_down(&f);

@@ -88,8 +88,8 @@ static kvp_status run(const fixture *f, faulty_disk *disk, const window_rule *ru
     need(context_init(&c, f->m, pager, rule));
     kvp_status status = context_extend(&c, f->tokens[0], FIRST, logits, 1);
     for (size_t i = FIRST; i < N && !status; i++)
-        status = context_extend(&c, f->tokens[0], i + 1,
-                                logits + (i - FIRST + 1) * f->shape.n_vocab, 1);
+        status =
+            context_extend(&c, f->tokens[0], i + 1, logits + (i - FIRST + 1) * f->shape.n_vocab, 1);
     *n_put_back = c.n_put_back;
     need(kvp_pager_check(pager));
     context_fini(&c);

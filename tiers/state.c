@@ -42,7 +42,8 @@ static kvp_placement_page describe(const kvp_pager *p, uint32_t page)
         .lane_index = pg->index,
         .lane = pg->lane,
         .is_open = !kvpi_page_is(pg, KVPI_PAGE_SEALED),
-        .is_hot = kvpi_page_is(pg, KVPI_PAGE_HOT),
+        .is_hot = kvpi_page_is(pg, KVPI_PAGE_HOT | KVPI_PAGE_KEPT),
+        .is_cold = kvpi_page_is(pg, KVPI_PAGE_LOW),
     };
 }
 
@@ -89,14 +90,22 @@ bool kvpi_leaves_zram_first(kvp_pager *p, uint32_t page, uint32_t *victim)
     return *victim == page;
 }
 
-void kvpi_set_hot(kvp_pager *p, uint32_t page, bool is_hot)
+static kvp_trace_kind rank_event(const kvp_placement_page *info)
+{
+    if (info->is_cold)
+        return KVP_TRACE_PAGE_COLD;
+    return info->is_hot ? KVP_TRACE_PAGE_HOT : KVP_TRACE_PAGE_COOL;
+}
+
+void kvpi_rank(kvp_pager *p, uint32_t page, unsigned set, unsigned clear)
 {
     kvpi_page *pg = kvpi_page_at(&p->pages, page);
-    if (kvpi_page_is(pg, KVPI_PAGE_HOT) == is_hot)
+    unsigned flags = (pg->flags & ~clear) | set;
+    if (flags == pg->flags)
         return;
-    pg->flags ^= KVPI_PAGE_HOT;
-    kvpi_trace_page(p, is_hot ? KVP_TRACE_PAGE_HOT : KVP_TRACE_PAGE_COOL, page);
+    pg->flags = (uint16_t)flags;
     kvp_placement_page info = describe(p, page);
+    kvpi_trace_page(p, rank_event(&info), page);
     kvp_placement *policies[] = {kvpi_page_is(pg, KVPI_PAGE_IN_RAM_POLICY) ? p->ram_policy : NULL,
                                  kvpi_page_is(pg, KVPI_PAGE_IN_ZRAM_POLICY) ? p->zram_policy
                                                                             : NULL};
@@ -149,6 +158,8 @@ void kvpi_unpin(kvp_pager *p, uint32_t page)
     assert(pg->pins > 0);
     pg->pins--;
     sync_policies(p, page, true);
+    if (kvpi_page_is(pg, KVPI_PAGE_LOW) && !pg->pins) /* cold also after its use */
+        kvpi_trace_page(p, KVP_TRACE_PAGE_COLD, page);
 }
 
 void kvpi_set_flags(kvp_pager *p, uint32_t page, unsigned set, unsigned clear)

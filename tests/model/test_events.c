@@ -112,11 +112,11 @@ static void scenario(kvp_pager *pager)
     must(kvp_seq_create(pager, &seq));
     append(seq, CHUNK);
     attend(seq, NULL);
+    must(kvp_seq_advise(seq, 0, 20, KVP_COLD));
     must(kvp_seq_fork(seq, &child));
     append(child, 20);
     attend(child, NULL);
     attend(seq, NULL);
-    must(kvp_seq_advise(seq, 0, 20, KVP_COLD));
     must(kvp_seq_truncate(child, 17));
     append(child, 3);
     kvp_seq_destroy(seq);

@@ -26,6 +26,8 @@
 #define BENCH_MAX_PARAMS 8
 #define BENCH_MAX_OPTIONS 8
 
+struct bench;
+
 /* An option of one benchmark's own, "--name VALUE"; shown in --help. */
 typedef struct bench_option {
     const char *name;  /* "--file-mib" */
@@ -39,6 +41,7 @@ typedef struct bench_spec {
     const char *summary;                     /* one line */
     const char *details;                     /* more lines for --help, or NULL */
     bench_option options[BENCH_MAX_OPTIONS]; /* up to the first without a name */
+    void (*report)(const struct bench *b);   /* prints in place of the list of cases, or NULL */
 } bench_spec;
 
 typedef struct bench_case {
@@ -60,6 +63,7 @@ typedef struct bench {
     const bench_spec *spec;
     uint32_t reps;      /* samples per case, >= 1 */
     bool json;          /* --json: nothing but one object on stdout */
+    const char *file;   /* --json=FILE: the object goes there, beside the table; NULL: not */
     bool quick;         /* --quick: small sizes, to see that everything runs */
     const char *dir;    /* scratch folder for files */
     const char *filter; /* only cases whose name contains it; NULL: all */

@@ -88,12 +88,11 @@ static void note_peak(tier_ram *t, unsigned n_used)
 static kvp_status ram_slot_alloc(kvp_tier *tier, size_t size_bytes, kvp_slot *out)
 {
     tier_ram *t = (tier_ram *)tier;
-    uint32_t slot;
     assert(size_bytes <= t->slot_bytes);
     (void)size_bytes;
-    kvp_status status = kvpi_slot_pool_alloc(t->pool, &slot);
-    if (status)
-        return status;
+    uint32_t slot = kvpi_slot_pool_alloc(t->pool);
+    if (slot == KVPI_NO_SLOT)
+        return KVP_E_NOSPACE; /* an answer that reclaim waits for: no message */
     note_peak(t, atomic_fetch_add(&t->n_used, 1) + 1);
     *out = slot;
     return KVP_OK;

@@ -33,4 +33,8 @@ void kvpi_blob_free(kvpi_blob_heap *heap, void *p, size_t n);
 uint64_t kvpi_blob_used(const kvpi_blob_heap *heap);
 uint64_t kvpi_blob_peak(const kvpi_blob_heap *heap);
 
+/* Another cap, at most the one of open; what is in use beyond it stays until it is freed. */
+void kvpi_blob_set_cap(kvpi_blob_heap *heap, uint64_t cap_bytes);
+uint64_t kvpi_blob_over(const kvpi_blob_heap *heap);
+
 #endif

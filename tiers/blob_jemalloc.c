@@ -175,7 +175,7 @@ kvp_status kvpi_blob_heap_open(const kvp_mem *mem, uint64_t cap_bytes, kvpi_blob
         return status;
     heap->mem = mem;
     heap->hooks = region_hooks;
-    heap->charge.cap_bytes = cap_bytes;
+    atomic_init(&heap->charge.cap_bytes, cap_bytes);
     status = kvpi_region_open(cap_bytes, &heap->extents.region);
     if (status)
         goto fail_alloc;
@@ -238,6 +238,16 @@ void kvpi_blob_free(kvpi_blob_heap *heap, void *p, size_t n)
 {
     sdallocx(p, n, flags(heap));
     kvpi_charge_sub(&heap->charge, cost(n));
+}
+
+void kvpi_blob_set_cap(kvpi_blob_heap *heap, uint64_t cap_bytes)
+{
+    atomic_store(&heap->charge.cap_bytes, cap_bytes);
+}
+
+uint64_t kvpi_blob_over(const kvpi_blob_heap *heap)
+{
+    return kvpi_charge_over(&heap->charge);
 }
 
 uint64_t kvpi_blob_used(const kvpi_blob_heap *heap)

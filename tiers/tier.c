@@ -83,3 +83,32 @@ kvp_status kvpi_tier_reserve(kvp_tier *tier, uint64_t n_slots)
 {
     return tier->ops->reserve ? tier->ops->reserve(tier, n_slots) : KVP_OK;
 }
+
+kvp_status kvpi_tier_set_budget(kvp_tier *tier, uint64_t budget_bytes)
+{
+    if (!tier->ops->set_budget)
+        return kvp_fail(KVP_E_UNSUPPORTED, "the budget of tier %s cannot be changed while it is "
+                                           "open", tier->ops->name);
+    return tier->ops->set_budget(tier, budget_bytes);
+}
+
+kvp_status kvpi_tier_ram_resize(kvp_tier *ram, kvp_tier *disk, uint64_t budget_bytes,
+                                uint64_t *over_bytes)
+{
+    kvp_status s = kvpi_tier_set_budget(ram, budget_bytes);
+    if (s)
+        return s;
+    kvp_tier_usage usage;
+    kvpi_tier_usage(ram, &usage);
+    *over_bytes = usage.bytes_over;
+    if (usage.bytes_over)
+        return KVP_OK;
+    void *base;
+    size_t bytes;
+    kvpi_tier_ram_range(ram, &base, &bytes);
+    if (disk && disk->ops->resize_range)
+        disk->ops->resize_range(disk, base, bytes);
+    if (ram->ops->trim)
+        ram->ops->trim(ram);
+    return KVP_OK;
+}

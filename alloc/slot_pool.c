@@ -1,13 +1,13 @@
 /* slot_pool.c - hands out slot numbers: per-thread magazines over a shared depot.
  *
  * Owns which slots are free, and nothing about what lies in them. The depot (slot_depot.c) is a
- * bitmap; magazines are small stacks in front of it, the top of each, its hot slot, in a word of its
- * own: a free and the alloc after it then do not wait for each other's count.
+ * bitmap; magazines (slot_magazine.h) are small stacks in front of it, each with the slot that is
+ * handed out next, the hot one, in a word of its own.
  *
  * Invariants
  *  1. A slot is in one place: with a caller, in one magazine, or free in the depot. The bitmap
  *     says "taken" of the first two.
- *  2. The stack of a magazine is touched only by its owner between enter() and leave(), by its
+ *  2. The stack of a magazine is touched only by its owner between enter and leave, by its
  *     owner holding pool->lock, or by the holder of pool->lock while the magazine is frozen.
  *  3. The hot slot is taken and put by the owner with a plain store, after which it looks at the
  *     epoch; others take it with an exchange, after they have made the epoch odd and waited for a
@@ -19,12 +19,12 @@
  *  6. No magazine holds a slot at or above the end. While any is with a caller, magazines have no
  *     room at all, so that it is given back through the lock, where it is looked at.
  *
- * enter() and leave() are a lock that favours the owner, and so is 3: the owner pays for a few
+ * Enter and leave are a lock that favours the owner, and so is 3: the owner pays for a few
  * stores and a load, while whoever freezes a magazine pays for a membarrier, which makes all other
- * CPUs' stores visible. A plain spinlock's two atomic exchanges per pair cost three times as much as
- * everything else. Where membarrier(2) is forbidden there are no magazines.
+ * CPUs' stores visible. A plain spinlock's two atomic exchanges per pair cost three times as much
+ * as everything else. Where membarrier(2) is forbidden there are no magazines.
  *
- * Lock order: registry_lock, pool->lock. Neither is taken between enter() and leave(). */
+ * Lock order: registry_lock, pool->lock. Neither is taken between enter and leave. */
 #define _GNU_SOURCE
 #include "alloc/slot_pool.h"
 
@@ -43,26 +43,17 @@
 #include <unistd.h>
 
 #define CACHE_LINE 64u
-#define MAGAZINE_SLOTS 59u    /* with the five words before them: four cache lines */
 #define MIN_MAGAZINE_SLOTS 4u /* smaller ones would not earn their keep */
 #define MAGAZINE_SHARE 16u    /* a sixteenth of the slots may be in magazines */
 #define MAX_MAGAZINES 64u     /* threads beyond that use the depot */
-
-typedef struct magazine {
-    alignas(CACHE_LINE) kvpi_magazine_top top;
-    atomic_uint busy; /* its owner is at the stack */
-    atomic_uint n;
-    uint32_t stolen;                /* the hot slot that was taken while it was frozen */
-    uint32_t slots[MAGAZINE_SLOTS]; /* [n], the stack below the hot slot */
-} magazine;
 
 struct kvpi_slot_pool {
     /* Constant after open, except for `limit`. */
     kvpi_slot_pool_top top;
     const kvp_mem *mem;
     uint32_t n_slots, n_magazines;
-    atomic_uint limit; /* slots per magazine */
-    magazine *magazines;         /* [n_magazines] */
+    atomic_uint limit;           /* slots per magazine */
+    kvpi_magazine *magazines;    /* [n_magazines] */
     struct kvpi_slot_pool *next; /* in the registry */
 
     alignas(CACHE_LINE) pthread_mutex_t lock; /* guards what follows */
@@ -83,7 +74,6 @@ static bool has_exit_key;
 
 /* A slow path that is inlined makes the fast one save registers, 2 ns per pair. */
 #define NOINLINE __attribute__((noinline))
-#define LIKELY(x) __builtin_expect(x, 1)
 #define FAST_TLS _Thread_local __attribute__((tls_model("initial-exec")))
 static FAST_TLS uint64_t thread_number; /* 0: has none yet */
 FAST_TLS kvpi_slot_memo kvpi_slot_memos[KVPI_SLOT_MEMOS];
@@ -95,44 +85,14 @@ static uint32_t min_u32(uint32_t a, uint32_t b)
 
 /* ---- magazines ---- */
 
-static inline uint32_t get(const atomic_uint *field)
-{
-    return atomic_load_explicit(field, memory_order_relaxed);
-}
-
-static inline void set(atomic_uint *field, uint32_t value)
-{
-    atomic_store_explicit(field, value, memory_order_relaxed);
-}
-
-static inline void leave(magazine *m)
-{
-    atomic_store_explicit(&m->busy, 0, memory_order_release);
-}
-
-/* False, and not inside, when it is or was frozen. */
-static inline bool enter(magazine *m, const kvpi_slot_memo *memo)
-{
-    set(&m->busy, 1);
-    if (kvpi_is_undisturbed(memo))
-        return true;
-    leave(m);
-    return false;
-}
-
-static uint32_t count(const magazine *m)
-{
-    return get(&m->n) + (get(&m->top.hot) < KVPI_HOT_CLOSED);
-}
-
 /* Keep owners out of their magazines until thaw(), but for `own`, which is the caller's. */
-static void freeze(kvpi_slot_pool *pool, const magazine *own)
+static void freeze(kvpi_slot_pool *pool, const kvpi_magazine *own)
 {
     if (pool->n_owners - (own ? 1 : 0) == 0)
         return;
     for (uint32_t i = 0; i < pool->n_magazines; i++)
         if (&pool->magazines[i] != own)
-            atomic_fetch_add(&pool->magazines[i].top.epoch, 1);
+            atomic_fetch_add(&pool->magazines[i].epoch, 1);
     long rc = syscall(__NR_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0);
     assert(rc == 0); /* it was registered when the pool was opened */
     (void)rc;
@@ -144,30 +104,31 @@ static void freeze(kvpi_slot_pool *pool, const magazine *own)
 static void thaw(kvpi_slot_pool *pool)
 {
     for (uint32_t i = 0; i < pool->n_magazines; i++)
-        if (get(&pool->magazines[i].top.epoch) % 2)
-            atomic_fetch_add(&pool->magazines[i].top.epoch, 1);
+        if (kvpi_load(&pool->magazines[i].epoch) % 2)
+            atomic_fetch_add(&pool->magazines[i].epoch, 1);
 }
 
 /* Put the hot slot on the stack, where there is room for it (invariant 4). */
-static void cool(kvpi_slot_pool *pool, magazine *m)
+static void cool(kvpi_slot_pool *pool, kvpi_magazine *m)
 {
-    uint32_t hot = atomic_exchange(&m->top.hot, get(&pool->limit) ? KVPI_HOT_NONE : KVPI_HOT_CLOSED);
+    uint32_t hot =
+        atomic_exchange(&m->hot, kvpi_load(&pool->limit) ? KVPI_HOT_NONE : KVPI_HOT_CLOSED);
     if (hot >= KVPI_HOT_CLOSED)
         return;
-    if (get(&m->top.epoch) % 2)
+    if (kvpi_load(&m->epoch) % 2)
         m->stolen = hot;
-    m->slots[get(&m->n)] = hot;
-    set(&m->n, get(&m->n) + 1);
+    m->slots[kvpi_load(&m->n)] = hot;
+    kvpi_store(&m->n, kvpi_load(&m->n) + 1);
 }
 
 /* Move the oldest slots of a magazine to the depot until `n_left` are left. */
-static void flush(kvpi_slot_pool *pool, magazine *m, uint32_t n_left)
+static void flush(kvpi_slot_pool *pool, kvpi_magazine *m, uint32_t n_left)
 {
     cool(pool, m);
-    uint32_t n = get(&m->n), n_out = n > n_left ? n - n_left : 0;
+    uint32_t n = kvpi_load(&m->n), n_out = n > n_left ? n - n_left : 0;
     kvpi_slot_depot_give(&pool->depot, m->slots, n_out);
     memmove(m->slots, m->slots + n_out, (n - n_out) * sizeof m->slots[0]);
-    set(&m->n, n - n_out);
+    kvpi_store(&m->n, n - n_out);
 }
 
 static void flush_all(kvpi_slot_pool *pool, uint32_t n_left)
@@ -178,11 +139,11 @@ static void flush_all(kvpi_slot_pool *pool, uint32_t n_left)
 
 /* Put free slots into the caller's empty magazine, the lowest on top. The scarcer they are the
  * fewer are taken: what lies in a magazine costs others a drain. */
-static void refill(kvpi_slot_pool *pool, magazine *own)
+static void refill(kvpi_slot_pool *pool, kvpi_magazine *own)
 {
-    uint32_t n = min_u32(get(&pool->limit) / 2, pool->depot.n_free / (2 * pool->n_owners));
+    uint32_t n = min_u32(kvpi_load(&pool->limit) / 2, pool->depot.n_free / (2 * pool->n_owners));
     kvpi_slot_depot_take(&pool->depot, own->slots, n);
-    set(&own->n, n);
+    kvpi_store(&own->n, n);
 }
 
 /* ---- owners ---- */
@@ -190,11 +151,11 @@ static void refill(kvpi_slot_pool *pool, magazine *own)
 static void set_limit(kvpi_slot_pool *pool)
 {
     uint32_t n_owners = pool->n_owners ? pool->n_owners : 1;
-    uint32_t limit = min_u32(MAGAZINE_SLOTS, pool->depot.end / (MAGAZINE_SHARE * n_owners));
-    set(&pool->limit, pool->depot.n_above ? 0 : limit); /* invariant 6 */
+    uint32_t limit = min_u32(KVPI_MAGAZINE_SLOTS, pool->depot.end / (MAGAZINE_SHARE * n_owners));
+    kvpi_store(&pool->limit, pool->depot.n_above ? 0 : limit); /* invariant 6 */
 }
 
-static magazine *find_magazine(kvpi_slot_pool *pool, uint64_t owner)
+static kvpi_magazine *find_magazine(kvpi_slot_pool *pool, uint64_t owner)
 {
     for (uint32_t i = 0; i < pool->n_magazines; i++)
         if (pool->owner[i] == owner)
@@ -205,7 +166,7 @@ static magazine *find_magazine(kvpi_slot_pool *pool, uint64_t owner)
 static void leave_pool(kvpi_slot_pool *pool)
 {
     pthread_mutex_lock(&pool->lock);
-    magazine *m = find_magazine(pool, thread_number);
+    kvpi_magazine *m = find_magazine(pool, thread_number);
     if (m) {
         flush(pool, m, 0);
         pool->owner[m - pool->magazines] = 0;
@@ -250,17 +211,17 @@ static bool prepare_thread(void)
     return true;
 }
 
-static magazine *adopt_magazine(kvpi_slot_pool *pool)
+static kvpi_magazine *adopt_magazine(kvpi_slot_pool *pool)
 {
-    magazine *m = find_magazine(pool, 0);
+    kvpi_magazine *m = find_magazine(pool, 0);
     if (!m)
         return NULL;
-    assert(count(m) == 0);
+    assert(kvpi_magazine_count(m) == 0);
     pool->owner[m - pool->magazines] = thread_number;
     pool->n_owners++;
     set_limit(pool);
     /* Invariant 4: the others' share has shrunk. Room is left for a hot slot. */
-    uint32_t limit = get(&pool->limit);
+    uint32_t limit = kvpi_load(&pool->limit);
     freeze(pool, m);
     flush_all(pool, limit ? limit - 1 : 0);
     thaw(pool);
@@ -268,22 +229,22 @@ static magazine *adopt_magazine(kvpi_slot_pool *pool)
 }
 
 /* The owner holds the lock: from here on it knows of all that was done to its magazine. */
-static void catch_up(kvpi_slot_pool *pool, magazine *own)
+static void catch_up(kvpi_slot_pool *pool, kvpi_magazine *own)
 {
-    uint32_t hot = get(&own->top.hot);
+    uint32_t hot = kvpi_load(&own->hot);
     if (hot >= KVPI_HOT_CLOSED)
-        set(&own->top.hot, get(&pool->limit) ? KVPI_HOT_NONE : KVPI_HOT_CLOSED);
+        kvpi_store(&own->hot, kvpi_load(&pool->limit) ? KVPI_HOT_NONE : KVPI_HOT_CLOSED);
     own->stolen = KVPI_HOT_NONE;
     kvpi_slot_memos[pool->top.id % KVPI_SLOT_MEMOS] =
-        (kvpi_slot_memo){pool->top.id, &own->top, get(&own->top.epoch)};
+        (kvpi_slot_memo){pool->top.id, own, kvpi_load(&own->epoch)};
 }
 
 /* The caller's magazine, or NULL if it has to do without. Called with pool->lock held. */
-static magazine *join(kvpi_slot_pool *pool)
+static kvpi_magazine *join(kvpi_slot_pool *pool)
 {
     if (pool->n_magazines == 0 || !prepare_thread())
         return NULL;
-    magazine *m = find_magazine(pool, thread_number);
+    kvpi_magazine *m = find_magazine(pool, thread_number);
     if (!m)
         m = adopt_magazine(pool);
     if (m)
@@ -300,7 +261,7 @@ static uint32_t magazines_for(uint32_t n_slots)
 
 size_t kvpi_slot_pool_bytes(uint32_t n_slots)
 {
-    return sizeof(kvpi_slot_pool) + magazines_for(n_slots) * sizeof(magazine) +
+    return sizeof(kvpi_slot_pool) + magazines_for(n_slots) * sizeof(kvpi_magazine) +
            kvpi_slot_depot_words(n_slots) * sizeof(uint64_t);
 }
 
@@ -317,9 +278,9 @@ kvp_status kvpi_slot_pool_open(const kvp_mem *mem, uint32_t n_slots, kvpi_slot_p
     pool->n_slots = n_slots;
     if (syscall(__NR_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0) == 0)
         pool->n_magazines = magazines_for(n_slots);
-    pool->magazines = (magazine *)(pool + 1);
+    pool->magazines = (kvpi_magazine *)(pool + 1);
     for (uint32_t i = 0; i < pool->n_magazines; i++)
-        set(&pool->magazines[i].top.hot, KVPI_HOT_NONE);
+        kvpi_store(&pool->magazines[i].hot, KVPI_HOT_NONE);
     kvpi_slot_depot_init(&pool->depot, n_slots,
                          (uint64_t *)(pool->magazines + magazines_for(n_slots)));
     set_limit(pool);
@@ -349,34 +310,12 @@ void kvpi_slot_pool_close(kvpi_slot_pool *pool)
 
 /* ---- alloc and free ---- */
 
-/* From the top of the stack, or KVPI_NO_SLOT. */
-static inline uint32_t pop(magazine *m)
-{
-    uint32_t n = get(&m->n);
-    if (n == 0)
-        return KVPI_NO_SLOT;
-    set(&m->n, n - 1);
-    return m->slots[n - 1];
-}
-
-/* Put a slot where the hot one is, and that on the stack. False: there is no room. */
-static inline bool push(magazine *m, uint32_t slot, uint32_t limit)
-{
-    uint32_t n = get(&m->n), hot = get(&m->top.hot);
-    if (hot == KVPI_HOT_CLOSED || n + 1 >= limit)
-        return false;
-    m->slots[n] = hot;
-    set(&m->n, n + 1);
-    set(&m->top.hot, slot);
-    return true;
-}
-
 /* From the caller's magazine or the depot. Called with pool->lock held. */
-static uint32_t take(kvpi_slot_pool *pool, magazine *own)
+static uint32_t take(kvpi_slot_pool *pool, kvpi_magazine *own)
 {
     if (own) {
         cool(pool, own);
-        uint32_t slot = pop(own);
+        uint32_t slot = kvpi_magazine_pop(own);
         if (slot != KVPI_NO_SLOT)
             return slot;
     }
@@ -392,7 +331,7 @@ static uint32_t take(kvpi_slot_pool *pool, magazine *own)
 static NOINLINE uint32_t alloc_slow(kvpi_slot_pool *pool)
 {
     pthread_mutex_lock(&pool->lock);
-    magazine *own = join(pool);
+    kvpi_magazine *own = join(pool);
     uint32_t slot = take(pool, own);
     if (slot == KVPI_NO_SLOT) {
         freeze(pool, own);
@@ -407,7 +346,7 @@ static NOINLINE uint32_t alloc_slow(kvpi_slot_pool *pool)
 uint32_t kvpi_slot_alloc_disturbed(kvpi_slot_pool *pool, uint32_t slot)
 {
     pthread_mutex_lock(&pool->lock);
-    magazine *own = find_magazine(pool, thread_number);
+    kvpi_magazine *own = find_magazine(pool, thread_number);
     bool was_stolen = own->stolen == slot;
     catch_up(pool, own);
     pthread_mutex_unlock(&pool->lock);
@@ -416,25 +355,24 @@ uint32_t kvpi_slot_alloc_disturbed(kvpi_slot_pool *pool, uint32_t slot)
 
 uint32_t kvpi_slot_alloc_rest(kvpi_slot_pool *pool, const kvpi_slot_memo *memo)
 {
-    magazine *m = memo ? (magazine *)memo->top : NULL;
-    if (LIKELY(m != NULL) && LIKELY(enter(m, memo))) {
-        uint32_t slot = pop(m);
-        leave(m);
-        if (LIKELY(slot != KVPI_NO_SLOT))
+    if (memo && KVPI_LIKELY(kvpi_magazine_enter(memo))) {
+        uint32_t slot = kvpi_magazine_pop(memo->magazine);
+        kvpi_magazine_leave(memo->magazine);
+        if (KVPI_LIKELY(slot != KVPI_NO_SLOT))
             return slot;
     }
     return alloc_slow(pool);
 }
 
 /* Into the caller's magazine or the depot. Called with pool->lock held. */
-static void put(kvpi_slot_pool *pool, magazine *own, uint32_t slot)
+static void put(kvpi_slot_pool *pool, kvpi_magazine *own, uint32_t slot)
 {
-    uint32_t limit = get(&pool->limit);
+    uint32_t limit = kvpi_load(&pool->limit);
     if (own && limit > 0) {
-        if (count(own) >= limit)
+        if (kvpi_magazine_count(own) >= limit)
             flush(pool, own, limit / 2);
         cool(pool, own);
-        set(&own->top.hot, slot);
+        kvpi_store(&own->hot, slot);
         return;
     }
     kvpi_slot_depot_give(&pool->depot, &slot, 1);
@@ -452,10 +390,10 @@ static NOINLINE void free_slow(kvpi_slot_pool *pool, uint32_t slot)
 void kvpi_slot_free_disturbed(kvpi_slot_pool *pool, uint32_t slot)
 {
     pthread_mutex_lock(&pool->lock);
-    magazine *own = find_magazine(pool, thread_number);
-    bool is_here = get(&own->top.hot) == slot; /* else it was put in time to be taken */
+    kvpi_magazine *own = find_magazine(pool, thread_number);
+    bool is_here = kvpi_load(&own->hot) == slot; /* else it was put in time to be taken */
     if (is_here)
-        set(&own->top.hot, KVPI_HOT_NONE);
+        kvpi_store(&own->hot, KVPI_HOT_NONE);
     catch_up(pool, own);
     if (is_here)
         put(pool, own, slot);
@@ -465,11 +403,10 @@ void kvpi_slot_free_disturbed(kvpi_slot_pool *pool, uint32_t slot)
 void kvpi_slot_free_rest(kvpi_slot_pool *pool, const kvpi_slot_memo *memo, uint32_t slot)
 {
     assert(slot < pool->n_slots);
-    magazine *m = memo ? (magazine *)memo->top : NULL;
-    if (LIKELY(m != NULL) && LIKELY(enter(m, memo))) {
-        bool was_pushed = push(m, slot, get(&pool->limit));
-        leave(m);
-        if (LIKELY(was_pushed))
+    if (memo && KVPI_LIKELY(kvpi_magazine_enter(memo))) {
+        bool was_pushed = kvpi_magazine_push(memo->magazine, slot, kvpi_load(&pool->limit));
+        kvpi_magazine_leave(memo->magazine);
+        if (KVPI_LIKELY(was_pushed))
             return;
     }
     free_slow(pool, slot);
@@ -481,7 +418,8 @@ void kvpi_slot_pool_set_end(kvpi_slot_pool *pool, uint32_t end)
 {
     pthread_mutex_lock(&pool->lock);
     freeze(pool, NULL);
-    set(&pool->limit, 0); /* what is flushed now is closed; owners open it when they catch up */
+    kvpi_store(&pool->limit,
+               0); /* what is flushed now is closed; owners open it when they catch up */
     flush_all(pool, 0);
     kvpi_slot_depot_set_end(&pool->depot, end);
     set_limit(pool);
@@ -499,7 +437,7 @@ uint32_t kvpi_slot_pool_n_free(const kvpi_slot_pool *pool)
     pthread_mutex_lock(lock_of(pool));
     uint32_t n = pool->depot.n_free;
     for (uint32_t i = 0; i < pool->n_magazines; i++)
-        n += count(&pool->magazines[i]);
+        n += kvpi_magazine_count(&pool->magazines[i]);
     pthread_mutex_unlock(lock_of(pool));
     return n;
 }

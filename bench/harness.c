@@ -84,7 +84,8 @@ double bench_p95(const bench_case *c)
 static void print_help(const bench_spec *spec)
 {
     printf("usage: bench_%s [options]\n%s\n\n", spec->name, spec->summary);
-    printf("  --json[=FILE]     one JSON object on stdout instead of the table; or in FILE, beside it\n"
+    printf("  --json[=FILE]     one JSON object on stdout instead of the table; or in FILE, beside "
+           "it\n"
            "  --reps N          samples per case (default 5)\n"
            "  --quick           small sizes: only shows that everything runs\n"
            "  --dir DIR         scratch folder for files (default $TMPDIR or /var/tmp)\n"

@@ -12,8 +12,8 @@
  *      queue of the ring ever overflows.
  *   4. n_taken = requests taken and not reaped, wherever they are.
  *   5. Which pieces are registered is read and changed by whoever set `is_submitting`. The kernel
- *      looks a piece up when it consumes the request, and holds on to it until that is done: so only
- *      what is prepared and not consumed must not name a piece that goes away.
+ *      looks a piece up when it consumes the request, and holds on to it until that is done: so
+ *      only what is prepared and not consumed must not name a piece that goes away.
  *
  * `lock` guards everything else and is never held across a system call. */
 #include "tiers/disk_engine.h"
@@ -32,7 +32,7 @@
 #define MAX_DEPTH 4096u
 /* Ranges are registered in pieces: a range that shrinks or grows has to register one again. */
 #define PIECE_BYTES ((size_t)64 << 20)
-#define RETRY_NS 1000000u             /* after the kernel had no memory for a request */
+#define RETRY_NS 1000000u /* after the kernel had no memory for a request */
 
 typedef struct range {
     char *base;
@@ -66,7 +66,7 @@ typedef struct uring {
     uint32_t n_pieces;
     uint32_t depth;
     size_t bytes, pieces_bytes; /* of this instance, of `pieces` */
-    pid_t owner;  /* the process that opened it */
+    pid_t owner;                /* the process that opened it */
 
     pthread_mutex_t lock;
     kvpi_io_queue pending;  /* not in the ring yet */
@@ -205,8 +205,8 @@ static void unregister_all(uring *u)
     u->n_pieces = 0; /* nothing is registered again */
 }
 
-/* Let go of the piece before its new size is registered: both count against RLIMIT_MEMLOCK. A kernel
- * that cannot do it for one (before 5.13) does it for all. */
+/* Let go of the piece before its new size is registered: both count against RLIMIT_MEMLOCK. A
+ * kernel that cannot do it for one (before 5.13) does it for all. */
 static void resize_piece(uring *u, uint32_t i, size_t bytes)
 {
     if (i >= u->n_pieces || u->pieces[i].bytes == bytes)
@@ -321,12 +321,11 @@ static void uring_close(kvp_disk *disk)
     kvpi_free(u->mem, u, u->bytes);
 }
 
-static const kvp_disk_ops uring_fixed_ops = {
-    .name = "uring-fixed",
-    .submit = uring_submit,
-    .reap = uring_reap,
-    .close = uring_close,
-    .resize = uring_resize};
+static const kvp_disk_ops uring_fixed_ops = {.name = "uring-fixed",
+                                             .submit = uring_submit,
+                                             .reap = uring_reap,
+                                             .close = uring_close,
+                                             .resize = uring_resize};
 static const kvp_disk_ops uring_ops = {
     .name = "uring", .submit = uring_submit, .reap = uring_reap, .close = uring_close};
 

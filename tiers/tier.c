@@ -87,8 +87,10 @@ kvp_status kvpi_tier_reserve(kvp_tier *tier, uint64_t n_slots)
 kvp_status kvpi_tier_set_budget(kvp_tier *tier, uint64_t budget_bytes)
 {
     if (!tier->ops->set_budget)
-        return kvp_fail(KVP_E_UNSUPPORTED, "the budget of tier %s cannot be changed while it is "
-                                           "open", tier->ops->name);
+        return kvp_fail(KVP_E_UNSUPPORTED,
+                        "the budget of tier %s cannot be changed while it is "
+                        "open",
+                        tier->ops->name);
     return tier->ops->set_budget(tier, budget_bytes);
 }
 

@@ -30,9 +30,9 @@ void kvpi_tier_ram_range(const kvp_tier *tier, void **base, size_t *bytes);
 uint32_t kvpi_tier_ram_end(const kvp_tier *tier);
 
 /* Give the ram tier another budget, at most the one that it was opened with. The frames in use
- * beyond it have to be freed first, by the caller: as long as *over_bytes is not 0, call again. Then
- * the engine of `disk` (or NULL) lets go of that memory, and whole units of 2 MiB go back to the
- * system; or, when it grows, is given what it may register again. Not two calls at a time.
+ * beyond it have to be freed first, by the caller: as long as *over_bytes is not 0, call again.
+ * Then the engine of `disk` (or NULL) lets go of that memory, and whole units of 2 MiB go back to
+ * the system; or, when it grows, is given what it may register again. Not two calls at a time.
  * Errors: KVP_E_BUDGET, KVP_E_INVALID. */
 KVP_NODISCARD kvp_status kvpi_tier_ram_resize(kvp_tier *ram, kvp_tier *disk, uint64_t budget_bytes,
                                               uint64_t *over_bytes);

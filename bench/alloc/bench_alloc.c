@@ -161,8 +161,7 @@ static void measure(bench *b, const char *pattern, size_t block_bytes, uint32_t 
     if (results.n == BENCH_ALLOC_MAX_CASES || b->failed)
         return;
     bench_alloc_case *c = &results.cases[results.n++];
-    *c = (bench_alloc_case){
-        .pattern = pattern, .block_bytes = block_bytes, .n_threads = n_threads};
+    *c = (bench_alloc_case){.pattern = pattern, .block_bytes = block_bytes, .n_threads = n_threads};
     for (size_t kind = 0; kind < BENCH_ALLOC_KINDS; kind++)
         new_entry(b, c, kind);
     uint32_t n_rounds = is_timed(c) ? b->reps : 1;

@@ -38,14 +38,12 @@ static void write_panel(FILE *f, const bench_alloc_results *r, size_t panel)
         write_points(f, r, patterns[panel], kind);
         fprintf(f, "EOD\n");
     }
-    fprintf(f, "set title '%s'\nset key %s\n", titles[panel],
-            panel == 3 ? "outside right" : "off");
+    fprintf(f, "set title '%s'\nset key %s\n", titles[panel], panel == 3 ? "outside right" : "off");
     for (size_t kind = 0; kind < BENCH_ALLOC_KINDS; kind++) {
         if (!write_points(NULL, r, patterns[panel], kind))
             continue;
-        fprintf(f, "%s $p%zu_%zu with linespoints lw %d pt %zu title '%s'",
-                has_line ? "," : "plot", panel, kind, kind ? 1 : 3, kind + 4,
-                bench_alloc_kinds[kind].label);
+        fprintf(f, "%s $p%zu_%zu with linespoints lw %d pt %zu title '%s'", has_line ? "," : "plot",
+                panel, kind, kind ? 1 : 3, kind + 4, bench_alloc_kinds[kind].label);
         has_line = true;
     }
     fprintf(f, "\n");

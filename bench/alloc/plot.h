@@ -4,7 +4,7 @@
 
 #include "bench/alloc/results.h"
 
-/* An SVG with ns per pair over the size, a panel per pattern; drawn by gnuplot. Without it: a note. */
+/* An SVG: ns per pair over the size, a panel per pattern. gnuplot draws it; without it: a note. */
 void bench_alloc_plot(bench *b, const bench_alloc_results *r, const char *path);
 
 #endif

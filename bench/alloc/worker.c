@@ -169,7 +169,7 @@ typedef struct allocator {
     }
 #define ALLOCATOR(name, address)                                                                   \
     {                                                                                              \
-        #name, name##_get, name##_put, address, name##_lifo, name##_random, name##_burst,          \
+#name, name##_get, name##_put, address, name##_lifo, name##_random, name##_burst,          \
             name##_produce, name##_consume                                                         \
     }
 PARTS(pool)
@@ -179,9 +179,8 @@ PARTS(bitmap)
 PARTS(nothing)
 
 static const allocator allocators[] = {
-    ALLOCATOR(pool, slot_address), ALLOCATOR(malloc, own_address),
-    ALLOCATOR(treiber, slot_address), ALLOCATOR(bitmap, slot_address),
-    ALLOCATOR(nothing, own_address)};
+    ALLOCATOR(pool, slot_address), ALLOCATOR(malloc, own_address), ALLOCATOR(treiber, slot_address),
+    ALLOCATOR(bitmap, slot_address), ALLOCATOR(nothing, own_address)};
 
 static const allocator *find_allocator(const char *name)
 {
@@ -341,7 +340,7 @@ static double adjacent_share(const allocator *a, size_t block_bytes)
     return (double)n / WORKER_ADJACENT_OF;
 }
 
-/* Random gets and puts, now mostly the one, now the other: between nothing and 2,048 blocks held. */
+/* Random gets and puts, now mostly the one, now the other: up to 2,048 blocks held. */
 static int measure_fragmentation(const char *kind, const allocator *a, size_t block_bytes)
 {
     enum { N_STEPS = 1000000, STEPS_PER_PHASE = 8192, N_HELD = WORKER_N_HELD };

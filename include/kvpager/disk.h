@@ -11,10 +11,11 @@
  *           short transfer is KVP_E_IO with done_bytes < len_bytes. One thread at a time reaps. It
  *           waits until something finished or the deadline passed; with nothing in flight it
  *           returns at once with none.
- *   resize  optional: the range of the config that begins at `base` has `bytes` bytes from now on, at
- *           most as many as when it was opened. When it returns, what lies beyond is not registered
- *           any more, and the caller may give it back to the system: no request is in flight there.
- *           Memory that cannot be registered again is used as it is. Any thread, one at a time.
+ *   resize  optional: the range of the config that begins at `base` has `bytes` bytes from now on,
+ *           at most as many as when it was opened. When it returns, what lies beyond is not
+ *           registered any more, and the caller may give it back to the system: no request is in
+ *           flight there. Memory that cannot be registered again is used as it is. Any thread, one
+ *           at a time.
  *   close   nothing is in flight. */
 #ifndef KVPAGER_DISK_H
 #define KVPAGER_DISK_H

@@ -35,8 +35,8 @@ static void reap_all(size_t n)
     assert_null(disk_reap(fx.disk, KVP_FOREVER));
 }
 
-/* Read the first blocks of the file into the memory of the same numbers. With the first half of them
- * in flight the range is resized, unless resize_to is 0. */
+/* Read the first blocks of the file into the memory of the same numbers. With the first half of
+ * them in flight the range is resized, unless resize_to is 0. */
 static void read_blocks(size_t n_blocks, size_t resize_to)
 {
     memset(fx.memory, 0, n_blocks * BLOCK_BYTES);
@@ -66,9 +66,9 @@ static void test_memory_taken_from_the_range_can_be_given_back_and_used_again(vo
     for (size_t kept = 0; kept < registered; kept += registered / 4) {
         read_blocks(kept, kept * BLOCK_BYTES);
         resize(kept * BLOCK_BYTES);
-        assert_int_equal(madvise(fx.memory + kept * BLOCK_BYTES, FILE_BYTES - kept * BLOCK_BYTES,
-                                 MADV_DONTNEED),
-                         0);
+        assert_int_equal(
+            madvise(fx.memory + kept * BLOCK_BYTES, FILE_BYTES - kept * BLOCK_BYTES, MADV_DONTNEED),
+            0);
         read_blocks(N_BLOCKS, 0);                /* also where nothing is registered */
         read_blocks(N_BLOCKS, REGISTERED_BYTES); /* and where it is again */
         read_blocks(N_BLOCKS, 0);

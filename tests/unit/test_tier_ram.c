@@ -237,9 +237,8 @@ static void test_budget_grows_again_up_to_that_of_opening(void **state)
 static void move_there_and_back(kvp_tier *ram, kvp_tier *disk, kvp_slot frame)
 {
     kvp_slot slot;
-    kvp_io *done, io = {.op = KVP_IO_WRITE,
-                        .buf = ram->ops->addr(ram, frame),
-                        .len_bytes = SLOT_BYTES};
+    kvp_io *done,
+        io = {.op = KVP_IO_WRITE, .buf = ram->ops->addr(ram, frame), .len_bytes = SLOT_BYTES};
     memset(io.buf, (int)(frame % 251), SLOT_BYTES);
     assert_int_equal(kvpi_tier_slot_alloc(disk, SLOT_BYTES, &slot), KVP_OK);
     io.slot = slot;

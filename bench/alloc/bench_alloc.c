@@ -175,15 +175,22 @@ static void measure(bench *b, const char *pattern, size_t block_bytes, uint32_t 
                             is_timed(c) ? bench_alloc_cycles(c, kind) : c->second[kind]);
 }
 
+/* 1, 2, 4 ... and the most. */
+static uint32_t next_threads(uint32_t n, uint32_t most)
+{
+    return n < most && 2 * n > most ? most : 2 * n;
+}
+
 /* Everything about one size: every number of threads for the size that the bars are about. */
 static void measure_size(bench *b, size_t kib, uint32_t max_threads)
 {
     static const char *const local[] = {"lifo", "random", "burst"};
+    uint32_t max_even = max_threads < 2 ? 2 : max_threads / 2 * 2;
     for (size_t i = 0; i < sizeof local / sizeof *local; i++)
-        for (uint32_t n = 1; n <= max_threads; n *= 2)
+        for (uint32_t n = 1; n <= max_threads; n = next_threads(n, max_threads))
             if (n == 1 || kib == BENCH_ALLOC_BAR_KIB)
                 measure(b, local[i], kib << 10, n);
-    for (uint32_t n = 2; n <= (max_threads < 2 ? 2 : max_threads); n *= 2)
+    for (uint32_t n = 2; n <= max_even; n = next_threads(n, max_even))
         if (n == 2 || kib == BENCH_ALLOC_BAR_KIB)
             measure(b, "cross", kib << 10, n);
     measure(b, "waste", kib << 10, 1);

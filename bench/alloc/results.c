@@ -142,9 +142,11 @@ static void print_bar(const char *what, double value, const char *relation, doub
 static double lead(const bench_alloc_results *r, const char *pattern)
 {
     double least = NAN;
-    for (uint32_t n = 1; n <= 128; n *= 2) {
-        const bench_alloc_case *c = bench_alloc_find(r, pattern, BENCH_ALLOC_BAR_KIB, n);
+    for (size_t i = 0; i < r->n; i++) {
+        const bench_alloc_case *c = &r->cases[i];
         double best = NAN;
+        if (strcmp(c->pattern, pattern) != 0 || c->block_bytes != BENCH_ALLOC_BAR_KIB << 10)
+            continue;
         for (size_t kind = FIRST_GENERAL; kind <= LAST_GENERAL; kind++)
             best = fmin(best, bench_alloc_median(c, kind)); /* of a number and NAN: the number */
         least = fmin(least, best / bench_alloc_median(c, 0));

@@ -2,6 +2,7 @@
  * the three engines, of which two have nothing to let go of, and the fault-injecting wrapper. */
 #define _GNU_SOURCE 1
 #include <fcntl.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -88,6 +89,16 @@ static uint64_t pinned_bytes(void)
     return kib << 10;
 }
 
+/* Kernels before 6.13 let go of it a moment later. */
+static void assert_pinned(uint64_t bytes)
+{
+    const kvp_env *env = kvp_env_default();
+    uint64_t give_up_ns = env->now_ns(NULL) + 20000000000u;
+    while (pinned_bytes() != bytes && env->now_ns(NULL) < give_up_ns)
+        sched_yield();
+    assert_int_equal(pinned_bytes(), bytes);
+}
+
 /* Over several pieces: what is beyond the range is not pinned any more. */
 static void test_registered_memory_follows_the_range(void **state)
 {
@@ -97,6 +108,7 @@ static void test_registered_memory_follows_the_range(void **state)
     if (!fx.disk->ops->resize)
         return;
     char *memory = disk_map_pages(bytes);
+    (void)madvise(memory, bytes, MADV_NOHUGEPAGE); /* of which the kernel counts all */
     kvp_disk_config cfg = disk_config(fx.fd, fx.engine);
     cfg.ranges[0].base = memory;
     cfg.ranges[0].bytes = bytes;
@@ -105,7 +117,7 @@ static void test_registered_memory_follows_the_range(void **state)
     assert_int_equal(cfg.env->disk_open(cfg.env->opaque, &cfg, &disk), KVP_OK);
     for (size_t k = 0; k < sizeof sizes / sizeof sizes[0]; k++) {
         disk->ops->resize(disk, memory, sizes[k] * mib);
-        assert_int_equal(pinned_bytes() - before, sizes[k] * mib);
+        assert_pinned(before + sizes[k] * mib);
         for (size_t at = 0; at + BLOCK_BYTES <= bytes; at += 7 * mib + 4096) {
             block_fill(memory + at, BLOCK_BYTES, at);
             kvp_disk_io io = disk_request(KVP_IO_WRITE, memory + at, BLOCK_BYTES, 0);
@@ -117,7 +129,7 @@ static void test_registered_memory_follows_the_range(void **state)
         }
     }
     disk->ops->resize(disk, memory + 4096, mib); /* no such range: nothing happens */
-    assert_int_equal(pinned_bytes() - before, bytes);
+    assert_pinned(before + bytes);
     disk->ops->close(disk);
     munmap(memory, bytes);
 }

@@ -19,9 +19,6 @@ KVP_NODISCARD kvp_status kvpi_tier_reap(kvp_tier *tier, uint64_t deadline_ns, kv
 void kvpi_tier_usage(kvp_tier *tier, kvp_tier_usage *out);
 void *kvpi_tier_addr(kvp_tier *tier, kvp_slot slot);
 KVP_NODISCARD kvp_status kvpi_tier_reserve(kvp_tier *tier, uint64_t n_slots);
-/* Errors: as the backend's; KVP_E_UNSUPPORTED its budget cannot be changed. */
-KVP_NODISCARD kvp_status kvpi_tier_set_budget(kvp_tier *tier, uint64_t budget_bytes);
-
 /* The disk tier's engine ("uring-fixed", ...). */
 const char *kvpi_tier_disk_engine(const kvp_tier *tier);
 /* The range of the ram tier's frames, as far as its budget goes; for registering it. */
@@ -29,12 +26,12 @@ void kvpi_tier_ram_range(const kvp_tier *tier, void **base, size_t *bytes);
 /* Frames at or above it are beyond the budget. */
 uint32_t kvpi_tier_ram_end(const kvp_tier *tier);
 
-/* Give the ram tier another budget, at most the one that it was opened with. The frames in use
- * beyond it have to be freed first, by the caller: as long as *over_bytes is not 0, call again.
- * Then the engine of `disk` (or NULL) lets go of that memory, and whole units of 2 MiB go back to
- * the system; or, when it grows, is given what it may register again. Not two calls at a time.
- * Errors: KVP_E_BUDGET, KVP_E_INVALID. */
-KVP_NODISCARD kvp_status kvpi_tier_ram_resize(kvp_tier *ram, kvp_tier *disk, uint64_t budget_bytes,
-                                              uint64_t *over_bytes);
+/* Give a tier another budget, at most the one that it was opened with. What is in use beyond it has
+ * to be freed first, by the caller: as long as *over_bytes is not 0, call again. Then memory that is
+ * not needed goes back to the system; `disk` (or NULL) is the tier whose engine may have registered
+ * it, and lets go of it before, or takes it up again. Not two calls at a time.
+ * Errors: KVP_E_BUDGET, KVP_E_INVALID; KVP_E_UNSUPPORTED it stays what it is. */
+KVP_NODISCARD kvp_status kvpi_tier_resize(kvp_tier *tier, kvp_tier *disk, uint64_t budget_bytes,
+                                          uint64_t *over_bytes);
 
 #endif

@@ -138,7 +138,7 @@ enum { MIB = 1 << 20, N_FRAMES = 8 * MIB / SLOT_BYTES, N_KEPT = 3 * MIB / SLOT_B
 static uint64_t resize(kvp_tier *tier, kvp_tier *disk, uint64_t budget_bytes)
 {
     uint64_t over_bytes = UINT64_MAX;
-    assert_int_equal(kvpi_tier_ram_resize(tier, disk, budget_bytes, &over_bytes), KVP_OK);
+    assert_int_equal(kvpi_tier_resize(tier, disk, budget_bytes, &over_bytes), KVP_OK);
     return over_bytes;
 }
 
@@ -224,9 +224,9 @@ static void test_budget_grows_again_up_to_that_of_opening(void **state)
     }
     for (kvp_slot i = 0; i < N_FRAMES; i++)
         assert_frame(tier, i);
-    assert_int_equal(kvpi_tier_ram_resize(tier, NULL, 8 * MIB + SLOT_BYTES, &over_bytes),
+    assert_int_equal(kvpi_tier_resize(tier, NULL, 8 * MIB + SLOT_BYTES, &over_bytes),
                      KVP_E_INVALID);
-    assert_int_equal(kvpi_tier_ram_resize(tier, NULL, SLOT_BYTES - 1, &over_bytes), KVP_E_BUDGET);
+    assert_int_equal(kvpi_tier_resize(tier, NULL, SLOT_BYTES - 1, &over_bytes), KVP_E_BUDGET);
     assert_int_equal(over_bytes, 77);
     assert_int_equal(kvpi_tier_ram_end(tier), N_FRAMES); /* as it was */
     assert_int_equal(resize(tier, NULL, KVP_UNLIMITED), 0);

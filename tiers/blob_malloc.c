@@ -95,6 +95,12 @@ uint64_t kvpi_blob_over(const kvpi_blob_heap *heap)
     return kvpi_charge_over(&heap->charge);
 }
 
+bool kvpi_blob_trim(kvpi_blob_heap *heap)
+{
+    (void)heap;
+    return false;
+}
+
 uint64_t kvpi_blob_used(const kvpi_blob_heap *heap)
 {
     return atomic_load(&heap->charge.used_bytes);

@@ -227,6 +227,11 @@ static kvp_status zram_set_budget(kvp_tier *tier, uint64_t budget_bytes)
     return KVP_OK;
 }
 
+static void zram_trim(kvp_tier *tier)
+{
+    (void)kvpi_blob_trim(((tier_zram *)tier)->heap);
+}
+
 const kvp_tier_ops kvpi_tier_zram = {
     .abi = KVP_TIER_ABI,
     .caps = KVP_CAP_VARIABLE,
@@ -239,4 +244,5 @@ const kvp_tier_ops kvpi_tier_zram = {
     .reap = zram_reap,
     .usage = zram_usage,
     .set_budget = zram_set_budget,
+    .trim = zram_trim,
 };

@@ -19,6 +19,7 @@ KVP_NODISCARD kvp_status kvpi_tier_reap(kvp_tier *tier, uint64_t deadline_ns, kv
 void kvpi_tier_usage(kvp_tier *tier, kvp_tier_usage *out);
 void *kvpi_tier_addr(kvp_tier *tier, kvp_slot slot);
 KVP_NODISCARD kvp_status kvpi_tier_reserve(kvp_tier *tier, uint64_t n_slots);
+
 /* The disk tier's engine ("uring-fixed", ...). */
 const char *kvpi_tier_disk_engine(const kvp_tier *tier);
 /* The range of the ram tier's frames, as far as its budget goes; for registering it. */

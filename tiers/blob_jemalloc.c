@@ -244,15 +244,13 @@ static kvp_status open_arena(kvpi_blob_heap *heap)
     return KVP_OK;
 }
 
-/* Address space for twice what extents need, plus the blocks that are never full. In small OS
- * pages: a huge one would take 2 MiB for the first arena structure. */
-static kvp_status open_bookkeeping(kvpi_blob_heap *heap, uint64_t cap_bytes)
+/* In small OS pages: of huge ones more would be taken than is charged, and not all that is trimmed
+ * would be given back. */
+static kvp_status open_range(range *r, size_t bytes)
 {
-    size_t bytes = 4 * BLOCK_BYTES + cap_bytes / 16;
-    kvp_status status = kvpi_region_open(bytes, &heap->bookkeeping.region);
+    kvp_status status = kvpi_region_open(bytes, &r->region);
     if (status == KVP_OK)
-        (void)madvise(heap->bookkeeping.region.base, heap->bookkeeping.region.bytes,
-                      MADV_NOHUGEPAGE);
+        (void)madvise(r->region.base, r->region.bytes, MADV_NOHUGEPAGE);
     return status;
 }
 
@@ -278,13 +276,14 @@ kvp_status kvpi_blob_heap_open(const kvp_mem *mem, uint64_t cap_bytes, kvpi_blob
     heap->hooks = region_hooks;
     pthread_mutex_init(&heap->unused_lock, NULL);
     atomic_init(&heap->charge.cap_bytes, cap_bytes);
-    status = kvpi_region_open(cap_bytes, &heap->extents.region);
+    status = open_range(&heap->extents, cap_bytes);
     if (status)
         goto fail_alloc;
     status = open_unused(heap);
     if (status)
         goto fail_extents;
-    status = open_bookkeeping(heap, cap_bytes);
+    /* Address space for twice what extents need, plus the blocks that are never full. */
+    status = open_range(&heap->bookkeeping, 4 * BLOCK_BYTES + cap_bytes / 16);
     if (status)
         goto fail_unused;
     status = open_arena(heap);

@@ -343,20 +343,20 @@ static void run_arena(uint32_t max_held, uint32_t n_moves, uint32_t low, uint32_
 static void test_hot_slots_are_neither_lost_nor_shared_when_frozen(void **state)
 {
     (void)state;
-    run_arena(1, 20000, N_SLOTS, N_SLOTS);
+    run_arena(1, 8000, N_SLOTS, N_SLOTS);
 }
 
 static void test_stacks_are_neither_lost_nor_shared_when_frozen(void **state)
 {
     (void)state;
-    run_arena(30, 10000, N_SLOTS, N_SLOTS);
+    run_arena(30, 3000, N_SLOTS, N_SLOTS);
 }
 
 static void test_nobody_gets_slots_beyond_an_end_that_moves(void **state)
 {
     (void)state;
-    run_arena(1, 5000, 16, N_SLOTS);
-    run_arena(200, 5000, 300, N_SLOTS);
+    run_arena(1, 1500, 16, N_SLOTS);
+    run_arena(200, 1500, 300, N_SLOTS);
 }
 
 int main(void)

@@ -107,6 +107,8 @@ void bench_note(bench *b, const char *format, ...) __attribute__((format(printf,
 void bench_fail(bench *b, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 uint64_t bench_now_ns(void);
+/* CPU time of the calling thread: other work on the machine disturbs it less. */
+uint64_t bench_cpu_ns(void);
 /* A deterministic stream of numbers; *state must not be 0. */
 uint64_t bench_random(uint64_t *state);
 /* Keep the compiler from dropping the computation of *p. */

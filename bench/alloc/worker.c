@@ -10,7 +10,6 @@
 #include <sched.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "bench/alloc/blocks.h"
@@ -39,25 +38,18 @@ typedef struct part {
 
 #define INLINE static inline __attribute__((always_inline))
 
-static uint64_t cpu_ns(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
 /* ---- patterns ---------------------------------------------------------------------------------*/
 
 INLINE void lifo(part *w, void *(*get)(void), void (*put)(void *))
 {
     pthread_barrier_wait(w->start);
-    uint64_t start_ns = cpu_ns();
+    uint64_t start_ns = bench_cpu_ns();
     for (uint64_t i = 0; i < w->n_pairs; i++) {
         void *p = get();
         bench_keep(p);
         put(p);
     }
-    w->ns = cpu_ns() - start_ns;
+    w->ns = bench_cpu_ns() - start_ns;
 }
 
 INLINE void replace_random(part *w, void *(*get)(void), void (*put)(void *))
@@ -68,14 +60,14 @@ INLINE void replace_random(part *w, void *(*get)(void), void (*put)(void *))
         if (!(held[i] = get()))
             w->failed = true;
     pthread_barrier_wait(w->start);
-    uint64_t start_ns = cpu_ns();
+    uint64_t start_ns = bench_cpu_ns();
     for (uint64_t i = 0; i < w->n_pairs; i++) {
         random = random * 1664525u + 1013904223u;
         void **p = &held[random / (UINT32_MAX / WORKER_N_HELD + 1)];
         put(*p);
         *p = get();
     }
-    w->ns = cpu_ns() - start_ns;
+    w->ns = bench_cpu_ns() - start_ns;
     for (uint32_t i = 0; i < WORKER_N_HELD; i++)
         put(held[i]);
 }
@@ -86,7 +78,7 @@ INLINE void burst(part *w, void *(*get)(void), void (*put)(void *))
     uint64_t n = (w->n_pairs + WORKER_BURST - 1) / WORKER_BURST;
     w->n_pairs = n * WORKER_BURST;
     pthread_barrier_wait(w->start);
-    uint64_t start_ns = cpu_ns();
+    uint64_t start_ns = bench_cpu_ns();
     while (n-- > 0) {
         for (uint32_t i = 0; i < WORKER_BURST; i++)
             held[i] = get();
@@ -94,7 +86,7 @@ INLINE void burst(part *w, void *(*get)(void), void (*put)(void *))
         for (uint32_t i = 0; i < WORKER_BURST; i++)
             put(held[i]);
     }
-    w->ns = cpu_ns() - start_ns;
+    w->ns = bench_cpu_ns() - start_ns;
 }
 
 /* Spins while the other thread is running; lets it run where it shares this CPU. */
@@ -244,13 +236,13 @@ static double calibrate(void)
     enum { N = 20000, UNROLLED = 8, LATENCY = 3 };
     uint64_t x = 3, best_ns = UINT64_MAX;
     for (int round = 0; round < 5; round++) {
-        uint64_t start_ns = cpu_ns();
+        uint64_t start_ns = bench_cpu_ns();
         for (int i = 0; i < N; i++)
             for (int k = 0; k < UNROLLED; k++) {
                 x *= 0x2545F4914F6CDD1Du;
                 __asm__ volatile("" : "+r"(x));
             }
-        uint64_t ns = cpu_ns() - start_ns;
+        uint64_t ns = bench_cpu_ns() - start_ns;
         best_ns = ns < best_ns ? ns : best_ns;
     }
     return (double)best_ns / N / UNROLLED / LATENCY;

@@ -38,7 +38,8 @@ static void write_panel(FILE *f, const bench_alloc_results *r, size_t panel)
         write_points(f, r, patterns[panel], kind);
         fprintf(f, "EOD\n");
     }
-    fprintf(f, "set title '%s'\nset key %s\n", titles[panel], panel == 3 ? "outside right" : "off");
+    fprintf(f, "set title '%s'\nset key %s\n", titles[panel],
+            panel == 3 ? "at screen 0.99,0.6" : "off");
     for (size_t kind = 0; kind < BENCH_ALLOC_KINDS; kind++) {
         if (!write_points(NULL, r, patterns[panel], kind))
             continue;
@@ -67,7 +68,8 @@ void bench_alloc_plot(bench *b, const bench_alloc_results *r, const char *path)
     fprintf(f,
             "set terminal svg size 1100,760 background 'white'\nset output '%s'\n"
             "set logscale xy\nset xlabel 'KiB per block'\nset ylabel 'ns per alloc+free'\n"
-            "set xtics (4,16,64,256,2048)\nset grid\nset multiplot layout 2,2\n",
+            "set xtics (4,16,64,256,2048)\nset grid\nset multiplot layout 2,2 "
+            "margins 0.07,0.83,0.09,0.95 spacing 0.08,0.14\n",
             path);
     for (size_t panel = 0; panel < 4; panel++)
         if (write_points(NULL, r, patterns[panel], 0))

@@ -69,7 +69,7 @@ void bench_alloc_plot(bench *b, const bench_alloc_results *r, const char *path)
             "set terminal svg size 1100,760 background 'white'\nset output '%s'\n"
             "set logscale xy\nset xlabel 'KiB per block'\nset ylabel 'ns per alloc+free'\n"
             "set xtics (4,16,64,256,2048)\nset grid\nset multiplot layout 2,2 "
-            "margins 0.07,0.83,0.09,0.95 spacing 0.08,0.14\n",
+            "margins 0.08,0.80,0.09,0.95 spacing 0.10,0.14\n",
             path);
     for (size_t panel = 0; panel < 4; panel++)
         if (write_points(NULL, r, patterns[panel], 0))

@@ -287,9 +287,9 @@ static void *hold_for_a_moment(void *arg)
     return NULL;
 }
 
-/* Move the end `n` times between the two, and on until the threads have had as many slots; after
- * each, take what is lowest now: what a thread believes to hold would be among it, had it been taken
- * from under its hands. */
+/* Move the end `n` times between the two, and on until the threads have had as many slots. After
+ * each move, take what is lowest now: what a thread believes to hold would be among it, had it been
+ * taken from under its hands. */
 static void move_end(arena *a, uint32_t n, uint32_t low, uint32_t high)
 {
     for (uint32_t i = 0; i < n || atomic_load(&a->n_checked) < n; i++) {

@@ -1,8 +1,11 @@
 /* blob_jemalloc.c - blob memory from a private jemalloc arena inside a region of the cap's size.
  *
- * The arena's extent hooks carve from the region and never give anything back to the system, so
- * that compressed pages cannot take more than the cap, fragmentation included. A second range holds
- * the arena's own bookkeeping; both are unmapped when the arena is gone.
+ * The arena's extent hooks carve from the region. What jemalloc has no use for it "decommits", and
+ * "commits" before it uses it again: that is where OS pages are counted, and refused when they
+ * would take more than the cap, fragmentation included. Those without use are given back to the
+ * system when others need the room, and by trim(). A second range holds the arena's bookkeeping,
+ * for which the cap leaves room; both are unmapped when the arena is gone. What an arena takes to
+ * begin with, about 230 KiB, comes on top.
  *
  * What had to be found out about jemalloc 5.3
  *  - Large classes (16 KiB and up) get a page of padding each that sallocx() does not report; small
@@ -12,8 +15,15 @@
  *  - Every extent (here: 4 or 8 KiB) has 128 bytes of bookkeeping; the cost of a piece includes
  *    them. Bookkeeping comes in blocks aligned to 2 MiB, which no extent is: that tells them apart.
  *    Left to jemalloc's own mapping, each arena leaves one such block behind when it is destroyed.
+ *  - Extents from different calls of the alloc hook are never merged. Hence a region of whole
+ *    blocks: when the last one was smaller, OS pages were carved from it one by one, and once they
+ *    had been used for small pieces there was no room for larger ones, ever.
  *
- * Invariants: pieces lie in the first carved_bytes of `extents`; carved_bytes only grows. */
+ * Invariants
+ *  1. Pieces lie in the first carved_bytes of `extents`; carved_bytes only grows.
+ *  2. An OS page that has a piece is committed; one that is committed may be resident.
+ *  3. n_resident, the bits of `resident`, is at most max_pages, or was so before the cap was
+ *     lowered. */
 #include "tiers/blob.h"
 
 #include "alloc/mem.h"
@@ -21,8 +31,10 @@
 #include "tiers/charge.h"
 
 #include <jemalloc/jemalloc.h>
+#include <pthread.h>
 #include <stddef.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/mman.h>
 
 #define PAGE_BYTES ((size_t)4096)
@@ -40,6 +52,11 @@ struct kvpi_blob_heap {
     range extents, bookkeeping;
     unsigned arena;
     kvpi_charge charge;
+    pthread_mutex_t lock; /* guards what follows; taken inside jemalloc's locks */
+    /* A bit per OS page of `extents`: jemalloc has use for it; it may take memory. */
+    uint64_t *committed, *resident;
+    size_t bits_bytes; /* of both */
+    size_t n_committed, n_resident, max_pages;
 };
 
 /* `alignment` is at most that of the region itself. NULL: exhausted. */
@@ -54,18 +71,100 @@ static void *carve(range *r, size_t size, size_t alignment)
     return r->region.base + at;
 }
 
+/* ---- OS pages ---- */
+
+static bool bit(const uint64_t *bits, size_t i)
+{
+    return bits[i / 64] >> (i % 64) & 1;
+}
+
+static void set_bit(uint64_t *bits, size_t i, bool value)
+{
+    uint64_t mask = UINT64_C(1) << (i % 64);
+    bits[i / 64] = value ? bits[i / 64] | mask : bits[i / 64] & ~mask;
+}
+
+/* Lock held. */
+static void give_back_unused(kvpi_blob_heap *heap)
+{
+    size_t end = atomic_load(&heap->extents.carved_bytes) / PAGE_BYTES, first = 0;
+    for (size_t page = 0; page <= end; page++) {
+        if (page < end && bit(heap->resident, page) && !bit(heap->committed, page)) {
+            set_bit(heap->resident, page, false);
+            heap->n_resident--;
+            continue;
+        }
+        if (page > first)
+            (void)madvise(heap->extents.region.base + first * PAGE_BYTES,
+                          (page - first) * PAGE_BYTES, MADV_DONTNEED);
+        first = page + 1;
+    }
+}
+
+static size_t count_not_resident(const kvpi_blob_heap *heap, size_t page, size_t n)
+{
+    size_t n_not = 0;
+    for (size_t i = page; i < page + n; i++)
+        n_not += !bit(heap->resident, i);
+    return n_not;
+}
+
+/* Lock held. False: there is no room. */
+static bool commit(kvpi_blob_heap *heap, size_t page, size_t n)
+{
+    size_t n_more = count_not_resident(heap, page, n);
+    if (n_more && heap->n_resident + n_more > heap->max_pages) {
+        if (heap->n_resident > heap->n_committed)
+            give_back_unused(heap);
+        n_more = count_not_resident(heap, page, n);
+        if (heap->n_resident + n_more > heap->max_pages)
+            return false;
+    }
+    heap->n_resident += n_more;
+    heap->n_committed += n;
+    for (size_t i = page; i < page + n; i++) {
+        set_bit(heap->committed, i, true);
+        set_bit(heap->resident, i, true);
+    }
+    return true;
+}
+
+/* The OS pages that fit under the cap together with the bookkeeping of an extent for each. */
+static size_t pages_under(uint64_t cap_bytes)
+{
+    return (size_t)(cap_bytes / (PAGE_BYTES + EXTENT_BOOKKEEPING_BYTES));
+}
+
+bool kvpi_blob_trim(kvpi_blob_heap *heap)
+{
+    pthread_mutex_lock(&heap->lock);
+    give_back_unused(heap);
+    pthread_mutex_unlock(&heap->lock);
+    return true;
+}
+
 /* ---- extent hooks: true means refused ---- */
+
+static kvpi_blob_heap *heap_of(extent_hooks_t *hooks)
+{
+    return (kvpi_blob_heap *)((char *)hooks - offsetof(kvpi_blob_heap, hooks));
+}
 
 static void *extent_alloc(extent_hooks_t *hooks, void *new_addr, size_t size, size_t alignment,
                           bool *zero, bool *commit, unsigned arena)
 {
     (void)arena;
-    kvpi_blob_heap *heap = (kvpi_blob_heap *)((char *)hooks - offsetof(kvpi_blob_heap, hooks));
+    kvpi_blob_heap *heap = heap_of(hooks);
     if (new_addr || alignment > BLOCK_BYTES)
         return NULL;
     *zero = true; /* never touched before */
-    *commit = true;
-    return carve(alignment == BLOCK_BYTES ? &heap->bookkeeping : &heap->extents, size, alignment);
+    if (alignment == BLOCK_BYTES) {
+        *commit = true;
+        return carve(&heap->bookkeeping, size, alignment);
+    }
+    if (*commit) /* in one go: only where there is no room for a block */
+        return NULL;
+    return carve(&heap->extents, size, alignment);
 }
 
 static bool extent_dalloc(extent_hooks_t *hooks, void *addr, size_t size, bool committed,
@@ -73,6 +172,44 @@ static bool extent_dalloc(extent_hooks_t *hooks, void *addr, size_t size, bool c
 {
     (void)hooks, (void)addr, (void)size, (void)committed, (void)arena;
     return true;
+}
+
+/* The first OS page of an extent; false: it is bookkeeping, which is always in use. */
+static bool find_page(const kvpi_blob_heap *heap, const void *p, size_t *page)
+{
+    size_t offset = (size_t)((uintptr_t)p - (uintptr_t)heap->extents.region.base);
+    *page = offset / PAGE_BYTES;
+    return offset < heap->extents.region.bytes;
+}
+
+static bool extent_commit(extent_hooks_t *hooks, void *addr, size_t size, size_t offset,
+                          size_t length, unsigned arena)
+{
+    (void)size, (void)arena;
+    kvpi_blob_heap *heap = heap_of(hooks);
+    size_t page;
+    if (!find_page(heap, (char *)addr + offset, &page))
+        return false;
+    pthread_mutex_lock(&heap->lock);
+    bool is_ok = commit(heap, page, length / PAGE_BYTES);
+    pthread_mutex_unlock(&heap->lock);
+    return !is_ok;
+}
+
+static bool extent_decommit(extent_hooks_t *hooks, void *addr, size_t size, size_t offset,
+                            size_t length, unsigned arena)
+{
+    (void)size, (void)arena;
+    kvpi_blob_heap *heap = heap_of(hooks);
+    size_t page;
+    if (!find_page(heap, (char *)addr + offset, &page))
+        return true;
+    pthread_mutex_lock(&heap->lock);
+    for (size_t i = page; i < page + length / PAGE_BYTES; i++)
+        set_bit(heap->committed, i, false);
+    heap->n_committed -= length / PAGE_BYTES;
+    pthread_mutex_unlock(&heap->lock);
+    return false;
 }
 
 static bool extent_purge(extent_hooks_t *hooks, void *addr, size_t size, size_t offset,
@@ -100,7 +237,8 @@ static bool extent_merge(extent_hooks_t *hooks, void *addr_a, size_t size_a, voi
 static const extent_hooks_t region_hooks = {
     .alloc = extent_alloc,
     .dalloc = extent_dalloc,
-    .decommit = extent_purge,
+    .commit = extent_commit,
+    .decommit = extent_decommit,
     .purge_lazy = extent_purge,
     .purge_forced = extent_purge,
     .split = extent_split,
@@ -155,16 +293,33 @@ static kvp_status open_arena(kvpi_blob_heap *heap)
     return KVP_OK;
 }
 
-/* Address space for twice what extents need, plus the blocks that are never full. In small OS
- * pages: a huge one would take 2 MiB for the first arena structure. */
-static kvp_status open_bookkeeping(kvpi_blob_heap *heap, uint64_t cap_bytes)
+/* In small OS pages: of huge ones more would be taken than is charged, and not all that is trimmed
+ * would be given back. */
+static kvp_status open_range(range *r, size_t bytes)
 {
-    size_t bytes = 4 * BLOCK_BYTES + cap_bytes / 16;
-    kvp_status status = kvpi_region_open(bytes, &heap->bookkeeping.region);
+    kvp_status status = kvpi_region_open(bytes, &r->region);
     if (status == KVP_OK)
-        (void)madvise(heap->bookkeeping.region.base, heap->bookkeeping.region.bytes,
-                      MADV_NOHUGEPAGE);
+        (void)madvise(r->region.base, r->region.bytes, MADV_NOHUGEPAGE);
     return status;
+}
+
+/* In whole blocks; nothing is committed at first. */
+static kvp_status open_extents(kvpi_blob_heap *heap, uint64_t cap_bytes)
+{
+    kvp_status status =
+        open_range(&heap->extents, (cap_bytes + BLOCK_BYTES - 1) & ~(BLOCK_BYTES - 1));
+    if (status)
+        return status;
+    size_t n_words = (heap->extents.region.bytes / PAGE_BYTES + 63) / 64;
+    heap->bits_bytes = 2 * n_words * sizeof(uint64_t);
+    status = kvpi_alloc(heap->mem, heap->bits_bytes, "a map of OS pages", &heap->committed);
+    if (status) {
+        kvpi_region_close(&heap->extents.region);
+        return status;
+    }
+    heap->resident = heap->committed + n_words;
+    heap->max_pages = pages_under(cap_bytes);
+    return KVP_OK;
 }
 
 kvp_status kvpi_blob_heap_open(const kvp_mem *mem, uint64_t cap_bytes, kvpi_blob_heap **out)
@@ -175,11 +330,13 @@ kvp_status kvpi_blob_heap_open(const kvp_mem *mem, uint64_t cap_bytes, kvpi_blob
         return status;
     heap->mem = mem;
     heap->hooks = region_hooks;
-    heap->charge.cap_bytes = cap_bytes;
-    status = kvpi_region_open(cap_bytes, &heap->extents.region);
+    pthread_mutex_init(&heap->lock, NULL);
+    atomic_init(&heap->charge.cap_bytes, cap_bytes);
+    status = open_extents(heap, cap_bytes);
     if (status)
         goto fail_alloc;
-    status = open_bookkeeping(heap, cap_bytes);
+    /* Address space for twice what extents need, plus the blocks that are never full. */
+    status = open_range(&heap->bookkeeping, 4 * BLOCK_BYTES + cap_bytes / 16);
     if (status)
         goto fail_extents;
     status = open_arena(heap);
@@ -192,7 +349,9 @@ fail_bookkeeping:
     kvpi_region_close(&heap->bookkeeping.region);
 fail_extents:
     kvpi_region_close(&heap->extents.region);
+    kvpi_free(mem, heap->committed, heap->bits_bytes);
 fail_alloc:
+    pthread_mutex_destroy(&heap->lock);
     kvpi_free(mem, heap, sizeof *heap);
     return status;
 }
@@ -204,6 +363,8 @@ void kvpi_blob_heap_close(kvpi_blob_heap *heap)
     destroy_arena(heap);
     kvpi_region_close(&heap->bookkeeping.region);
     kvpi_region_close(&heap->extents.region);
+    kvpi_free(heap->mem, heap->committed, heap->bits_bytes);
+    pthread_mutex_destroy(&heap->lock);
     kvpi_free(heap->mem, heap, sizeof *heap);
 }
 
@@ -238,6 +399,19 @@ void kvpi_blob_free(kvpi_blob_heap *heap, void *p, size_t n)
 {
     sdallocx(p, n, flags(heap));
     kvpi_charge_sub(&heap->charge, cost(n));
+}
+
+void kvpi_blob_set_cap(kvpi_blob_heap *heap, uint64_t cap_bytes)
+{
+    atomic_store(&heap->charge.cap_bytes, cap_bytes);
+    pthread_mutex_lock(&heap->lock);
+    heap->max_pages = pages_under(cap_bytes);
+    pthread_mutex_unlock(&heap->lock);
+}
+
+uint64_t kvpi_blob_over(const kvpi_blob_heap *heap)
+{
+    return kvpi_charge_over(&heap->charge);
 }
 
 uint64_t kvpi_blob_used(const kvpi_blob_heap *heap)

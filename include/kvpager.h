@@ -57,7 +57,7 @@ KVP_API const char *kvp_version(void);
 /* The KV of one layer, for models whose layers differ. */
 typedef struct kvp_layer_kind {
     uint32_t n_kv_heads;
-    uint32_t k_width, v_width; /* elements per head, >= 1 */
+    uint32_t k_width, v_width; /* elements (opaque: bytes) per head, >= 1; opaque V may have 0 */
     kvp_dtype dtype;
 } kvp_layer_kind;
 
@@ -135,7 +135,7 @@ KVP_API void kvp_seq_destroy(kvp_seq *seq);
 
 /* Where appended rows come from, for callers whose rows are not dense float32. */
 typedef struct kvp_rows {
-    const void *k, *v; /* row of token 0, head 0 */
+    const void *k, *v; /* row of token 0, head 0; v may be NULL where v_width is 0 */
     kvp_dtype dtype;   /* of these rows: converted (round to nearest even) if the layer's differs */
     size_t k_token_stride, v_token_stride; /* bytes from a token to the next; 0: dense */
     size_t k_head_stride, v_head_stride;   /* bytes from a head to the next; 0: dense */
@@ -143,6 +143,7 @@ typedef struct kvp_rows {
 
 /* Append n_tokens tokens to every lane of `layer`, at the lane's next positions.
  * Shapes : k [n_tokens][n_kv_heads][k_width], v [n_tokens][n_kv_heads][v_width], float32, dense.
+ *          Opaque layers take opaque rows only, and others none: bytes are copied as they are.
  * Errors : KVP_E_NOSPACE no tier has room; KVP_E_RANGE a value is not finite in the layer's dtype
  *          (e.g. above 65504 in f16); KVP_E_IO, KVP_E_CORRUPT, KVP_E_LOST bringing the open page
  *          back; KVP_E_BUSY the open page is pinned. On failure no lane is longer than before.

@@ -123,6 +123,14 @@ static kvp_status open_ram(kvp_pager *p)
     return kvpi_tier_open(&kvpi_tier_ram, &cfg, &p->ram);
 }
 
+static bool has_opaque_layer(const kvpi_geometry *g)
+{
+    for (uint32_t i = 0; i < g->n_layers; i++)
+        if (g->layers[i].dtype == KVP_OPAQUE)
+            return true;
+    return false;
+}
+
 static kvp_status open_units(kvp_pager *p)
 {
     if (!p->n_units)
@@ -132,7 +140,8 @@ static kvp_status open_units(kvp_pager *p)
         size_t bytes;
         kvpi_unit *u = &p->units[i];
         u->staging = p->staging.base + i * p->geometry.slot_bytes;
-        status = kvpi_codec_open(&p->mem, p->geometry.slot_bytes, &u->codec, &bytes);
+        status = kvpi_codec_open(&p->mem, p->geometry.slot_bytes, has_opaque_layer(&p->geometry),
+                                 &u->codec, &bytes);
         u->next = p->free_units;
         p->free_units = u;
     }

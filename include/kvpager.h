@@ -79,11 +79,13 @@ typedef struct kvp_config {
     size_t size; /* set by kvp_config_default() */
     kvp_geometry geometry;
 
-    /* Hard limits. ram: frames, staging buffers and the metadata of frames; KVP_UNLIMITED: as much
-     * as the machine has. zram, disk: 0 means that there is no such tier; disk may be unlimited.
+    /* Hard limits. ram: frames, staging buffers, metadata of frames, linear views; KVP_UNLIMITED: as
+     * much as the machine has. zram, disk: 0 means that there is no such tier; disk may be unlimited.
      * If one is too small, kvp_pager_open() fails with KVP_E_BUDGET and says how many bytes work.
      */
     uint64_t ram_bytes, zram_bytes, disk_bytes;
+    /* Of ram_bytes: set aside for linear views (kvpager/linear.h); 0: none can be opened. */
+    uint64_t linear_bytes;
     /* A swap file that stays visible until close, created 0600; an existing file that is not a
      * kvpager swap file is refused. NULL: an unlinked file in $TMPDIR or /var/tmp. */
     const char *disk_path;
@@ -249,8 +251,9 @@ typedef struct kvp_stats {
     uint64_t checksum_failures;
     uint64_t io_errors;
 
-    uint64_t ram_budget_bytes;            /* KVP_UNLIMITED: no limit */
-    uint64_t ram_bytes, ram_peak_bytes;   /* charged: frames in use, staging, metadata of frames */
+    uint64_t ram_budget_bytes; /* KVP_UNLIMITED: no limit */
+    /* charged: frames in use, staging, metadata of frames, what is set aside for linear views */
+    uint64_t ram_bytes, ram_peak_bytes;
     uint64_t frame_bytes;                 /* of those: frames in use now */
     uint64_t staging_bytes;               /* of those: staging buffers */
     uint64_t metadata_bytes;              /* of those: metadata of frames */
@@ -267,6 +270,9 @@ typedef struct kvp_stats {
     const char *placement;
     uint64_t prefetches_used,
         prefetches_wasted; /* of `prefetches`: asked for, or given up before */
+    /* Linear views: set aside (charged to RAM); held by their rows now; touches of rows that were not
+     * there; pieces of rows dropped. */
+    uint64_t linear_bytes, linear_resident_bytes, linear_faults, linear_evictions;
 } kvp_stats;
 
 /* Errors: KVP_E_INVALID stats->size is not one this library knows. */
@@ -277,6 +283,7 @@ KVP_API KVP_NODISCARD kvp_status kvp_pager_stats(kvp_pager *pager, kvp_stats *st
 #endif
 
 #include "kvpager/attention.h"
+#include "kvpager/linear.h"
 #include "kvpager/scan.h"
 
 #endif

@@ -58,7 +58,7 @@ void kvpi_log(const kvp_pager *p, kvp_log_level level, const char *message)
 static uint64_t ram_charge(const kvp_pager *p, uint64_t n_frames, uint32_t n_units)
 {
     size_t meta = kvpi_slot_pool_bytes((uint32_t)n_frames);
-    return (n_frames + n_units) * p->geometry.slot_bytes + meta;
+    return (n_frames + n_units) * p->geometry.slot_bytes + meta + p->cfg.linear_bytes;
 }
 
 /* The most frames that fit; 0: none. */
@@ -104,7 +104,7 @@ static kvp_status plan_ram(kvp_pager *p)
     p->n_units = n_units;
     p->staging_bytes = n_units * (uint64_t)p->geometry.slot_bytes;
     p->fixed_bytes = kvpi_slot_pool_bytes(p->n_frames);
-    p->stats.ram_peak_bytes = p->staging_bytes + p->fixed_bytes;
+    p->stats.ram_peak_bytes = kvpi_ram_charged(p, 0);
     kvpi_ahead_open(p);
     p->low_water = p->n_frames / 16 + 1;
     p->high_water = p->n_frames / 8 + 2;
@@ -243,6 +243,8 @@ static kvp_status check_config(const kvp_config *cfg)
                                        "budget, e.g. KVP_UNLIMITED");
     if (cfg->zram_bytes == KVP_UNLIMITED)
         return kvp_fail(KVP_E_INVALID, "zram_bytes must be a number of bytes");
+    if (cfg->linear_bytes && (cfg->linear_bytes >= cfg->ram_bytes || cfg->linear_bytes > INT64_MAX))
+        return kvp_fail(KVP_E_INVALID, "linear_bytes is a part of ram_bytes, and must be less");
     return KVP_OK;
 }
 
@@ -295,6 +297,8 @@ static kvp_status open_parts(kvp_pager *p, const kvp_config *cfg)
     if (!status)
         status = kvpi_scans_open(p);
     if (!status)
+        status = kvpi_linears_open(p);
+    if (!status)
         status = open_pool(p);
     return status;
 }
@@ -332,6 +336,7 @@ void kvp_pager_close(kvp_pager *p)
 {
     if (!p)
         return;
+    kvpi_linears_close(p);
     kvpi_lock(p);
     p->ahead_seq = NULL;
     kvpi_drain(p);

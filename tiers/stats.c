@@ -54,7 +54,8 @@ kvp_status kvp_pager_stats(kvp_pager *p, kvp_stats *out)
     s.frame_bytes = (uint64_t)p->n_in_use * p->geometry.slot_bytes;
     s.staging_bytes = p->staging_bytes;
     s.metadata_bytes = p->fixed_bytes;
-    s.ram_bytes = s.frame_bytes + s.staging_bytes + s.metadata_bytes;
+    s.linear_bytes = p->cfg.linear_bytes;
+    s.ram_bytes = kvpi_ram_charged(p, p->n_in_use);
     s.table_bytes = kvpi_page_table_bytes(&p->pages);
     for (const kvp_seq *seq = p->seqs; seq; seq = seq->next)
         s.table_bytes += kvpi_seq_bytes(seq, &p->geometry);

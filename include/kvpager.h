@@ -79,10 +79,10 @@ typedef struct kvp_config {
     size_t size; /* set by kvp_config_default() */
     kvp_geometry geometry;
 
-    /* Hard limits. ram: frames, staging buffers, metadata of frames, linear views; KVP_UNLIMITED: as
-     * much as the machine has. zram, disk: 0 means that there is no such tier; disk may be unlimited.
-     * If one is too small, kvp_pager_open() fails with KVP_E_BUDGET and says how many bytes work.
-     */
+    /* Hard limits. ram: frames, staging buffers, metadata of frames, linear views; KVP_UNLIMITED:
+     * as much as the machine has. zram, disk: 0 means that there is no such tier; disk may be
+     * unlimited. If one is too small, kvp_pager_open() fails with KVP_E_BUDGET and says how many
+     * bytes work. */
     uint64_t ram_bytes, zram_bytes, disk_bytes;
     /* Of ram_bytes: set aside for linear views (kvpager/linear.h); 0: none can be opened. */
     uint64_t linear_bytes;
@@ -270,8 +270,8 @@ typedef struct kvp_stats {
     const char *placement;
     uint64_t prefetches_used,
         prefetches_wasted; /* of `prefetches`: asked for, or given up before */
-    /* Linear views: set aside (charged to RAM); held by their rows now; touches of rows that were not
-     * there; pieces of rows dropped. */
+    /* Linear views: set aside (charged to RAM); taken by their rows now; touches of rows that were
+     * not there; pieces of rows dropped. */
     uint64_t linear_bytes, linear_resident_bytes, linear_faults, linear_evictions;
 } kvp_stats;
 

@@ -2,8 +2,8 @@
  * (linear_fill.c) have in common.
  *
  * A view's address range is cut into blocks: as many OS pages as a page's rows of one head (its
- * strip) take. A block is filled at once, and dropped at once. Where strips are no whole OS pages, a
- * block has parts of several.
+ * strip) take. A block is filled at once, and dropped at once. Where strips are no whole OS pages,
+ * a block has parts of several.
  *
  * One thread fills the views of a pager, one block after the other.
  *
@@ -12,10 +12,11 @@
  *      shares of all views are not more than cfg.linear_bytes.
  *  V2  A block is settled: it is there, for good or in the ring, or it failed and has been replaced
  *      by an empty file; or it is missing, and whoever touches it is stopped.
- *  V3  The filling thread reads sealed pages only: rows of the page that was open are settled before
- *      anybody knows the view, and its sequence is neither truncated nor evicted from (n_pins).
- *  V4  While there is a view, `held` >= 1 frames are reserved: filling never waits for a reservation,
- *      so that a reader may hold any.
+ *  V3  The filling thread reads sealed pages only: rows of the page that was open are settled
+ *      before anybody knows the view, and its sequence is neither truncated nor evicted from
+ *      (n_pins).
+ *  V4  While there is a view, `held` >= 1 frames are reserved: filling never waits for a
+ *      reservation, so that a reader may hold any.
  *
  * Lock order: kvpi_linears.lock is a leaf, and is not held while anything is filled. */
 #ifndef KVPI_TIERS_LINEAR_H

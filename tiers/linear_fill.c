@@ -128,8 +128,8 @@ static kvp_status fill_for_a_while(kvpi_linear *v, uint32_t block)
     return status;
 }
 
-/* Whoever reads these rows gets SIGBUS from now on: what is behind the end of a file does not exist.
- * (UFFDIO_POISON does the same on Linux 6.6 and later only.) */
+/* Whoever reads these rows gets SIGBUS from now on: what is behind the end of a file does not
+ * exist. (UFFDIO_POISON does the same, on Linux 6.6 and later only.) */
 static void give_up(kvpi_linear *v, uint32_t block, kvp_status status)
 {
     kvpi_linears *all = v->all;

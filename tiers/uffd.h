@@ -28,8 +28,8 @@ KVP_NODISCARD kvp_status kvpi_uffd_copy(const kvpi_uffd *u, void *to, const void
 /* Let those that wait for the range try again. */
 void kvpi_uffd_wake(const kvpi_uffd *u, void *range, size_t n);
 
-/* Wait until somebody touches a missing page: *address is where. False: kvpi_uffd_stop() was called.
- */
+/* Wait until somebody touches a missing page: *address is where. False: kvpi_uffd_stop() was
+ * called. */
 bool kvpi_uffd_next(const kvpi_uffd *u, uintptr_t *address);
 void kvpi_uffd_stop(const kvpi_uffd *u);
 

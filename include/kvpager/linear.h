@@ -1,7 +1,7 @@
 /* kvpager/linear.h - linear views: the K or V rows of one KV head as one contiguous, read-only
  * address range, for code that cannot walk a table of pages.
  *
- *     cfg.linear_bytes = 1u << 20;                            of ram_bytes, when the pager is opened
+ *     cfg.linear_bytes = 1u << 20;                           of ram_bytes, when the pager is opened
  *     kvp_linear view;
  *     kvp_linear_open(seq, &(kvp_linear_args){.layer = 3, .kv_head = 1, .plane = KVP_PLANE_K},
  *                     &view);
@@ -18,18 +18,19 @@
  * This is for compatibility. A copy of 8 KiB costs as much as thousands of steps through a page
  * table: code that can take pages pins them or scans (kvpager/view.h, kvpager/scan.h).
  *
- * What a view shows: the tokens that were there when it was opened. Tokens appended later are not in
- * it; truncating, evicting from or destroying the sequence is refused (KVP_E_BUSY) while it has a
- * view. Rows of the open page, to which tokens may still be appended, are copied at open and stay.
+ * What a view shows: the tokens that were there when it was opened. Tokens appended later are not
+ * in it; truncating or evicting from the sequence is refused (KVP_E_BUSY) while it has a view, and
+ * it may not be destroyed. Rows of the open page, to which tokens may still be appended, are copied
+ * at open and stay.
  *
  * When a page cannot be had (damaged, lost, I/O error): the reader gets SIGBUS, as from a mapped
  * file that could not be read, never other bytes; kvp_linear_status() then says what happened. A
  * system call that is given such rows fails with EFAULT.
  *
  * Without privileges many kernels (sysctl vm.unprivileged_userfaultfd = 0) fill only what programs
- * touch themselves: then `has_system_calls` is false, and read(2), write(2) and the like, given rows
- * that are not there, fail with EFAULT. Where userfaultfd is forbidden altogether (containers do),
- * kvp_linear_open() fails with KVP_E_UNSUPPORTED.
+ * touch themselves: then `has_system_calls` is false, and system calls that are given rows that are
+ * not there, e.g. write(2), fail with EFAULT. Where userfaultfd is forbidden altogether (containers
+ * do), kvp_linear_open() fails with KVP_E_UNSUPPORTED.
  *
  * A view does not exist in a forked child. It must not be written to, locked in memory, or given
  * back to the system by anyone else. */
@@ -49,9 +50,10 @@ typedef struct kvp_linear_args {
     uint32_t layer, kv_head;
     kvp_plane plane;
     uint64_t first, n_tokens; /* positions [first, first + n_tokens); n_tokens 0: all from first */
-    /* RAM that the view may take of kvp_config.linear_bytes, reserved until it is closed: at least
-     * two pieces of a page's rows of one head (rounded up to OS pages) for each thread that reads,
-     * and three for the view itself. 0: as much as the whole view takes, or else all that is left. */
+    /* RAM that the view may take of kvp_config.linear_bytes, reserved until it is closed. It is
+     * counted in pieces, a page's rows of the head rounded up to OS pages: one to three for the
+     * view itself, and two for each thread that reads at a time. 0: what the whole view takes, or
+     * else all that is left. */
     uint64_t max_bytes;
 } kvp_linear_args;
 
@@ -71,7 +73,8 @@ typedef struct kvp_linear {
  *          sequence may be appended to, attended, scanned and pinned meanwhile. */
 KVP_API KVP_NODISCARD kvp_status kvp_linear_open(kvp_seq *seq, const kvp_linear_args *args,
                                                  kvp_linear *linear);
-/* NULL, and what is not open, do nothing. Nobody should be reading: a thread that is gets SIGSEGV. */
+/* NULL, and what is not open, do nothing. Nobody should be reading: a thread that is gets SIGSEGV.
+ */
 KVP_API void kvp_linear_close(kvp_linear *linear);
 
 /* KVP_OK, or why rows could not be had the first time that happened: KVP_E_CORRUPT, KVP_E_LOST,

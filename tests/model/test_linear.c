@@ -1,7 +1,5 @@
 /* test_linear.c - linear views: what is read through one is what a pin of the page shows, whatever
  * is there at the moment, and within the RAM set aside for views. */
-#define _GNU_SOURCE 1
-#include "tests/support/child.h"
 #include "tests/support/pattern.h"
 
 #include <setjmp.h>
@@ -9,15 +7,10 @@
 #include <stddef.h>
 #include <cmocka.h>
 #include <dirent.h>
-#include <errno.h>
-#include <pthread.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 enum { TOKENS = 2000, LAYERS = 4, PAGE_TOKENS = 64, OS_PAGE = 4096 };
 enum { VIEWS_BYTES = 128 << 10 };
@@ -115,6 +108,30 @@ static void compare_with_pins(fixture *f, const kvp_linear_args *args, const kvp
     }
 }
 
+/* What the kernel says is there of a view that begins with its row 0. */
+static uint64_t os_bytes(const kvp_linear *view)
+{
+    unsigned char there[1024];
+    size_t strip = view->row_bytes * PAGE_TOKENS, block = (strip + OS_PAGE - 1) / OS_PAGE * OS_PAGE;
+    size_t n_blocks = (view->n_rows * view->row_bytes + block - 1) / block, n_there = 0;
+    size_t n = n_blocks * (block / OS_PAGE);
+    assert_true(n <= sizeof there);
+    assert_int_equal(mincore((void *)view->base, n * OS_PAGE, there), 0);
+    for (size_t i = 0; i < n; i++)
+        n_there += there[i] & 1;
+    return n_there * OS_PAGE;
+}
+
+/* They are counted, as soon as what is read ahead has come. */
+static void assert_counted(const fixture *f, const kvp_linear *view)
+{
+    for (int i = 0; i < 100000; i++)
+        if (os_bytes(view) == stats_of(f->pager).linear_resident_bytes)
+            return;
+    fail_msg("%llu bytes are there, %llu are counted", (unsigned long long)os_bytes(view),
+             (unsigned long long)stats_of(f->pager).linear_resident_bytes);
+}
+
 static void test_a_view_shows_what_pins_show(void **state)
 {
     (void)state;
@@ -140,6 +157,7 @@ static void test_a_view_shows_what_pins_show(void **state)
                 }
                 kvp_stats s = stats_of(f->pager);
                 assert_true(s.linear_resident_bytes > 0);
+                assert_counted(f, &view);
                 assert_true(s.linear_resident_bytes < args.max_bytes);
                 assert_true(s.linear_evictions > evictions);
                 must(kvp_linear_status(&view));
@@ -175,6 +193,16 @@ static void test_a_view_may_be_of_some_tokens(void **state)
     tear_down(f);
 }
 
+/* Reading them copies nothing. */
+static void assert_there(const fixture *f, const kvp_linear *view, uint64_t begin, uint64_t end)
+{
+    uint64_t faults = stats_of(f->pager).linear_faults;
+    const volatile char *rows = view->base;
+    for (uint64_t row = begin; row < end; row++)
+        (void)rows[row * view->row_bytes];
+    assert_int_equal(stats_of(f->pager).linear_faults, faults);
+}
+
 static void test_a_view_is_of_the_tokens_that_were_there(void **state)
 {
     (void)state;
@@ -183,7 +211,9 @@ static void test_a_view_is_of_the_tokens_that_were_there(void **state)
         kvp_linear_args args = {.layer = layer, .kv_head = 1, .max_bytes = 56 << 10};
         kvp_linear view;
         must(kvp_linear_open(f->seq, &args, &view));
-        for (uint64_t i = 0; i < 10; i++) { /* the page that was open is filled, and sealed, meanwhile */
+        compare_with_pins(f, &args, &view, 0, TOKENS);
+        for (uint64_t i = 0; i < 10; i++) { /* what was the open page is filled and sealed */
+            assert_there(f, &view, TOKENS - TOKENS % PAGE_TOKENS, TOKENS);
             append(f, layer, 7 + 20 * i);
             compare_with_pins(f, &args, &view, TOKENS - 10, TOKENS);
             compare_with_pins(f, &args, &view, i * 100, i * 100 + 100);

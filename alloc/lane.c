@@ -12,7 +12,7 @@ kvp_status kvpi_lane_reserve(kvpi_lane *lane, const kvp_mem *mem, uint32_t n)
         return KVP_OK;
     uint32_t capacity = lane->capacity ? lane->capacity : 8;
     while (capacity < n)
-        capacity = capacity > UINT32_MAX / 2 ? n : capacity * 2;
+        capacity = capacity > UINT32_MAX / 2 ? n : capacity + capacity / 2;
     kvpi_entry *entries;
     kvp_status status = kvpi_alloc(mem, capacity * sizeof *entries, "page table", &entries);
     if (status)
@@ -35,25 +35,31 @@ kvpi_entry *kvpi_lane_open_entry(const kvpi_lane *lane, uint32_t page_tokens)
 {
     if (!lane->n_entries)
         return NULL;
-    kvpi_entry *last = &lane->entries[lane->n_entries - 1];
-    return last->n_valid < page_tokens ? last : NULL;
+    uint32_t last = lane->n_entries - 1;
+    return kvpi_lane_n_valid(lane, last, page_tokens) < page_tokens ? &lane->entries[last] : NULL;
 }
 
-kvpi_entry *kvpi_lane_push(kvpi_lane *lane, uint32_t page)
+void kvpi_lane_push(kvpi_lane *lane, uint32_t page, uint32_t page_tokens)
 {
-    assert(lane->n_entries < lane->capacity);
-    kvpi_entry *e = &lane->entries[lane->n_entries++];
-    *e = (kvpi_entry){.first_position = lane->n_tokens, .page = page};
-    return e;
+    assert(lane->n_entries < lane->capacity && lane->n_tokens % page_tokens == 0);
+    assert(lane->n_tokens / page_tokens < UINT32_MAX);
+    lane->entries[lane->n_entries++] =
+        (kvpi_entry){.index = (uint32_t)(lane->n_tokens / page_tokens), .page = page};
 }
 
-uint32_t kvpi_lane_find(const kvpi_lane *lane, uint64_t position)
+void kvpi_lane_pop(kvpi_lane *lane, uint32_t page_tokens)
+{
+    lane->n_entries--;
+    uint32_t last = lane->n_entries - 1;
+    lane->n_tokens = lane->n_entries ? ((uint64_t)lane->entries[last].index + 1) * page_tokens : 0;
+}
+
+uint32_t kvpi_lane_find(const kvpi_lane *lane, uint64_t position, uint32_t page_tokens)
 {
     uint32_t low = 0, high = lane->n_entries;
     while (low < high) {
         uint32_t mid = low + (high - low) / 2;
-        const kvpi_entry *e = &lane->entries[mid];
-        if (e->first_position + e->n_valid > position)
+        if (kvpi_lane_end_position(lane, mid, page_tokens) > position)
             high = mid;
         else
             low = mid + 1;
@@ -71,17 +77,13 @@ void kvpi_lane_remove(kvpi_lane *lane, uint32_t begin, uint32_t end)
 
 const char *kvpi_lane_check(const kvpi_lane *lane, uint32_t page_tokens)
 {
-    for (uint32_t i = 0; i < lane->n_entries; i++) {
-        const kvpi_entry *e = &lane->entries[i];
-        bool is_last = i + 1 == lane->n_entries;
-        if (e->first_position % page_tokens || (i && e->first_position <= e[-1].first_position))
+    for (uint32_t i = 1; i < lane->n_entries; i++)
+        if (lane->entries[i].index <= lane->entries[i - 1].index)
             return "L1: entries out of order";
-        if (e->n_valid > page_tokens || (!is_last && e->n_valid != page_tokens))
-            return "L2: a page that is not full before the last";
-        if (is_last && lane->n_tokens != e->first_position + e->n_valid)
-            return "L3: the lane's length is not that of its last page";
-    }
-    if (!lane->n_entries && lane->n_tokens)
-        return "L3: tokens without a page";
+    if (!lane->n_entries)
+        return lane->n_tokens ? "L3: tokens without a page" : NULL;
+    uint64_t first = kvpi_lane_first_position(lane, lane->n_entries - 1, page_tokens);
+    if (lane->n_tokens < first || lane->n_tokens > first + page_tokens)
+        return "L3: the lane's length is not that of its last page";
     return NULL;
 }

@@ -8,6 +8,8 @@
 
 #define CHUNK_PAGES 256u
 
+_Static_assert(sizeof(kvpi_page) <= 80, "a descriptor and its entry take less than 96 bytes");
+
 void kvpi_page_table_init(kvpi_page_table *t, const kvp_mem *mem)
 {
     *t = (kvpi_page_table){.mem = mem, .free_head = KVP_PAGE_NONE};
@@ -51,7 +53,7 @@ static kvp_status add_chunk(kvpi_page_table *t)
         return status;
     uint32_t first = t->n_chunks++ * CHUNK_PAGES;
     for (uint32_t i = CHUNK_PAGES; i-- > 0;) { /* backwards: numbers come out ascending */
-        kvpi_page_at(t, first + i)->next_free = t->free_head;
+        kvpi_page_at(t, first + i)->frame = t->free_head;
         t->free_head = first + i;
     }
     return KVP_OK;
@@ -72,10 +74,13 @@ uint32_t kvpi_page_new(kvpi_page_table *t)
     uint32_t page = t->free_head;
     assert(page != KVP_PAGE_NONE);
     kvpi_page *p = kvpi_page_at(t, page);
-    t->free_head = p->next_free;
+    t->free_head = p->frame;
     t->n_used++;
-    *p = (kvpi_page){.flags = KVPI_PAGE_USED, .frame = UINT32_MAX};
-    p->copy[KVPI_ZRAM].slot = p->copy[KVPI_DISK].slot = KVP_SLOT_NONE;
+    *p = (kvpi_page){.flags = KVPI_PAGE_USED,
+                     .frame = KVPI_FRAME_NONE,
+                     .blob = KVP_SLOT_NONE,
+                     .disk_slot = KVPI_DISK_SLOT_NONE,
+                     .refs = 1};
     return page;
 }
 
@@ -84,7 +89,7 @@ void kvpi_page_delete(kvpi_page_table *t, uint32_t page)
     kvpi_page *p = kvpi_page_at(t, page);
     assert(kvpi_page_is(p, KVPI_PAGE_USED) && p->pins == 0);
     p->flags = 0;
-    p->next_free = t->free_head;
+    p->frame = t->free_head;
     t->free_head = page;
     t->n_used--;
 }
@@ -100,28 +105,25 @@ uint32_t kvpi_page_table_end(const kvpi_page_table *t)
     return t->n_chunks * CHUNK_PAGES;
 }
 
-size_t kvpi_page_table_bytes(const kvpi_page_table *t)
-{
-    return (size_t)t->n_chunks * CHUNK_PAGES * sizeof(kvpi_page) +
-           t->chunks_capacity * sizeof *t->chunks;
-}
-
 const char *kvpi_page_check(const kvpi_page *p)
 {
     bool resident = kvpi_page_is(p, KVPI_PAGE_RESIDENT);
     bool loading = kvpi_page_is(p, KVPI_PAGE_LOADING);
-    if ((resident || loading) != (p->frame != UINT32_MAX) || (resident && loading))
+    if ((resident || loading) != (p->frame != KVPI_FRAME_NONE) || (resident && loading))
         return "P1: frame and state disagree";
     if (p->pins && !resident && !loading && !p->error)
         return "P2: pinned but not in RAM";
-    if (kvpi_page_has_copy(p) && !kvpi_page_is(p, KVPI_PAGE_SUMMED))
+    bool has_copy = kvpi_page_is(p, KVPI_PAGE_COPIED);
+    if (has_copy && !kvpi_page_is(p, KVPI_PAGE_SUMMED))
         return "P3: a copy below without a checksum";
-    if (!kvpi_page_is(p, KVPI_PAGE_LOST) && !resident && !kvpi_page_has_copy(p))
+    if (!kvpi_page_is(p, KVPI_PAGE_LOST) && !resident && !has_copy)
         return "P4: no copy anywhere, and not lost";
     if (kvpi_page_is(p, KVPI_PAGE_WRITING) && !resident)
         return "P5: written down without being resident";
-    if (p->copy[KVPI_ZRAM].is_valid != (p->copy[KVPI_ZRAM].slot != KVP_SLOT_NONE) ||
-        (p->copy[KVPI_DISK].is_valid && p->copy[KVPI_DISK].slot == KVP_SLOT_NONE))
+    if (kvpi_page_is(p, KVPI_PAGE_IN_ZRAM) != (p->blob != KVP_SLOT_NONE) ||
+        (kvpi_page_is(p, KVPI_PAGE_ON_DISK) && kvpi_page_is_homeless(p)))
         return "P3: a valid copy without a slot";
+    if (!p->refs)
+        return "P8: in no page table";
     return NULL;
 }

@@ -27,11 +27,3 @@ void kvpi_seq_delete(kvp_seq *seq, const kvpi_geometry *g, const kvp_mem *mem)
         kvpi_lane_fini(&seq->lanes[i], mem);
     kvpi_free(mem, seq, struct_bytes(g));
 }
-
-size_t kvpi_seq_bytes(const kvp_seq *seq, const kvpi_geometry *g)
-{
-    size_t bytes = struct_bytes(g);
-    for (uint32_t i = 0; i < g->n_lanes; i++)
-        bytes += seq->lanes[i].capacity * sizeof(kvpi_entry);
-    return bytes;
-}

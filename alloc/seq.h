@@ -25,6 +25,7 @@ struct kvp_seq {
     kvp_pager *pager;
     uint32_t id;          /* never used twice in a pager */
     uint32_t n_pins;      /* pages pinned by views */
+    uint32_t n_tickets;   /* that are open */
     kvp_seq *prev, *next; /* the pager's list */
     bool is_scanned;      /* a scan is open */
     uint32_t hot_layer;   /* that is being filled; UINT32_MAX: none */
@@ -38,7 +39,5 @@ KVP_NODISCARD kvp_status kvpi_seq_new(kvp_pager *pager, const kvpi_geometry *g, 
                                       kvp_seq **out);
 /* Frees the tables; the pages are the pager's business. */
 void kvpi_seq_delete(kvp_seq *seq, const kvpi_geometry *g, const kvp_mem *mem);
-/* Bytes that the tables take. */
-size_t kvpi_seq_bytes(const kvp_seq *seq, const kvpi_geometry *g);
 
 #endif

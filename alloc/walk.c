@@ -1,10 +1,11 @@
 /* walk.c - the order of pages. */
 #include "alloc/walk.h"
 
-static bool is_visited(const kvpi_walk *w, const kvpi_entry *e)
+static bool is_visited(const kvpi_walk *w, const kvpi_lane *lane, uint32_t i)
 {
-    uint64_t last = e->first_position + e->n_valid; /* exclusive */
-    return e->first_position < w->sinks_end || (e->first_position < w->end && last > w->begin);
+    uint64_t first = kvpi_lane_first_position(lane, i, w->page_tokens);
+    return first < w->sinks_end ||
+           (first < w->end && kvpi_lane_end_position(lane, i, w->page_tokens) > w->begin);
 }
 
 bool kvpi_walk_settle(const kvpi_walk *w, kvpi_cursor *c)
@@ -12,12 +13,12 @@ bool kvpi_walk_settle(const kvpi_walk *w, kvpi_cursor *c)
     for (; c->group < w->layer->n_groups; c->group++, c->entry = 0) {
         const kvpi_lane *lane = &w->lanes[c->group];
         while (c->entry < lane->n_entries) {
-            const kvpi_entry *e = &lane->entries[c->entry];
-            if (is_visited(w, e))
+            if (is_visited(w, lane, c->entry))
                 return true;
-            if (e->first_position >= w->end)
+            if (kvpi_lane_first_position(lane, c->entry, w->page_tokens) >= w->end)
                 break;
-            uint32_t jump = kvpi_lane_find(lane, w->begin); /* over the gap behind the sinks */
+            /* over the gap behind the sinks */
+            uint32_t jump = kvpi_lane_find(lane, w->begin, w->page_tokens);
             c->entry = jump > c->entry ? jump : c->entry + 1;
         }
     }
@@ -27,13 +28,12 @@ bool kvpi_walk_settle(const kvpi_walk *w, kvpi_cursor *c)
 uint32_t kvpi_walk_item(const kvpi_walk *w, kvpi_cursor from, kvpi_cursor *after)
 {
     const kvpi_lane *lane = &w->lanes[from.group];
-    uint64_t segment = lane->entries[from.entry].first_position / w->segment_tokens;
+    uint32_t segment = lane->entries[from.entry].index / w->segment_pages;
     uint32_t n = 0;
     for (*after = from; after->entry < lane->n_entries; after->entry++) {
-        const kvpi_entry *e = &lane->entries[after->entry];
-        if (e->first_position / w->segment_tokens != segment)
+        if (lane->entries[after->entry].index / w->segment_pages != segment)
             break;
-        n += is_visited(w, e);
+        n += is_visited(w, lane, after->entry);
     }
     return n;
 }

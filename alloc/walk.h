@@ -16,7 +16,7 @@ typedef struct kvpi_walk {
     const kvpi_layer *layer;
     const kvpi_lane *lanes; /* [layer->n_groups] */
     uint64_t sinks_end, begin, end;
-    uint64_t segment_tokens;
+    uint32_t page_tokens, segment_pages;
 } kvpi_walk;
 
 /* Move to the first visited entry at or after `c`; false at the end of all lanes. */

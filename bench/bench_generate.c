@@ -66,7 +66,7 @@ static uint64_t kv_bytes(const workload *w)
 static kvp_config configure(const workload *w, const variant *v)
 {
     kvp_config cfg = kvp_config_default();
-    cfg.geometry = model_geometry(w->m, KVP_F16, 0);
+    cfg.geometry = model_geometry(model_get_info(w->m), KVP_F16, 0);
     cfg.pool = model_pool(w->m);
     if (v->ram_fraction > 0) {
         cfg.ram_bytes = (uint64_t)(v->ram_fraction * (double)kv_bytes(w));

@@ -132,7 +132,13 @@ KVP_API KVP_NODISCARD kvp_status kvp_pager_check(kvp_pager *pager);
 #define KVP_ALL_LAYERS UINT32_MAX
 
 KVP_API KVP_NODISCARD kvp_status kvp_seq_create(kvp_pager *pager, kvp_seq **seq);
-/* Frees its pages in every tier; NULL does nothing. Nothing of it may be pinned. */
+/* A sequence with the tokens that `parent` has now; from here on the two are independent. Copies
+ * page tables only, reads no page, also if the parent is swapped out: pages are shared until one of
+ * the two writes to its last page, which then is copied. Threads: a call on the parent. Errors:
+ * KVP_E_NOMEM. */
+KVP_API KVP_NODISCARD kvp_status kvp_seq_fork(const kvp_seq *parent, kvp_seq **child);
+/* Frees its pages in every tier but those that other sequences share; NULL does nothing. Nothing of
+ * it may be pinned. */
 KVP_API void kvp_seq_destroy(kvp_seq *seq);
 
 /* Where appended rows come from, for callers whose rows are not dense float32. */
@@ -235,6 +241,42 @@ KVP_API KVP_NODISCARD kvp_status kvp_seq_pin(kvp_seq *seq, uint32_t layer, uint6
 /* NULL, and a view that pins nothing, do nothing. */
 KVP_API void kvp_view_unpin(kvp_view *view);
 
+/* ---- asynchronous pins ----------------------------------------------------------------------- */
+
+/* A pin that goes on while the caller does something else. It stays where it is, and its memory the
+ * caller's, until it is taken or cancelled. */
+typedef struct kvp_ticket {
+    kvp_view view; /* before: set pages and max_pages; after: what is pinned, to be unpinned */
+    /* private */
+    kvp_seq *seq; /* NULL: not open */
+    struct kvp_ticket *prev, *next;
+    size_t n_pages, n_pinned;
+    uint32_t layer, begin, end, round;
+    kvp_status status;
+    bool is_prepared, has_frames, is_busy, is_over;
+    char message[160];
+} kvp_ticket;
+
+/* Begin to pin, as kvp_seq_pin() does, and return at once.
+ * Frames that views or other tickets have are waited for.
+ * Errors : those of kvp_seq_pin() that need no waiting; then the ticket is not open.
+ * Threads: until the ticket is taken or cancelled the sequence may be pinned, scanned, attended and
+ *          appended to (not to a page of the ticket), but not truncated, evicted from or
+ *          destroyed. */
+KVP_API KVP_NODISCARD kvp_status kvp_seq_prepare(kvp_seq *seq, uint32_t layer, uint64_t first,
+                                                 uint64_t n_tokens, kvp_ticket *ticket);
+/* Take the pages: KVP_OK, and ticket->view is pinned. KVP_E_AGAIN (deadline 0), KVP_E_TIMEOUT: not
+ * all are there yet; the faults go on, ask again. Other errors are those of kvp_seq_pin(): nothing
+ * is pinned, and the ticket is not open any more. One thread at a time per ticket. */
+KVP_API KVP_NODISCARD kvp_status kvp_ticket_wait(kvp_ticket *ticket, uint64_t deadline_ns);
+/* Give up a ticket that is open; NULL and others do nothing. */
+KVP_API void kvp_ticket_cancel(kvp_ticket *ticket);
+/* A descriptor for poll(2) that becomes readable when a ticket can be taken: read its 8 bytes, then
+ * ask for the open tickets with deadline 0. The first call starts a thread that carries tickets on;
+ * without it they move when somebody calls the library. The pager's: do not close it.
+ * Errors: KVP_E_UNSUPPORTED, KVP_E_NOMEM. */
+KVP_API KVP_NODISCARD kvp_status kvp_pager_eventfd(kvp_pager *pager, int *fd);
+
 /* ---- statistics ------------------------------------------------------------------------------ */
 
 /* Counters since open, and what is there now. Set `size` before the call. */
@@ -269,7 +311,9 @@ typedef struct kvp_stats {
     const char *disk_engine; /* "uring-fixed", ...; "" without a disk tier */
     const char *placement;
     uint64_t prefetches_used,
-        prefetches_wasted; /* of `prefetches`: asked for, or given up before */
+        prefetches_wasted;    /* of `prefetches`: asked for, or given up before */
+    uint64_t pages_shared;    /* that more than one sequence has, now */
+    uint64_t copies_on_write; /* of shared pages */
     /* Linear views: set aside (charged to RAM); taken by their rows now; touches of rows that were
      * not there; pieces of rows dropped. */
     uint64_t linear_bytes, linear_resident_bytes, linear_faults, linear_evictions;

@@ -1,9 +1,11 @@
 #!/bin/sh
-# demo_long.sh KVPAGER - a pretrained model reads a book with an eighth of the RAM that its keys and
-# values need, and answers a question about it. `make demo-long` calls it from the root of the tree.
+# demo_long.sh KVPAGER [TOKENS] - a pretrained model reads a book with an eighth of the RAM that its
+# keys and values need, and answers a question about it, in up to TOKENS tokens (default 100).
+# `make demo-long` calls it from the root of the tree.
 set -eu
 
-kvpager=${1:?usage: demo_long.sh KVPAGER}
+kvpager=${1:?usage: demo_long.sh KVPAGER [TOKENS]}
+tokens=${2:-100}
 question='What is this text about? Answer in one or two sentences.'
 
 model=$(sh models/smollm2/fetch.sh)
@@ -22,7 +24,7 @@ compared bit by bit. That takes a minute or two.
 END
 
 status=0
-run "$kvpager" generate -m "$model" --chat -f models/smollm2/book.txt -p "$question" -n 100 \
+run "$kvpager" generate -m "$model" --chat -f models/smollm2/book.txt -p "$question" -n "$tokens" \
     --ram 22M --map --verify --stats || status=$?
 [ "$status" -eq 0 ] || exit "$status"
 

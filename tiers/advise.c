@@ -4,8 +4,9 @@
 
 static void cool_lane(kvp_pager *p, const kvpi_lane *lane, uint64_t begin, uint64_t end)
 {
-    for (uint32_t i = kvpi_lane_find(lane, begin); i < lane->n_entries; i++) {
-        if (lane->entries[i].first_position >= end)
+    uint32_t page_tokens = p->geometry.page_tokens;
+    for (uint32_t i = kvpi_lane_find(lane, begin, page_tokens); i < lane->n_entries; i++) {
+        if (kvpi_lane_first_position(lane, i, page_tokens) >= end)
             return;
         kvpi_cool(p, lane->entries[i].page);
     }
@@ -20,7 +21,7 @@ kvp_status kvp_seq_advise(kvp_seq *seq, uint64_t first, uint64_t n_tokens, kvp_a
     kvp_pager *p = seq->pager;
     uint64_t end = n_tokens < UINT64_MAX - first ? first + n_tokens : UINT64_MAX;
     kvpi_lock(p);
-    for (uint32_t i = 0; i < p->geometry.n_lanes; i++)
+    for (uint32_t i = 0; i < p->geometry.n_lanes && n_tokens; i++)
         cool_lane(p, &seq->lanes[i], first, end);
     kvpi_unlock(p);
     return KVP_OK;

@@ -1,11 +1,14 @@
 /* check.c - every invariant, looked at one by one. */
 #include "tiers/pager.h"
 
+#include <string.h>
+
 #define FAIL(...) kvp_fail(KVP_E_CORRUPT, "pager invariant: " __VA_ARGS__)
 
 /* What the ledger should say, counted from the pages. */
 typedef struct census {
     uint32_t n_dirty, n_homeless, n_writing, n_framed, n_pinned, n_loading, n_ahead;
+    uint64_t n_lost, n_in[KVP_N_TIERS];
 } census;
 
 static kvp_status check_page(kvp_pager *p, uint32_t i, census *c)
@@ -16,18 +19,23 @@ static kvp_status check_page(kvp_pager *p, uint32_t i, census *c)
     const char *broken = kvpi_page_check(pg);
     if (broken)
         return FAIL("page %u: %s", i, broken);
-    bool in_ram = kvpi_page_is(pg, KVPI_PAGE_RESIDENT) && !pg->pins && !pg->is_ahead;
-    bool in_zram =
-        pg->copy[KVPI_ZRAM].is_valid && !kvpi_page_is(pg, KVPI_PAGE_MOVING | KVPI_PAGE_LOADING);
-    if (pg->in_ram_policy != in_ram || pg->in_zram_policy != in_zram)
+    const unsigned policies = KVPI_PAGE_IN_RAM_POLICY | KVPI_PAGE_IN_ZRAM_POLICY;
+    if ((pg->flags & policies) != kvpi_page_policies(pg))
         return FAIL("G4: page %u is in the wrong policies", i);
     bool dirty = kvpi_page_is_dirty(pg);
     c->n_dirty += dirty;
-    c->n_homeless += dirty && pg->copy[KVPI_DISK].slot == KVP_SLOT_NONE;
+    c->n_homeless += dirty && kvpi_page_is_homeless(pg);
     c->n_writing += kvpi_page_is(pg, KVPI_PAGE_WRITING);
-    c->n_framed += pg->frame != UINT32_MAX;
+    c->n_framed += pg->frame != KVPI_FRAME_NONE;
     c->n_pinned += pg->pins > 0;
-    c->n_ahead += pg->is_ahead;
+    c->n_ahead += kvpi_page_is(pg, KVPI_PAGE_AHEAD);
+    bool resident = kvpi_page_is(pg, KVPI_PAGE_RESIDENT);
+    if (kvpi_page_is(pg, KVPI_PAGE_LOST))
+        c->n_lost++;
+    else
+        c->n_in[resident                              ? KVP_TIER_RAM
+                : kvpi_page_is(pg, KVPI_PAGE_IN_ZRAM) ? KVP_TIER_ZRAM
+                                                      : KVP_TIER_DISK]++;
     c->n_loading += kvpi_page_is(pg, KVPI_PAGE_LOADING);
     return KVP_OK;
 }
@@ -48,6 +56,8 @@ static kvp_status check_ledger(const kvp_pager *p, const census *c)
     if (c->n_ahead != p->n_ahead || p->n_ahead > p->max_ahead + p->max_run)
         return FAIL("%u pages are read ahead, the window has %u of %u", c->n_ahead, p->n_ahead,
                     p->max_ahead + p->max_run);
+    if (c->n_lost != p->stats.pages_lost || memcmp(c->n_in, p->stats.pages, sizeof c->n_in) != 0)
+        return FAIL("the statistics count pages in tiers where they are not");
     if (c->n_framed > p->n_in_use || p->n_in_use > p->n_frames)
         return FAIL("%u pages have frames, %u are in use of %u", c->n_framed, p->n_in_use,
                     p->n_frames);
@@ -60,7 +70,8 @@ static kvp_status check_window(const kvp_pager *p)
 {
     for (uint32_t i = 0; i < p->n_ahead; i++) {
         const kvpi_page *pg = kvpi_page_at(&p->pages, p->ahead[i].page);
-        if (!pg->is_ahead || !kvpi_page_is(pg, KVPI_PAGE_RESIDENT | KVPI_PAGE_LOADING))
+        if (!kvpi_page_is(pg, KVPI_PAGE_AHEAD) ||
+            !kvpi_page_is(pg, KVPI_PAGE_RESIDENT | KVPI_PAGE_LOADING))
             return FAIL("A1: page %u is in the window, but not read ahead", p->ahead[i].page);
     }
     if (p->n_ahead + p->held_user > p->held)
@@ -74,30 +85,66 @@ static kvp_status check_window(const kvp_pager *p)
     return KVP_OK;
 }
 
-static kvp_status check_seq(kvp_pager *p, const kvp_seq *seq, uint32_t *n_pages)
+static kvp_status check_seq(const kvp_pager *p, const kvp_seq *seq)
 {
+    uint32_t page_tokens = p->geometry.page_tokens;
     for (uint32_t i = 0; i < p->geometry.n_lanes; i++) {
         const kvpi_lane *lane = &seq->lanes[i];
-        const char *broken = kvpi_lane_check(lane, p->geometry.page_tokens);
+        const char *broken = kvpi_lane_check(lane, page_tokens);
         if (broken)
             return FAIL("sequence %u, lane %u: %s", seq->id, i, broken);
         for (uint32_t e = 0; e < lane->n_entries; e++) {
             const kvpi_page *pg = kvpi_page_at(&p->pages, lane->entries[e].page);
-            if (!kvpi_page_is(pg, KVPI_PAGE_USED) || pg->lane != i || pg->seq_id != seq->id ||
-                pg->first_position != lane->entries[e].first_position ||
-                pg->n_stored < lane->entries[e].n_valid)
+            if (!kvpi_page_is(pg, KVPI_PAGE_USED) || pg->lane != i ||
+                pg->index != lane->entries[e].index ||
+                pg->n_stored < kvpi_lane_n_valid(lane, e, page_tokens))
                 return FAIL("sequence %u, lane %u, entry %u: not its page", seq->id, i, e);
         }
-        *n_pages += lane->n_entries;
     }
     return KVP_OK;
+}
+
+/* Add n to the references of a page for each entry that names it. */
+static void add_refs(const kvp_pager *p, uint32_t n)
+{
+    for (const kvp_seq *seq = p->seqs; seq; seq = seq->next)
+        for (uint32_t i = 0; i < p->geometry.n_lanes; i++)
+            for (uint32_t e = 0; e < seq->lanes[i].n_entries; e++)
+                kvpi_page_at(&p->pages, seq->lanes[i].entries[e].page)->refs += n;
+}
+
+/* With the entries' references taken off: only an append or a release that is under way has a page
+ * that is in no table. */
+static kvp_status check_refs_left(const kvp_pager *p)
+{
+    for (uint32_t i = 0; i < kvpi_page_table_end(&p->pages); i++) {
+        const kvpi_page *pg = kvpi_page_at(&p->pages, i);
+        if (kvpi_page_is(pg, KVPI_PAGE_USED) && pg->refs > 1)
+            return FAIL("P8: page %u has %d references more than tables name it", i, (int)pg->refs);
+    }
+    return KVP_OK;
+}
+
+static kvp_status check_refs(const kvp_pager *p)
+{
+    uint64_t n_shared = 0;
+    for (uint32_t i = 0; i < kvpi_page_table_end(&p->pages); i++) {
+        const kvpi_page *pg = kvpi_page_at(&p->pages, i);
+        n_shared += kvpi_page_is(pg, KVPI_PAGE_USED) && pg->refs > 1;
+    }
+    if (n_shared != p->stats.pages_shared)
+        return FAIL("%llu pages are shared, the statistics say %llu", (unsigned long long)n_shared,
+                    (unsigned long long)p->stats.pages_shared);
+    add_refs(p, UINT32_MAX);
+    kvp_status status = check_refs_left(p);
+    add_refs(p, 1);
+    return status;
 }
 
 kvp_status kvp_pager_check(kvp_pager *p)
 {
     census c = {0};
     kvp_status status = KVP_OK;
-    uint32_t n_pages = 0;
     kvpi_lock(p);
     for (uint32_t i = 0; i < kvpi_page_table_end(&p->pages) && !status; i++)
         status = check_page(p, i, &c);
@@ -106,9 +153,9 @@ kvp_status kvp_pager_check(kvp_pager *p)
     if (!status)
         status = check_window(p);
     for (const kvp_seq *seq = p->seqs; seq && !status; seq = seq->next)
-        status = check_seq(p, seq, &n_pages);
-    if (!status && n_pages > p->pages.n_used)
-        status = FAIL("%u pages in tables, %u in use", n_pages, p->pages.n_used);
+        status = check_seq(p, seq);
+    if (!status)
+        status = check_refs(p);
     kvpi_unlock(p);
     return status;
 }

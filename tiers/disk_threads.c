@@ -65,12 +65,20 @@ static void work(void *arg)
     pthread_mutex_unlock(&p->lock);
 }
 
+/* For n new requests; workers that are busy look for more before they sleep. Lock held. */
+static void wake(pool *p, uint32_t n)
+{
+    for (uint32_t i = 0; i < n && i < p->n_threads; i++)
+        pthread_cond_signal(&p->has_work);
+}
+
 static kvp_status pool_submit(kvp_disk *disk, kvp_disk_io *io)
 {
     pool *p = (pool *)disk;
     pthread_mutex_lock(&p->lock);
-    p->n_taken += kvpi_io_queue_put_all(&p->waiting, io);
-    pthread_cond_broadcast(&p->has_work);
+    uint32_t n = kvpi_io_queue_put_all(&p->waiting, io);
+    p->n_taken += n;
+    wake(p, n);
     pthread_mutex_unlock(&p->lock);
     return KVP_OK;
 }

@@ -23,8 +23,8 @@ static kvp_status fail_page(const kvp_pager *p, const kvpi_page *page)
 /* Where to read from: memory before disk. */
 static kvpi_lower source_of(const kvpi_page *page)
 {
-    assert(kvpi_page_has_copy(page));
-    return page->copy[KVPI_ZRAM].is_valid ? KVPI_ZRAM : KVPI_DISK;
+    assert(kvpi_page_is(page, KVPI_PAGE_COPIED));
+    return kvpi_page_is(page, KVPI_PAGE_IN_ZRAM) ? KVPI_ZRAM : KVPI_DISK;
 }
 
 kvp_status kvpi_fault_start(kvp_pager *p, uint32_t page, bool is_prefetch)
@@ -43,14 +43,14 @@ kvp_status kvpi_fault_start(kvp_pager *p, uint32_t page, bool is_prefetch)
         return status;
     /* Only now: taking a frame may have changed where the page's copies are. */
     kvpi_lower lower = source_of(pg);
-    bool is_raw = pg->copy[lower].codec == KVPI_CODEC_RAW;
+    bool is_raw = pg->form_codec == KVPI_CODEC_RAW;
     kvpi_transfer *t = kvpi_transfer_get(p, KVPI_PROMOTE, page, !is_raw);
     if (!t) {
         kvpi_frame_give(p, frame);
         return KVP_E_AGAIN;
     }
     t->lower = lower;
-    t->slot = pg->copy[lower].slot;
+    t->slot = kvpi_page_slot(pg, lower);
     pg->frame = frame;
     kvpi_set_flags(p, page, KVPI_PAGE_LOADING, 0);
     p->stats.prefetches += is_prefetch;
@@ -61,7 +61,7 @@ kvp_status kvpi_fault_start(kvp_pager *p, uint32_t page, bool is_prefetch)
     t->io = (kvp_io){.op = KVP_IO_READ,
                      .slot = t->slot,
                      .buf = is_raw ? kvpi_frame_addr(p, frame) : t->unit->staging,
-                     .len_bytes = pg->copy[lower].bytes,
+                     .len_bytes = pg->form_bytes,
                      .owner = t};
     kvpi_transfer_submit(p, t);
     return KVP_OK;
@@ -70,13 +70,13 @@ kvp_status kvpi_fault_start(kvp_pager *p, uint32_t page, bool is_prefetch)
 kvp_status kvpi_fault_in(kvp_pager *p, uint32_t page, uint64_t deadline_ns)
 {
     kvpi_page *pg = kvpi_page_at(&p->pages, page);
-    uint16_t errors_before = pg->n_errors;
+    uint8_t errors_before = pg->n_errors;
     /* Begun by read-ahead, by others, or by us some time ago: if that fails, we try ourselves. */
     bool is_others = kvpi_page_is(pg, KVPI_PAGE_LOADING);
     for (;;) {
         if (kvpi_page_is(pg, KVPI_PAGE_RESIDENT)) {
             kvpi_pin(p, page);
-            if (pg->is_ahead)
+            if (kvpi_page_is(pg, KVPI_PAGE_AHEAD))
                 kvpi_ahead_remove(p, page, true);
             return KVP_OK;
         }

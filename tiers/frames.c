@@ -85,8 +85,8 @@ static kvp_status work_for(kvp_pager *p, const kvpi_claim *c, uint64_t deadline_
     if (status != KVP_E_NOSPACE)
         return status;
     /* Nothing moves. Nobody who waits here holds anything, so holders will come to an end. */
-    bool is_hopeless = !fits(p, c, p->held_user); /* but views end only when the caller ends them */
-    if (is_hopeless || (p->held == p->held_user && !p->n_admitted))
+    uint32_t held_for_ever = c->waits_for_views ? 0 : p->held_user;
+    if (!fits(p, c, held_for_ever) || (p->held == held_for_ever && !p->n_admitted))
         return fail_claim(p, c);
     return kvpi_sleep(p, deadline_ns);
 }
@@ -137,9 +137,9 @@ static uint32_t find_clean_victim(kvp_pager *p, uint32_t n_tried)
         if (v == KVP_PAGE_NONE)
             return v;
         const kvpi_page *page = kvpi_page_at(&p->pages, v);
-        if (i > 0 && page->is_hot && n_tried == VICTIMS_TRIED)
+        if (i > 0 && kvpi_page_is(page, KVPI_PAGE_HOT) && n_tried == VICTIMS_TRIED)
             return KVP_PAGE_NONE;
-        if (!kvpi_page_is(page, KVPI_PAGE_WRITING) && kvpi_page_has_copy(page))
+        if (!kvpi_page_is(page, KVPI_PAGE_WRITING) && kvpi_page_is(page, KVPI_PAGE_COPIED))
             return v;
     }
     return KVP_PAGE_NONE;

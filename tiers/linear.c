@@ -115,10 +115,11 @@ static kvp_status locate(kvpi_linear *v, uint64_t first, uint64_t end)
     const kvpi_lane *lane = &v->seq->lanes[l->lane_base + v->group];
     const uint32_t tokens = p->geometry.page_tokens;
     const uint64_t origin = first / tokens * tokens, last = (end - 1) / tokens * tokens;
-    v->first_entry = kvpi_lane_find(lane, first);
+    v->first_entry = kvpi_lane_find(lane, first, tokens);
     const uint64_t last_entry = v->first_entry + (last - origin) / tokens;
-    if (last_entry >= lane->n_entries || lane->entries[v->first_entry].first_position != origin ||
-        lane->entries[last_entry].first_position != last)
+    if (last_entry >= lane->n_entries ||
+        kvpi_lane_first_position(lane, v->first_entry, tokens) != origin ||
+        kvpi_lane_first_position(lane, (uint32_t)last_entry, tokens) != last)
         return kvp_fail(
             KVP_E_RANGE,
             "linear view: some of the tokens %llu..%llu were evicted: view what is left "

@@ -25,25 +25,42 @@ kvp_config kvp_config_default(void)
 
 /* ---- bookkeeping memory, counted ---- */
 
-static void *counted_alloc(void *opaque, size_t n, size_t align)
+static void *counted_alloc(kvp_pager *p, uint64_t *bytes, size_t n, size_t align)
 {
-    kvp_pager *p = opaque;
     void *mem = p->user_mem.alloc(p->user_mem.opaque, n, align);
     if (mem)
-        __atomic_fetch_add(&p->mem_bytes, n, __ATOMIC_RELAXED);
+        __atomic_fetch_add(bytes, n, __ATOMIC_RELAXED);
     return mem;
 }
 
-static void counted_free(void *opaque, void *mem, size_t n)
+static void counted_free(kvp_pager *p, uint64_t *bytes, void *mem, size_t n)
 {
-    kvp_pager *p = opaque;
-    __atomic_fetch_sub(&p->mem_bytes, n, __ATOMIC_RELAXED);
+    __atomic_fetch_sub(bytes, n, __ATOMIC_RELAXED);
     p->user_mem.free(p->user_mem.opaque, mem, n);
 }
 
-uint64_t kvpi_mem_held(const kvp_pager *p)
+static void *mem_alloc(void *opaque, size_t n, size_t align)
 {
-    return __atomic_load_n(&p->mem_bytes, __ATOMIC_RELAXED);
+    kvp_pager *p = opaque;
+    return counted_alloc(p, &p->mem_bytes, n, align);
+}
+
+static void mem_free(void *opaque, void *mem, size_t n)
+{
+    kvp_pager *p = opaque;
+    counted_free(p, &p->mem_bytes, mem, n);
+}
+
+static void *table_alloc(void *opaque, size_t n, size_t align)
+{
+    kvp_pager *p = opaque;
+    return counted_alloc(p, &p->table_bytes, n, align);
+}
+
+static void table_free(void *opaque, void *mem, size_t n)
+{
+    kvp_pager *p = opaque;
+    counted_free(p, &p->table_bytes, mem, n);
 }
 
 void kvpi_log(const kvp_pager *p, kvp_log_level level, const char *message)
@@ -54,11 +71,16 @@ void kvpi_log(const kvp_pager *p, kvp_log_level level, const char *message)
 
 /* ---- the RAM budget ---- */
 
+static size_t frame_metadata_bytes(uint64_t n_frames)
+{
+    return kvpi_slot_pool_bytes((uint32_t)n_frames) + n_frames * sizeof(kvp_placement_node);
+}
+
 /* What n frames with n_units staging buffers are charged. */
 static uint64_t ram_charge(const kvp_pager *p, uint64_t n_frames, uint32_t n_units)
 {
-    size_t meta = kvpi_slot_pool_bytes((uint32_t)n_frames);
-    return (n_frames + n_units) * p->geometry.slot_bytes + meta + p->cfg.linear_bytes;
+    return (n_frames + n_units) * p->geometry.slot_bytes + frame_metadata_bytes(n_frames) +
+           p->cfg.linear_bytes;
 }
 
 /* The most frames that fit; 0: none. */
@@ -103,7 +125,7 @@ static kvp_status plan_ram(kvp_pager *p)
     p->n_frames = (uint32_t)n;
     p->n_units = n_units;
     p->staging_bytes = n_units * (uint64_t)p->geometry.slot_bytes;
-    p->fixed_bytes = kvpi_slot_pool_bytes(p->n_frames);
+    p->fixed_bytes = frame_metadata_bytes(p->n_frames);
     p->stats.ram_peak_bytes = kvpi_ram_charged(p, 0);
     kvpi_ahead_open(p);
     p->low_water = p->n_frames / 16 + 1;
@@ -120,7 +142,9 @@ static kvp_status open_ram(kvp_pager *p)
                            .max_depth = 1,
                            .mem = &p->mem,
                            .env = &p->env};
-    return kvpi_tier_open(&kvpi_tier_ram, &cfg, &p->ram);
+    kvp_status status = kvpi_alloc(&p->mem, p->n_frames * sizeof *p->frame_nodes,
+                                   "metadata of frames", &p->frame_nodes);
+    return status ? status : kvpi_tier_open(&kvpi_tier_ram, &cfg, &p->ram);
 }
 
 static bool has_opaque_layer(const kvpi_geometry *g)
@@ -199,12 +223,13 @@ static kvp_status open_disk(kvp_pager *p)
 
 static kvp_placement_node *ram_node(void *opaque, uint32_t page)
 {
-    return &kvpi_page_at(&((kvp_pager *)opaque)->pages, page)->node[0];
+    kvp_pager *p = opaque;
+    return &p->frame_nodes[kvpi_page_at(&p->pages, page)->frame];
 }
 
 static kvp_placement_node *zram_node(void *opaque, uint32_t page)
 {
-    return &kvpi_page_at(&((kvp_pager *)opaque)->pages, page)->node[1];
+    return &kvpi_page_at(&((kvp_pager *)opaque)->pages, page)->node;
 }
 
 static kvp_status open_policies(kvp_pager *p)
@@ -227,7 +252,8 @@ static void resolve_config(kvp_pager *p, const kvp_config *cfg)
     p->cfg = *cfg; /* its strings are used while opening only */
     p->env = cfg->env ? *cfg->env : *kvp_env_default();
     p->user_mem = cfg->mem ? *cfg->mem : kvpi_mem_default;
-    p->mem = (kvp_mem){.alloc = counted_alloc, .free = counted_free, .opaque = p};
+    p->mem = (kvp_mem){.alloc = mem_alloc, .free = mem_free, .opaque = p};
+    p->table_mem = (kvp_mem){.alloc = table_alloc, .free = table_free, .opaque = p};
     if (!p->cfg.placement)
         p->cfg.placement = &kvp_placement_sticky;
 }
@@ -315,7 +341,8 @@ kvp_status kvp_pager_open(const kvp_config *cfg, kvp_pager **out)
         return status;
     resolve_config(p, cfg);
     init_locks(p);
-    kvpi_page_table_init(&p->pages, &p->mem);
+    kvpi_tickets_open(p);
+    kvpi_page_table_init(&p->pages, &p->table_mem);
     p->next_serial = 1;
     p->ready_end = &p->ready_first;
     p->outbox_end = &p->outbox_first;
@@ -337,13 +364,14 @@ void kvp_pager_close(kvp_pager *p)
     if (!p)
         return;
     kvpi_linears_close(p);
+    kvpi_tickets_close(p);
     kvpi_lock(p);
     p->ahead_seq = NULL;
     kvpi_drain(p);
     kvpi_unlock(p);
     for (kvp_seq *seq = p->seqs, *next; seq; seq = next) {
         next = seq->next;
-        kvpi_seq_delete(seq, &p->geometry, &p->mem);
+        kvpi_seq_delete(seq, &p->geometry, &p->table_mem);
     }
     kvp_pool_close(p->own_pool);
     kvpi_scans_close(p);
@@ -357,6 +385,7 @@ void kvp_pager_close(kvp_pager *p)
         kvpi_codec_close(p->units[i].codec);
     kvpi_region_close(&p->staging);
     kvpi_tier_close(p->ram);
+    kvpi_free(&p->mem, p->frame_nodes, p->n_frames * sizeof *p->frame_nodes);
     kvpi_page_table_fini(&p->pages);
     kvpi_geometry_fini(&p->geometry, &p->mem);
     pthread_cond_destroy(&p->progress);

@@ -6,7 +6,8 @@
  *   progress.c  submit, reap, wait              reclaim.c   victims, demotion, watermarks
  *   scan.c      stream over a layer             readahead.c what will be asked for next
  *   rows.c      append: rows into open pages    sequence.c  create, truncate, evict
- *   view.c      pins for callers                linear.c    pages as an address range
+ *   pin.c       pins for callers                ticket.c    the same, asynchronous
+ *   view.c      what callers see of a page      linear.c    pages as an address range
  *   advise.c    hints of the caller             parallel.c  whose threads compute
  *   stats.c     counters
  *
@@ -79,8 +80,8 @@ struct kvp_pager {
     pthread_mutex_t lock;
     pthread_cond_t progress; /* something landed, or frames were given back */
 
-    kvp_config cfg;        /* resolved: no NULLs; cfg.mem is `mem` below */
-    kvp_mem user_mem, mem; /* mem counts what goes through it */
+    kvp_config cfg;                   /* resolved: no NULLs; cfg.mem is `mem` below */
+    kvp_mem user_mem, mem, table_mem; /* mem and table_mem count what goes through them */
     kvp_env env;
     kvpi_geometry geometry;
     uint64_t store_id, next_serial;
@@ -90,6 +91,7 @@ struct kvp_pager {
 
     kvp_tier *ram, *lower[KVPI_N_LOWER]; /* lower: NULL where there is no such tier */
     kvp_placement *ram_policy, *zram_policy;
+    kvp_placement_node *frame_nodes; /* [n_frames], of the RAM policy */
 
     /* the frame ledger, in frames */
     uint32_t n_frames;
@@ -132,6 +134,13 @@ struct kvp_pager {
     kvpi_linears *linears;         /* NULL: no RAM for linear views */
     kvp_pool *own_pool;            /* NULL: cfg.pool is the caller's, or parallel_for is used */
 
+    kvp_ticket *tickets, *last_ticket; /* open ones */
+    uint32_t ticket_round;
+    pthread_mutex_t ticket_lock; /* before `lock`: starting the thread */
+    int event_fd;                /* -1: nobody has asked for it */
+    void *ticket_thread;
+    bool stop_tickets;
+
     pthread_mutex_t zram_lock; /* leaf: every call into the zram tier */
     uint32_t n_zram_jobs;      /* demotions to zram under way: each may need slot_bytes */
     uint32_t n_writing;        /* pages WRITING */
@@ -143,7 +152,7 @@ struct kvp_pager {
     kvp_stats stats;             /* counters only; the rest is filled in on request */
     uint64_t fixed_bytes;        /* charged to RAM beside frames: metadata of frames */
     uint64_t staging_bytes;      /* likewise; and cfg.linear_bytes */
-    uint64_t mem_bytes;          /* held through `mem` now (atomic) */
+    uint64_t mem_bytes, table_bytes; /* held through `mem` and `table_mem` now (atomic) */
 };
 
 /* ---- pager.c ---- */
@@ -154,8 +163,6 @@ static inline uint64_t kvpi_ram_charged(const kvp_pager *p, uint32_t n_frames)
     return p->fixed_bytes + p->staging_bytes + p->cfg.linear_bytes +
            (uint64_t)n_frames * p->geometry.slot_bytes;
 }
-/* Bytes held through p->mem. */
-uint64_t kvpi_mem_held(const kvp_pager *p);
 void kvpi_log(const kvp_pager *p, kvp_log_level level, const char *message);
 
 /* ---- frames.c: all with the lock held ---- */
@@ -166,6 +173,7 @@ typedef struct kvpi_claim {
     uint32_t n_new; /* pages about to be dirty without a place below: counted in n_admitted until
                        kvpi_admitted() */
     bool is_user;   /* a view's: only the caller ends it */
+    bool waits_for_views; /* views may end meanwhile; others would wait for them for ever */
 } kvpi_claim;
 
 /* Reserve, at once or not at all, waiting for others to give theirs back. Room for new pages is
@@ -205,14 +213,25 @@ void kvpi_page_invalidate(kvp_pager *p, uint32_t page);
 /* If it is resident, it leaves before all others until it is used again. */
 void kvpi_cool(kvp_pager *p, uint32_t page);
 void kvpi_set_hot(kvp_pager *p, uint32_t page, bool is_hot);
+/* The policies that the page belongs to: KVPI_PAGE_IN_..._POLICY (G4). */
+unsigned kvpi_page_policies(const kvpi_page *page);
+static inline uint64_t kvpi_page_first_position(const kvp_pager *p, const kvpi_page *page)
+{
+    return (uint64_t)page->index * p->geometry.page_tokens;
+}
 /* Drop a clean page's frame. */
 void kvpi_page_evict(kvp_pager *p, uint32_t page);
-/* Let go of everything that the page has; waits (dropping the lock) until nothing of it is moving.
- */
-void kvpi_page_free(kvp_pager *p, uint32_t page);
+/* A new page, in no tier yet, for the page table that is about to name it; room must have been
+ * reserved. */
+uint32_t kvpi_page_create(kvp_pager *p);
+/* One more page table names the page. */
+void kvpi_page_share(kvp_pager *p, uint32_t page);
+/* A page table names the page no more. If it was the last, let go of everything that the page has;
+ * waits (dropping the lock) until nothing of it is moving. */
+void kvpi_page_release(kvp_pager *p, uint32_t page);
 void kvpi_set_flags(kvp_pager *p, uint32_t page, unsigned set, unsigned clear);
-void kvpi_set_ahead(kvp_pager *p, uint32_t page, bool is_ahead);
-void kvpi_set_copy(kvp_pager *p, uint32_t page, kvpi_lower lower, const kvpi_copy *copy);
+/* The place of a copy, and whether the bytes there are the page's. */
+void kvpi_set_copy(kvp_pager *p, uint32_t page, kvpi_lower lower, kvp_slot slot, bool is_valid);
 void kvpi_drop_copy(kvp_pager *p, uint32_t page, kvpi_lower lower);
 /* Would this page, were it in zram, be the first to leave? *victim: who would. */
 bool kvpi_leaves_zram_first(kvp_pager *p, uint32_t page, uint32_t *victim);
@@ -281,6 +300,24 @@ KVP_NODISCARD kvp_status kvpi_sleep(kvp_pager *p, uint64_t deadline_ns);
 void kvpi_poll(kvp_pager *p);
 /* Wait until nothing is in flight. */
 void kvpi_drain(kvp_pager *p);
+
+/* ---- pin.c: with the lock held ---- */
+
+/* Which pages: t->view has the caller's array; what is wrong with the request. */
+KVP_NODISCARD kvp_status kvpi_pin_begin(kvp_ticket *t, kvp_seq *seq, uint32_t layer, uint64_t first,
+                                        uint64_t n_tokens);
+/* Bring them up; may drop the lock. KVP_OK: t->view is pinned. KVP_E_AGAIN, KVP_E_TIMEOUT: call
+ * again, or abandon it, as after other errors. */
+KVP_NODISCARD kvp_status kvpi_pin_advance(kvp_ticket *t, uint64_t deadline_ns);
+/* Let go of what it has; faults go on. */
+void kvpi_pin_abandon(kvp_ticket *t);
+
+/* ---- ticket.c ---- */
+
+void kvpi_tickets_open(kvp_pager *p);
+void kvpi_tickets_close(kvp_pager *p);
+/* Does an open ticket want this entry of the layer's lanes? With the lock held. */
+bool kvpi_ticket_has(const kvp_seq *seq, uint32_t layer, uint32_t entry);
 
 /* ---- reclaim.c ---- */
 

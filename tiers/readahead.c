@@ -57,7 +57,7 @@ void kvpi_ahead_remove(kvp_pager *p, uint32_t page, bool is_used)
     p->n_ahead--;
     memmove(p->ahead + i, p->ahead + i + 1, (p->n_ahead - i) * sizeof p->ahead[0]);
     p->held--;
-    kvpi_set_ahead(p, page, false);
+    kvpi_set_flags(p, page, 0, KVPI_PAGE_AHEAD);
     *(is_used ? &p->stats.prefetches_used : &p->stats.prefetches_wasted) += 1;
 }
 
@@ -84,7 +84,7 @@ static bool fetch(kvp_pager *p, uint32_t page)
     }
     p->ahead[p->n_ahead].page = page;
     p->ahead[p->n_ahead++].scan_no = p->scan_no;
-    kvpi_set_ahead(p, page, true);
+    kvpi_set_flags(p, page, KVPI_PAGE_AHEAD, 0);
     return true;
 }
 
@@ -199,16 +199,16 @@ static uint32_t room_for(const kvp_pager *p, bool to_the_brim)
 }
 
 /* Together they are one request. */
-static bool are_neighbours(kvp_slot a, kvp_slot b)
+static bool are_neighbours(uint32_t a, uint32_t b)
 {
-    return a != KVP_SLOT_NONE && b != KVP_SLOT_NONE && (a + 1 == b || b + 1 == a);
+    return a != KVPI_DISK_SLOT_NONE && b != KVPI_DISK_SLOT_NONE && (a + 1 == b || b + 1 == a);
 }
 
 void kvpi_ahead_fill(kvp_pager *p, bool to_the_brim)
 {
     kvp_seq *seq = p->ahead_seq;
     uint32_t room = room_for(p, to_the_brim), n_hops = 0;
-    kvp_slot last = KVP_SLOT_NONE;
+    uint32_t last = KVPI_DISK_SLOT_NONE;
     bool is_wanted_back = p->n_waiting > 0; /* by who waits for a reservation */
     if (!seq || !room || is_wanted_back)
         return;
@@ -224,12 +224,12 @@ void kvpi_ahead_fill(kvp_pager *p, bool to_the_brim)
         const kvpi_page *pg = kvpi_page_at(&p->pages, page);
         bool is_there = kvpi_page_is(pg, KVPI_PAGE_RESIDENT | KVPI_PAGE_LOADING | KVPI_PAGE_LOST);
         /* Decoding what is compressed in RAM is work for whoever waits, not for the disk. */
-        bool is_for_cpu = o->is_guess && pg->copy[KVPI_ZRAM].is_valid;
+        bool is_for_cpu = o->is_guess && kvpi_page_is(pg, KVPI_PAGE_IN_ZRAM);
         bool is_wanted = !is_there && !is_for_cpu;
-        if (!room && !(is_wanted && are_neighbours(last, pg->copy[KVPI_DISK].slot)))
+        if (!room && !(is_wanted && are_neighbours(last, pg->disk_slot)))
             return;
         if (is_wanted) {
-            last = pg->copy[KVPI_DISK].slot;
+            last = pg->disk_slot;
             if (!fetch(p, page))
                 return;
             room -= room > 0;

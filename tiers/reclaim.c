@@ -42,7 +42,7 @@ static kvp_status find_home(kvp_pager *p, uint32_t page)
     kvpi_page *pg = kvpi_page_at(&p->pages, page);
     if (p->write_errors >= KVPI_MAX_WRITE_ERRORS)
         return KVP_E_IO;
-    if (pg->copy[KVPI_DISK].slot != KVP_SLOT_NONE)
+    if (!kvpi_page_is_homeless(pg))
         return KVP_OK;
     kvp_slot slot;
     kvp_status status = kvpi_tier_slot_alloc(p->lower[KVPI_DISK], p->geometry.slot_bytes, &slot);
@@ -50,7 +50,7 @@ static kvp_status find_home(kvp_pager *p, uint32_t page)
         return status;
     if (p->promised)
         p->promised--;
-    kvpi_set_copy(p, page, KVPI_DISK, &(kvpi_copy){.slot = slot});
+    kvpi_set_copy(p, page, KVPI_DISK, slot, false);
     return KVP_OK;
 }
 
@@ -65,7 +65,7 @@ static kvp_status demote_to_disk(kvp_pager *p, uint32_t page)
     t->lower = KVPI_DISK;
     t->needs_sum = !kvpi_page_is(t->pg, KVPI_PAGE_SUMMED);
     t->io = (kvp_io){.op = KVP_IO_WRITE,
-                     .slot = t->pg->copy[KVPI_DISK].slot,
+                     .slot = t->pg->disk_slot,
                      .buf = kvpi_frame_addr(p, t->pg->frame),
                      .len_bytes = kvpi_page_bytes(p, t->pg),
                      .owner = t};
@@ -81,7 +81,7 @@ static kvp_status demote_to_disk(kvp_pager *p, uint32_t page)
 static kvp_status migrate(kvp_pager *p, uint32_t page)
 {
     kvpi_page *pg = kvpi_page_at(&p->pages, page);
-    if (pg->copy[KVPI_DISK].is_valid) {
+    if (kvpi_page_is(pg, KVPI_PAGE_ON_DISK)) {
         kvpi_drop_copy(p, page, KVPI_ZRAM);
         return KVP_OK;
     }
@@ -92,7 +92,7 @@ static kvp_status migrate(kvp_pager *p, uint32_t page)
     if (!t)
         return KVP_E_AGAIN;
     t->lower = KVPI_ZRAM;
-    t->slot = pg->copy[KVPI_ZRAM].slot;
+    t->slot = pg->blob;
     t->needs_fetch = true;
     kvpi_set_flags(p, page, KVPI_PAGE_MOVING, 0);
     kvpi_transfer_ready(p, t);

@@ -1,7 +1,8 @@
 /* rows.c - append: rows into open pages.
  *
- * A page is written while it is pinned and nothing else touches it. If anything fails, the lanes of
- * the layer are truncated to where they were: no failed append leaves a lane longer than before. */
+ * A page is written while it is pinned and nothing else touches it. A page that other sequences
+ * share is not written to: the rows go to a copy of it. If anything fails, the lanes of the layer
+ * are truncated to where they were: no failed append leaves a lane longer than before. */
 #include "tiers/checksum.h"
 #include "tiers/convert.h"
 #include "tiers/pager.h"
@@ -113,6 +114,13 @@ static kvp_status wait_until_still(kvp_pager *p, const kvpi_page *page)
     return KVP_OK;
 }
 
+/* The page that is written, and the one that it is to be a copy of. */
+typedef struct target {
+    uint32_t page, source; /* source: pinned; KVP_PAGE_NONE: the page itself has the earlier rows */
+    kvpi_page *pg, *source_pg;
+    uint32_t n_valid;
+} target;
+
 /* Bring the open page back, alone for us, its copies below given up. */
 static kvp_status reopen_page(const append *a, uint32_t page)
 {
@@ -136,108 +144,173 @@ static kvp_status reopen_page(const append *a, uint32_t page)
     return KVP_OK;
 }
 
-static kvp_status new_page(const append *a, uint32_t group)
+/* A resident, pinned page at `index` of the group's lane, in no page table yet. */
+static kvp_status new_page(const append *a, uint32_t group, uint32_t index, uint32_t *page)
 {
     kvp_pager *p = a->p;
-    kvpi_lane *lane = lane_of(a, group);
     uint32_t frame;
-    kvp_status status = kvpi_lane_reserve(lane, &p->mem, lane->n_entries + 1);
-    if (!status)
-        status = kvpi_frame_wait(p, &frame);
+    kvp_status status = kvpi_frame_wait(p, &frame);
     if (!status && (status = kvpi_page_table_reserve(&p->pages, 1)))
         kvpi_frame_give(p, frame);
     if (status)
         return status;
-    uint32_t page = kvpi_page_new(&p->pages);
-    kvpi_page *pg = kvpi_page_at(&p->pages, page);
-    pg->serial = p->next_serial++;
-    pg->first_position = lane->n_tokens;
+    *page = kvpi_page_create(p);
+    kvpi_page *pg = kvpi_page_at(&p->pages, *page);
+    pg->index = index;
     pg->lane = a->l->lane_base + group;
-    pg->seq_id = a->seq->id;
     pg->frame = frame;
     pg->pins = 1;
-    kvpi_set_flags(p, page, KVPI_PAGE_RESIDENT, 0);
-    kvpi_lane_push(lane, page);
+    kvpi_set_flags(p, *page, KVPI_PAGE_RESIDENT, 0);
     return KVP_OK;
 }
 
-/* Will the page that is written next be dirty without a place below, and is it not counted so now?
- */
-static bool needs_admission(const append *a, uint32_t group)
+static kvp_status push_page(const append *a, uint32_t group, target *t)
 {
-    const kvpi_entry *e = kvpi_lane_open_entry(lane_of(a, group), a->p->geometry.page_tokens);
-    if (!e)
-        return true;
-    const kvpi_page *pg = kvpi_page_at(&a->p->pages, e->page);
-    bool is_counted = kvpi_page_is_dirty(pg) && !kvpi_page_is(pg, KVPI_PAGE_WRITING);
-    return pg->copy[KVPI_DISK].slot == KVP_SLOT_NONE && !is_counted;
-}
-
-/* A frame, and admission where it is needed: waited for while holding nothing. */
-static kvp_status reserve(const append *a, uint32_t group, uint32_t *n_new)
-{
-    for (;;) {
-        kvpi_claim claim = {.n_min = 1, .n_max = 1, .n_new = needs_admission(a, group)};
-        uint32_t granted;
-        kvp_status status = kvpi_hold(a->p, &claim, KVP_FOREVER, &granted);
-        *n_new = claim.n_new;
-        if (status || *n_new || !needs_admission(a, group))
-            return status;
-        kvpi_unhold(a->p, 1, false); /* the page was written down while we waited */
-    }
-}
-
-/* The entry to write to: its page is resident, pinned, and nobody else's. */
-static kvp_status open_entry(const append *a, uint32_t group, kvpi_entry **entry)
-{
-    uint32_t n_new;
-    kvp_status status = reserve(a, group, &n_new);
-    if (status)
-        return status;
+    uint32_t page_tokens = a->p->geometry.page_tokens;
     kvpi_lane *lane = lane_of(a, group);
-    *entry = kvpi_lane_open_entry(lane, a->p->geometry.page_tokens);
-    status = *entry ? reopen_page(a, (*entry)->page) : new_page(a, group);
-    kvpi_admitted(a->p, n_new);
-    if (status)
-        kvpi_unhold(a->p, 1, false);
-    else
-        *entry = &lane->entries[lane->n_entries - 1];
+    if (lane->n_tokens / page_tokens >= KVPI_MAX_LANE_PAGES)
+        return kvp_fail(KVP_E_RANGE, "append: a lane has at most %u pages", KVPI_MAX_LANE_PAGES);
+    kvp_status status = kvpi_lane_reserve(lane, &a->p->table_mem, lane->n_entries + 1);
+    if (!status)
+        status = new_page(a, group, (uint32_t)(lane->n_tokens / page_tokens), &t->page);
+    if (!status)
+        kvpi_lane_push(lane, t->page, page_tokens);
     return status;
 }
 
-static void close_entry(const append *a, uint32_t group, kvpi_entry *entry, uint32_t n,
-                        uint64_t sum)
+/* Copy on write: a page of our own takes the place of the shared one, which stays pinned until its
+ * rows have been copied. */
+static kvp_status replace_page(const append *a, uint32_t group, kvpi_entry *e, target *t)
 {
     kvp_pager *p = a->p;
-    kvpi_page *pg = kvpi_page_at(&p->pages, entry->page);
-    entry->n_valid += n;
+    uint32_t source = e->page, page;
+    kvp_status status = kvpi_fault_in(p, source, KVP_FOREVER);
+    if (status)
+        return status;
+    status = new_page(a, group, e->index, &page);
+    if (status) {
+        kvpi_unpin(p, source);
+        return status;
+    }
+    kvpi_page_at(&p->pages, page)->n_stored = kvpi_page_at(&p->pages, source)->n_stored;
+    p->stats.copies_on_write++;
+    e->page = t->page = page;
+    t->source = source;
+    t->source_pg = kvpi_page_at(&p->pages, source);
+    return KVP_OK;
+}
+
+/* What writing to the lane's next page takes. */
+static kvpi_claim claim_for(const append *a, uint32_t group)
+{
+    const kvpi_entry *e = kvpi_lane_open_entry(lane_of(a, group), a->p->geometry.page_tokens);
+    kvpi_claim claim = {.n_min = 1, .n_max = 1, .n_new = 1};
+    if (!e)
+        return claim;
+    const kvpi_page *pg = kvpi_page_at(&a->p->pages, e->page);
+    if (pg->refs > 1) {
+        claim.n_min = claim.n_max = 2; /* the page, and its copy */
+        return claim;
+    }
+    /* Will it be dirty without a place below, and is it not counted so now? */
+    bool is_counted = kvpi_page_is_dirty(pg) && !kvpi_page_is(pg, KVPI_PAGE_WRITING);
+    claim.n_new = kvpi_page_is_homeless(pg) && !is_counted;
+    return claim;
+}
+
+/* Frames, and admission where it is needed: waited for while holding nothing. */
+static kvp_status reserve(const append *a, uint32_t group, kvpi_claim *claim)
+{
+    for (;;) {
+        uint32_t granted;
+        *claim = claim_for(a, group);
+        kvp_status status = kvpi_hold(a->p, claim, KVP_FOREVER, &granted);
+        if (status)
+            return status;
+        kvpi_claim now = claim_for(a, group); /* others went on while we waited */
+        if (now.n_min == claim->n_min && now.n_new <= claim->n_new)
+            return KVP_OK;
+        kvpi_admitted(a->p, claim->n_new);
+        kvpi_unhold(a->p, granted, false);
+    }
+}
+
+/* The page to write to: resident, pinned, and nobody else's. */
+static kvp_status open_page(const append *a, uint32_t group, target *t)
+{
+    kvp_pager *p = a->p;
+    kvpi_lane *lane = lane_of(a, group);
+    if (kvpi_lane_open_entry(lane, p->geometry.page_tokens) &&
+        kvpi_ticket_has(a->seq, a->layer, lane->n_entries - 1))
+        return kvp_fail(KVP_E_BUSY, "append: a ticket of sequence %u, layer %u wants its open page",
+                        a->seq->id, a->layer);
+    kvpi_claim claim;
+    kvp_status status = reserve(a, group, &claim);
+    if (status)
+        return status;
+    kvpi_entry *e = kvpi_lane_open_entry(lane, p->geometry.page_tokens);
+    *t = (target){.page = e ? e->page : KVP_PAGE_NONE, .source = KVP_PAGE_NONE};
+    if (!e)
+        status = push_page(a, group, t);
+    else if (claim.n_min > 1)
+        status = replace_page(a, group, e, t);
+    else
+        status = reopen_page(a, t->page);
+    kvpi_admitted(p, claim.n_new);
+    if (status) {
+        kvpi_unhold(p, claim.n_min, false);
+        return status;
+    }
+    t->pg = kvpi_page_at(&p->pages, t->page);
+    t->n_valid = kvpi_lane_n_valid(lane, lane->n_entries - 1, p->geometry.page_tokens);
+    return KVP_OK;
+}
+
+/* n more tokens are in the page, which has this checksum if that made it full. */
+static void close_page(const append *a, uint32_t group, const target *t, uint32_t n, uint64_t sum)
+{
+    kvp_pager *p = a->p;
     lane_of(a, group)->n_tokens += n;
-    pg->n_stored = (uint16_t)entry->n_valid;
-    if (entry->n_valid == p->geometry.page_tokens) {
-        pg->raw_sum = sum;
-        kvpi_set_flags(p, entry->page, KVPI_PAGE_SEALED | KVPI_PAGE_SUMMED, 0);
+    t->pg->n_stored = (uint16_t)(t->n_valid + n);
+    if (t->n_valid + n == p->geometry.page_tokens) {
+        t->pg->raw_sum = sum;
+        kvpi_set_flags(p, t->page, KVPI_PAGE_SEALED | KVPI_PAGE_SUMMED, 0);
     }
     if (a->seq->hot_layer == a->layer)
-        kvpi_set_hot(p, entry->page, true);
-    kvpi_unpin(p, entry->page);
+        kvpi_set_hot(p, t->page, true);
+    kvpi_unpin(p, t->page);
     kvpi_unhold(p, 1, false);
+    if (t->source != KVP_PAGE_NONE) {
+        kvpi_unpin(p, t->source);
+        kvpi_unhold(p, 1, false);
+        kvpi_page_release(p, t->source);
+    }
     kvpi_reclaim_ahead(p);
 }
 
 /* ---- append ---- */
 
-/* Write tokens [token, token + n) behind the n_valid that the page has; false: a value is not
- * finite. Without the lock: the page is pinned, and no transfer reads it. */
-static bool write_rows(const append *a, uint32_t group, const kvpi_page *pg, uint32_t n_valid,
-                       size_t token, uint32_t n)
+/* The frame still holds some other page's bytes. */
+static void fill_new_frame(const append *a, const target *t, void *frame)
 {
-    void *frame = kvpi_frame_addr(a->p, pg->frame);
+    size_t n = kvpi_page_bytes(a->p, t->pg);
+    if (t->source == KVP_PAGE_NONE)
+        memset(frame, 0, n);
+    else
+        memcpy(frame, kvpi_frame_addr(a->p, t->source_pg->frame), n);
+}
+
+/* Write tokens [token, token + n) behind those that the page has; false: a value is not finite.
+ * Without the lock: the page is pinned, and no transfer reads it. */
+static bool write_rows(const append *a, uint32_t group, const target *t, size_t token, uint32_t n)
+{
+    void *frame = kvpi_frame_addr(a->p, t->pg->frame);
     planes s = page_planes(a, group, frame);
-    if (pg->n_stored == 0) /* new: the frame holds another page's bytes */
-        memset(frame, 0, kvpi_page_bytes(a->p, pg));
-    bool ok = copy_rows(a, &s, n_valid, token, n);
-    uint32_t end = n_valid + n;
-    zero_rows(&s, ok ? end : n_valid, pg->n_stored > end ? pg->n_stored : end);
+    if (t->pg->n_stored == 0 || t->source != KVP_PAGE_NONE)
+        fill_new_frame(a, t, frame);
+    bool ok = copy_rows(a, &s, t->n_valid, token, n);
+    uint32_t end = t->n_valid + n;
+    zero_rows(&s, ok ? end : t->n_valid, t->pg->n_stored > end ? t->pg->n_stored : end);
     return ok;
 }
 
@@ -246,24 +319,23 @@ static kvp_status append_some(const append *a, uint32_t group, size_t token, siz
                               uint32_t *n_done)
 {
     kvp_pager *p = a->p;
-    kvpi_entry *entry;
+    target t = {0};
     kvpi_lock(p);
-    kvp_status status = open_entry(a, group, &entry);
-    kvpi_page *pg = status ? NULL : kvpi_page_at(&p->pages, entry->page);
+    kvp_status status = open_page(a, group, &t);
     kvpi_unlock(p);
     if (status)
         return status;
 
-    uint32_t room = p->geometry.page_tokens - entry->n_valid;
+    uint32_t room = p->geometry.page_tokens - t.n_valid;
     uint32_t n = n_left < room ? (uint32_t)n_left : room;
-    bool ok = write_rows(a, group, pg, entry->n_valid, token, n);
+    bool ok = write_rows(a, group, &t, token, n);
     uint64_t sum = 0;
     if (ok && n == room)
-        sum = kvpi_checksum_raw(kvpi_frame_addr(p, pg->frame), kvpi_page_bytes(p, pg),
-                                kvpi_page_seed(p, pg, p->geometry.page_tokens));
+        sum = kvpi_checksum_raw(kvpi_frame_addr(p, t.pg->frame), kvpi_page_bytes(p, t.pg),
+                                kvpi_page_seed(p, t.pg, p->geometry.page_tokens));
 
     kvpi_lock(p);
-    close_entry(a, group, entry, ok ? n : 0, sum);
+    close_page(a, group, &t, ok ? n : 0, sum);
     kvpi_unlock(p);
     *n_done = n;
     return ok ? KVP_OK : fail_not_finite(a);

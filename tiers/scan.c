@@ -237,7 +237,7 @@ kvp_status kvp_scan_next(kvp_scan *s, uint32_t part_no, kvp_page_view *view)
         return kvp_fail(KVP_E_RANGE, "scan: the item has no more pages");
     }
     uint32_t page = kvpi_walk_page(&s->walk, pt->next);
-    bool was_ahead = kvpi_page_at(&p->pages, page)->is_ahead;
+    bool was_ahead = kvpi_page_is(kvpi_page_at(&p->pages, page), KVPI_PAGE_AHEAD);
     if (was_ahead) /* out of the window now, so that it has room again */
         take_from_window(p, page);
     else /* demand first; fault_in() says what is wrong */

@@ -1,23 +1,74 @@
-/* sequence.c - sequences: create, destroy, truncate, evict, and what they look like. */
+/* sequence.c - sequences: create, fork, destroy, truncate, evict, and what they look like. */
 #include "alloc/mem.h"
 #include "tiers/pager.h"
+
+#include <string.h>
+
+/* With the lock held. */
+static void enlist(kvp_pager *p, kvp_seq *seq)
+{
+    seq->id = p->next_seq_id++;
+    seq->next = p->seqs;
+    if (seq->next)
+        seq->next->prev = seq;
+    p->seqs = seq;
+}
 
 kvp_status kvp_seq_create(kvp_pager *pager, kvp_seq **out)
 {
     if (!pager || !out)
         return kvp_fail(KVP_E_INVALID, "kvp_seq_create: pager or seq is NULL");
     kvp_seq *seq;
-    kvp_status status = kvpi_seq_new(pager, &pager->geometry, &pager->mem, &seq);
+    kvp_status status = kvpi_seq_new(pager, &pager->geometry, &pager->table_mem, &seq);
     if (status)
         return status;
     kvpi_lock(pager);
-    seq->id = pager->next_seq_id++;
-    seq->next = pager->seqs;
-    if (seq->next)
-        seq->next->prev = seq;
-    pager->seqs = seq;
+    enlist(pager, seq);
     kvpi_unlock(pager);
     *out = seq;
+    return KVP_OK;
+}
+
+/* ---- fork ---- */
+
+static kvp_status copy_tables(const kvp_seq *parent, kvp_seq *child)
+{
+    kvp_pager *p = parent->pager;
+    for (uint32_t i = 0; i < p->geometry.n_lanes; i++) {
+        const kvpi_lane *from = &parent->lanes[i];
+        kvpi_lane *to = &child->lanes[i];
+        kvp_status status = kvpi_lane_reserve(to, &p->table_mem, from->n_entries);
+        if (status)
+            return status;
+        if (from->n_entries)
+            memcpy(to->entries, from->entries, from->n_entries * sizeof *from->entries);
+        to->n_entries = from->n_entries;
+        to->n_tokens = from->n_tokens;
+    }
+    return KVP_OK;
+}
+
+kvp_status kvp_seq_fork(const kvp_seq *parent, kvp_seq **out)
+{
+    if (!parent || !out)
+        return kvp_fail(KVP_E_INVALID, "kvp_seq_fork: parent or child is NULL");
+    kvp_pager *p = parent->pager;
+    kvp_seq *child;
+    kvp_status status = kvpi_seq_new(p, &p->geometry, &p->table_mem, &child);
+    if (status)
+        return status;
+    status = copy_tables(parent, child);
+    if (status) {
+        kvpi_seq_delete(child, &p->geometry, &p->table_mem);
+        return status;
+    }
+    kvpi_lock(p);
+    for (uint32_t i = 0; i < p->geometry.n_lanes; i++)
+        for (uint32_t e = 0; e < child->lanes[i].n_entries; e++)
+            kvpi_page_share(p, child->lanes[i].entries[e].page);
+    enlist(p, child);
+    kvpi_unlock(p);
+    *out = child;
     return KVP_OK;
 }
 
@@ -38,7 +89,7 @@ void kvp_seq_destroy(kvp_seq *seq)
     if (seq->next)
         seq->next->prev = seq->prev;
     kvpi_unlock(p);
-    kvpi_seq_delete(seq, &p->geometry, &p->mem);
+    kvpi_seq_delete(seq, &p->geometry, &p->table_mem);
 }
 
 kvp_seq *kvpi_seq_find(kvp_pager *p, uint32_t id)
@@ -56,7 +107,8 @@ kvpi_walk kvpi_seq_walk(const kvp_seq *seq, uint32_t layer)
     return (kvpi_walk){.layer = l,
                        .lanes = &seq->lanes[l->lane_base],
                        .end = UINT64_MAX,
-                       .segment_tokens = (uint64_t)g->page_tokens * KVP_SEGMENT_PAGES};
+                       .page_tokens = g->page_tokens,
+                       .segment_pages = KVP_SEGMENT_PAGES};
 }
 
 /* ---- the layer that is being filled ---- */
@@ -109,7 +161,7 @@ kvp_status kvp_seq_reserve(kvp_seq *seq, uint64_t n_tokens)
     kvp_status status = KVP_OK;
     kvpi_lock(p);
     for (uint32_t i = 0; i < p->geometry.n_lanes && !status; i++) {
-        status = kvpi_lane_reserve(&seq->lanes[i], &p->mem, (uint32_t)n_pages);
+        status = kvpi_lane_reserve(&seq->lanes[i], &p->table_mem, (uint32_t)n_pages);
         if (n_pages > seq->lanes[i].n_entries)
             n_new += n_pages - seq->lanes[i].n_entries;
     }
@@ -119,25 +171,17 @@ kvp_status kvp_seq_reserve(kvp_seq *seq, uint64_t n_tokens)
     return status;
 }
 
-static uint64_t lane_end(const kvpi_lane *lane)
-{
-    const kvpi_entry *last = &lane->entries[lane->n_entries - 1];
-    return lane->n_entries ? last->first_position + last->n_valid : 0;
-}
-
 void kvpi_lane_cut(kvp_pager *p, kvp_seq *seq, uint32_t lane_no, uint64_t n)
 {
+    uint32_t page_tokens = p->geometry.page_tokens;
     kvpi_lane *lane = &seq->lanes[lane_no];
-    while (lane->n_entries && lane->entries[lane->n_entries - 1].first_position >= n) {
-        uint32_t page = lane->entries[--lane->n_entries].page;
-        lane->n_tokens = lane_end(lane); /* in order whenever freeing drops the lock */
-        kvpi_page_free(p, page);
+    while (lane->n_entries &&
+           kvpi_lane_first_position(lane, lane->n_entries - 1, page_tokens) >= n) {
+        uint32_t page = lane->entries[lane->n_entries - 1].page;
+        kvpi_lane_pop(lane, page_tokens); /* in order whenever releasing drops the lock */
+        kvpi_page_release(p, page);
     }
-    if (lane->n_tokens > n) {
-        kvpi_entry *last = &lane->entries[lane->n_entries - 1];
-        last->n_valid = (uint32_t)(n - last->first_position);
-        lane->n_tokens = n;
-    }
+    lane->n_tokens = n < lane->n_tokens ? n : lane->n_tokens;
 }
 
 /* Would the lane, cut to n tokens, still end with a page? Not if those were evicted. */
@@ -146,8 +190,9 @@ static kvp_status check_cut(const kvp_seq *seq, uint32_t lane_no, uint64_t n)
     const kvpi_lane *lane = &seq->lanes[lane_no];
     if (n == 0 || n >= lane->n_tokens)
         return KVP_OK;
-    uint32_t i = kvpi_lane_find(lane, n - 1);
-    if (i < lane->n_entries && lane->entries[i].first_position < n)
+    uint32_t page_tokens = seq->pager->geometry.page_tokens;
+    uint32_t i = kvpi_lane_find(lane, n - 1, page_tokens);
+    if (i < lane->n_entries && kvpi_lane_first_position(lane, i, page_tokens) < n)
         return KVP_OK;
     return kvp_fail(KVP_E_RANGE,
                     "truncate: the tokens before %llu were evicted; truncate to 0 or to where "
@@ -164,6 +209,11 @@ static kvp_status check_not_pinned(const kvp_seq *seq, const char *what)
                         "%s: %u pages of the sequence are pinned, or shown by linear views; unpin "
                         "them, and close its linear views first",
                         what, seq->n_pins);
+    if (seq->n_tickets)
+        return kvp_fail(KVP_E_BUSY,
+                        "%s: %u tickets of the sequence are open; take or cancel them "
+                        "first",
+                        what, seq->n_tickets);
     return KVP_OK;
 }
 
@@ -186,17 +236,17 @@ kvp_status kvp_seq_truncate(kvp_seq *seq, uint64_t n_tokens)
 
 static void evict_from_lane(kvp_pager *p, kvpi_lane *lane, uint64_t begin, uint64_t end)
 {
-    uint32_t first = kvpi_lane_find(lane, begin);
-    if (first < lane->n_entries && lane->entries[first].first_position < begin)
+    uint32_t page_tokens = p->geometry.page_tokens;
+    uint32_t first = kvpi_lane_find(lane, begin, page_tokens);
+    if (first < lane->n_entries && kvpi_lane_first_position(lane, first, page_tokens) < begin)
         first++;
     uint32_t last = first;
-    while (last + 1 < lane->n_entries &&
-           lane->entries[last].first_position + lane->entries[last].n_valid <= end)
+    while (last + 1 < lane->n_entries && kvpi_lane_end_position(lane, last, page_tokens) <= end)
         last++;
-    for (; first < last; last--) { /* out of the table first: freeing may drop the lock */
+    for (; first < last; last--) { /* out of the table first: releasing may drop the lock */
         uint32_t page = lane->entries[first].page;
         kvpi_lane_remove(lane, first, first + 1);
-        kvpi_page_free(p, page);
+        kvpi_page_release(p, page);
     }
 }
 
@@ -269,19 +319,17 @@ kvp_status kvp_seq_layer_info(const kvp_seq *seq, uint32_t layer, kvp_layer_info
     return KVP_OK;
 }
 
-static kvp_page_info page_info(const kvp_pager *p, const kvpi_entry *e, uint32_t layer,
-                               uint32_t group)
+static kvp_page_info page_info(const kvp_pager *p, const kvpi_lane *lane, uint32_t i)
 {
-    const kvpi_page *pg = kvpi_page_at(&p->pages, e->page);
-    kvp_page_info info = {.layer = layer,
-                          .group = group,
-                          .first_position = e->first_position,
-                          .n_valid = e->n_valid,
+    const kvpi_page *pg = kvpi_page_at(&p->pages, lane->entries[i].page);
+    kvp_page_info info = {.first_position =
+                              kvpi_lane_first_position(lane, i, p->geometry.page_tokens),
+                          .n_valid = kvpi_lane_n_valid(lane, i, p->geometry.page_tokens),
                           .is_open = !kvpi_page_is(pg, KVPI_PAGE_SEALED),
                           .is_lost = kvpi_page_is(pg, KVPI_PAGE_LOST)};
-    info.tier = kvpi_page_is(pg, KVPI_PAGE_RESIDENT) ? KVP_TIER_RAM
-                : pg->copy[KVPI_ZRAM].is_valid       ? KVP_TIER_ZRAM
-                                                     : KVP_TIER_DISK;
+    info.tier = kvpi_page_is(pg, KVPI_PAGE_RESIDENT)  ? KVP_TIER_RAM
+                : kvpi_page_is(pg, KVPI_PAGE_IN_ZRAM) ? KVP_TIER_ZRAM
+                                                      : KVP_TIER_DISK;
     return info;
 }
 
@@ -296,9 +344,13 @@ kvp_status kvp_seq_pages(kvp_seq *seq, kvp_page_info *infos, size_t max, size_t 
         const kvpi_layer *l = &p->geometry.layers[layer];
         for (uint32_t g = 0; g < l->n_groups; g++) {
             const kvpi_lane *lane = &seq->lanes[l->lane_base + g];
-            for (uint32_t i = 0; i < lane->n_entries; i++, n++)
-                if (n < max)
-                    infos[n] = page_info(p, &lane->entries[i], layer, g);
+            for (uint32_t i = 0; i < lane->n_entries; i++, n++) {
+                if (n >= max)
+                    continue;
+                infos[n] = page_info(p, lane, i);
+                infos[n].layer = layer;
+                infos[n].group = g;
+            }
         }
     }
     kvpi_unlock(p);

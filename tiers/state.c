@@ -5,13 +5,24 @@
 #include <assert.h>
 #include <stdio.h>
 
-/* Count the page in (+1) or out (-1): called around every change of what makes it dirty. */
+/* The fastest tier that has the page; a lost one is counted elsewhere. */
+static uint64_t *count_of(kvp_pager *p, const kvpi_page *page)
+{
+    if (kvpi_page_is(page, KVPI_PAGE_LOST))
+        return &p->stats.pages_lost;
+    if (kvpi_page_is(page, KVPI_PAGE_RESIDENT))
+        return &p->stats.pages[KVP_TIER_RAM];
+    return &p->stats.pages[kvpi_page_is(page, KVPI_PAGE_IN_ZRAM) ? KVP_TIER_ZRAM : KVP_TIER_DISK];
+}
+
+/* Count the page in (+1) or out (-1): called around every change of what is counted. */
 static void account(kvp_pager *p, const kvpi_page *page, int sign)
 {
+    *count_of(p, page) += (uint64_t)(int64_t)sign;
     if (!kvpi_page_is_dirty(page))
         return;
     p->n_dirty += (uint32_t)sign;
-    if (page->copy[KVPI_DISK].slot == KVP_SLOT_NONE)
+    if (kvpi_page_is_homeless(page))
         p->n_homeless += (uint32_t)sign;
 }
 
@@ -27,39 +38,48 @@ static kvp_placement_page describe(const kvp_pager *p, uint32_t page)
     const kvpi_page *pg = kvpi_page_at(&p->pages, page);
     return (kvp_placement_page){
         .page = page,
-        .lane_index = (uint32_t)(pg->first_position / p->geometry.page_tokens),
+        .lane_index = pg->index,
         .lane = pg->lane,
         .is_open = !kvpi_page_is(pg, KVPI_PAGE_SEALED),
-        .is_hot = pg->is_hot,
+        .is_hot = kvpi_page_is(pg, KVPI_PAGE_HOT),
     };
+}
+
+unsigned kvpi_page_policies(const kvpi_page *pg)
+{
+    unsigned policies = 0;
+    if (kvpi_page_is(pg, KVPI_PAGE_RESIDENT) && !pg->pins && !kvpi_page_is(pg, KVPI_PAGE_AHEAD))
+        policies |= KVPI_PAGE_IN_RAM_POLICY;
+    if (kvpi_page_is(pg, KVPI_PAGE_IN_ZRAM) &&
+        !kvpi_page_is(pg, KVPI_PAGE_MOVING | KVPI_PAGE_LOADING))
+        policies |= KVPI_PAGE_IN_ZRAM_POLICY;
+    return policies;
 }
 
 /* Put the page into the policies that it belongs to now, take it out of the others (G4). */
 static void sync_policies(kvp_pager *p, uint32_t page)
 {
+    const unsigned all = KVPI_PAGE_IN_RAM_POLICY | KVPI_PAGE_IN_ZRAM_POLICY;
     kvpi_page *pg = kvpi_page_at(&p->pages, page);
-    bool in_ram = kvpi_page_is(pg, KVPI_PAGE_RESIDENT) && !pg->pins && !pg->is_ahead;
-    bool in_zram =
-        pg->copy[KVPI_ZRAM].is_valid && !kvpi_page_is(pg, KVPI_PAGE_MOVING | KVPI_PAGE_LOADING);
+    unsigned wanted = kvpi_page_policies(pg), is = pg->flags & all;
+    if (wanted == is)
+        return;
     kvp_placement_page info = describe(p, page);
-    if (in_ram && !pg->in_ram_policy)
+    if (wanted & ~is & KVPI_PAGE_IN_RAM_POLICY)
         p->ram_policy->ops->insert(p->ram_policy, &info);
-    if (!in_ram && pg->in_ram_policy)
+    if (is & ~wanted & KVPI_PAGE_IN_RAM_POLICY)
         p->ram_policy->ops->remove(p->ram_policy, page);
-    if (in_zram && !pg->in_zram_policy)
+    if (wanted & ~is & KVPI_PAGE_IN_ZRAM_POLICY)
         p->zram_policy->ops->insert(p->zram_policy, &info);
-    if (!in_zram && pg->in_zram_policy)
+    if (is & ~wanted & KVPI_PAGE_IN_ZRAM_POLICY)
         p->zram_policy->ops->remove(p->zram_policy, page);
-    pg->in_ram_policy = in_ram;
-    pg->in_zram_policy = in_zram;
+    pg->flags = (uint16_t)((pg->flags & ~all) | wanted);
 }
 
 bool kvpi_leaves_zram_first(kvp_pager *p, uint32_t page, uint32_t *victim)
 {
     kvp_placement_page info = describe(p, page);
-    kvpi_page *pg = kvpi_page_at(&p->pages, page);
-    assert(!pg->in_zram_policy);
-    (void)pg;
+    assert(!kvpi_page_is(kvpi_page_at(&p->pages, page), KVPI_PAGE_IN_ZRAM_POLICY));
     p->zram_policy->ops->insert(p->zram_policy, &info);
     *victim = p->zram_policy->ops->victim(p->zram_policy, KVP_PAGE_NONE);
     p->zram_policy->ops->remove(p->zram_policy, page);
@@ -69,12 +89,13 @@ bool kvpi_leaves_zram_first(kvp_pager *p, uint32_t page, uint32_t *victim)
 void kvpi_set_hot(kvp_pager *p, uint32_t page, bool is_hot)
 {
     kvpi_page *pg = kvpi_page_at(&p->pages, page);
-    if (pg->is_hot == is_hot)
+    if (kvpi_page_is(pg, KVPI_PAGE_HOT) == is_hot)
         return;
-    pg->is_hot = is_hot;
+    pg->flags ^= KVPI_PAGE_HOT;
     kvp_placement_page info = describe(p, page);
-    kvp_placement *policies[] = {pg->in_ram_policy ? p->ram_policy : NULL,
-                                 pg->in_zram_policy ? p->zram_policy : NULL};
+    kvp_placement *policies[] = {kvpi_page_is(pg, KVPI_PAGE_IN_RAM_POLICY) ? p->ram_policy : NULL,
+                                 kvpi_page_is(pg, KVPI_PAGE_IN_ZRAM_POLICY) ? p->zram_policy
+                                                                            : NULL};
     for (size_t i = 0; i < 2; i++) {
         if (policies[i]) {
             policies[i]->ops->remove(policies[i], page);
@@ -86,7 +107,7 @@ void kvpi_set_hot(kvp_pager *p, uint32_t page, bool is_hot)
 void kvpi_cool(kvp_pager *p, uint32_t page)
 {
     kvp_placement_page info = describe(p, page);
-    if (!kvpi_page_at(&p->pages, page)->in_ram_policy)
+    if (!kvpi_page_is(kvpi_page_at(&p->pages, page), KVPI_PAGE_IN_RAM_POLICY))
         return; /* not there, or in use */
     info.is_cold = true;
     p->ram_policy->ops->remove(p->ram_policy, page);
@@ -114,36 +135,37 @@ void kvpi_set_flags(kvp_pager *p, uint32_t page, unsigned set, unsigned clear)
     kvpi_page *pg = kvpi_page_at(&p->pages, page);
     account(p, pg, -1);
     p->n_writing -= kvpi_page_is(pg, KVPI_PAGE_WRITING);
-    pg->flags = (uint8_t)((pg->flags & ~clear) | set);
+    pg->flags = (uint16_t)((pg->flags & ~clear) | set);
     p->n_writing += kvpi_page_is(pg, KVPI_PAGE_WRITING);
     account(p, pg, +1);
     sync_policies(p, page);
 }
 
-void kvpi_set_ahead(kvp_pager *p, uint32_t page, bool is_ahead)
-{
-    kvpi_page_at(&p->pages, page)->is_ahead = is_ahead;
-    sync_policies(p, page);
-}
-
-void kvpi_set_copy(kvp_pager *p, uint32_t page, kvpi_lower lower, const kvpi_copy *copy)
+void kvpi_set_copy(kvp_pager *p, uint32_t page, kvpi_lower lower, kvp_slot slot, bool is_valid)
 {
     kvpi_page *pg = kvpi_page_at(&p->pages, page);
+    unsigned flag = lower == KVPI_ZRAM ? KVPI_PAGE_IN_ZRAM : KVPI_PAGE_ON_DISK;
     account(p, pg, -1);
-    pg->copy[lower] = *copy;
+    if (lower == KVPI_ZRAM)
+        pg->blob = slot;
+    else
+        pg->disk_slot = (uint32_t)slot;
+    pg->flags = (uint16_t)(is_valid ? pg->flags | flag : pg->flags & ~flag);
     account(p, pg, +1);
     sync_policies(p, page);
 }
 
 static void free_slot(kvp_pager *p, kvpi_lower lower, kvp_slot slot)
 {
-    if (slot == KVP_SLOT_NONE)
-        return;
     if (lower == KVPI_DISK) {
-        kvpi_tier_slot_free(p->lower[lower], slot);
-        p->promised++;
+        if (slot != KVPI_DISK_SLOT_NONE) {
+            kvpi_tier_slot_free(p->lower[lower], slot);
+            p->promised++;
+        }
         return;
     }
+    if (slot == KVP_SLOT_NONE)
+        return;
     pthread_mutex_lock(&p->zram_lock);
     kvpi_tier_slot_free(p->lower[lower], slot);
     pthread_mutex_unlock(&p->zram_lock);
@@ -152,8 +174,8 @@ static void free_slot(kvp_pager *p, kvpi_lower lower, kvp_slot slot)
 
 void kvpi_drop_copy(kvp_pager *p, uint32_t page, kvpi_lower lower)
 {
-    kvp_slot slot = kvpi_page_at(&p->pages, page)->copy[lower].slot;
-    kvpi_set_copy(p, page, lower, &(kvpi_copy){.slot = KVP_SLOT_NONE});
+    kvp_slot slot = kvpi_page_slot(kvpi_page_at(&p->pages, page), lower);
+    kvpi_set_copy(p, page, lower, lower == KVPI_ZRAM ? KVP_SLOT_NONE : KVPI_DISK_SLOT_NONE, false);
     free_slot(p, lower, slot);
 }
 
@@ -162,29 +184,49 @@ void kvpi_page_invalidate(kvp_pager *p, uint32_t page)
     kvpi_page *pg = kvpi_page_at(&p->pages, page);
     assert(kvpi_page_is(pg, KVPI_PAGE_RESIDENT));
     assert(!kvpi_page_is(pg, KVPI_PAGE_WRITING | KVPI_PAGE_MOVING | KVPI_PAGE_SEALED));
-    if (pg->copy[KVPI_ZRAM].slot != KVP_SLOT_NONE)
-        kvpi_drop_copy(p, page, KVPI_ZRAM);
-    kvpi_copy stale = {.slot = pg->copy[KVPI_DISK].slot}; /* keeps its place */
-    kvpi_set_copy(p, page, KVPI_DISK, &stale);
+    assert(pg->refs == 1); /* P8 */
+    kvpi_drop_copy(p, page, KVPI_ZRAM);
+    kvpi_set_copy(p, page, KVPI_DISK, pg->disk_slot, false); /* keeps its place */
     kvpi_set_flags(p, page, 0, KVPI_PAGE_SUMMED);
     pg->serial = p->next_serial++;
+}
+
+uint32_t kvpi_page_create(kvp_pager *p)
+{
+    uint32_t page = kvpi_page_new(&p->pages);
+    kvpi_page *pg = kvpi_page_at(&p->pages, page);
+    pg->serial = p->next_serial++;
+    account(p, pg, +1);
+    return page;
+}
+
+void kvpi_page_share(kvp_pager *p, uint32_t page)
+{
+    kvpi_page *pg = kvpi_page_at(&p->pages, page);
+    assert(pg->refs < UINT32_MAX);
+    p->stats.pages_shared += pg->refs++ == 1;
 }
 
 void kvpi_page_evict(kvp_pager *p, uint32_t page)
 {
     kvpi_page *pg = kvpi_page_at(&p->pages, page);
-    assert(pg->pins == 0 && kvpi_page_has_copy(pg) && !kvpi_page_is(pg, KVPI_PAGE_WRITING));
+    assert(pg->pins == 0 && kvpi_page_is(pg, KVPI_PAGE_COPIED) &&
+           !kvpi_page_is(pg, KVPI_PAGE_WRITING));
     uint32_t frame = pg->frame;
     kvpi_set_flags(p, page, 0, KVPI_PAGE_RESIDENT);
-    pg->frame = UINT32_MAX;
+    pg->frame = KVPI_FRAME_NONE;
     kvpi_frame_give(p, frame);
     p->stats.evictions++;
 }
 
-void kvpi_page_free(kvp_pager *p, uint32_t page)
+void kvpi_page_release(kvp_pager *p, uint32_t page)
 {
     kvpi_page *pg = kvpi_page_at(&p->pages, page);
-    if (pg->is_ahead)
+    if (pg->refs > 1) {
+        p->stats.pages_shared -= --pg->refs == 1;
+        return;
+    }
+    if (kvpi_page_is(pg, KVPI_PAGE_AHEAD))
         kvpi_ahead_remove(p, page, false);
     while (kvpi_page_is(pg, KVPI_PAGE_LOADING | KVPI_PAGE_WRITING | KVPI_PAGE_MOVING))
         if (kvpi_wait(p, KVP_FOREVER))
@@ -193,11 +235,12 @@ void kvpi_page_free(kvp_pager *p, uint32_t page)
     assert(pg->pins == 0);
     uint32_t frame = pg->frame;
     kvpi_set_flags(p, page, 0, KVPI_PAGE_RESIDENT);
-    if (frame != UINT32_MAX)
+    if (frame != KVPI_FRAME_NONE)
         kvpi_frame_give(p, frame);
-    pg->frame = UINT32_MAX;
+    pg->frame = KVPI_FRAME_NONE;
     kvpi_drop_copy(p, page, KVPI_ZRAM);
     kvpi_drop_copy(p, page, KVPI_DISK);
+    account(p, pg, -1);
     kvpi_page_delete(&p->pages, page);
     pthread_cond_broadcast(&p->progress);
 }
@@ -210,7 +253,7 @@ uint64_t kvpi_page_seed(const kvp_pager *p, const kvpi_page *page, uint32_t n_va
         .store_id = p->store_id,
         .fingerprint = p->cfg.fingerprint,
         .serial = page->serial,
-        .first_position = page->first_position,
+        .first_position = kvpi_page_first_position(p, page),
         .layer = layer,
         .group = page->lane - l->lane_base,
         .format = (uint32_t)l->dtype,
@@ -219,14 +262,27 @@ uint64_t kvpi_page_seed(const kvp_pager *p, const kvpi_page *page, uint32_t n_va
     return kvpi_identity_seed(&id);
 }
 
+/* The sequence that has the page; the newest, if several share it. Only errors ask. */
+static uint32_t owner_id(const kvp_pager *p, const kvpi_page *page)
+{
+    uint64_t position = kvpi_page_first_position(p, page);
+    for (const kvp_seq *seq = p->seqs; seq; seq = seq->next) {
+        const kvpi_lane *lane = &seq->lanes[page->lane];
+        uint32_t i = kvpi_lane_find(lane, position, p->geometry.page_tokens);
+        if (i < lane->n_entries && kvpi_page_at(&p->pages, lane->entries[i].page) == page)
+            return seq->id;
+    }
+    return UINT32_MAX;
+}
+
 void kvpi_page_name(const kvp_pager *p, const kvpi_page *page, char *buf, size_t n)
 {
     uint32_t layer;
     const kvpi_layer *l = kvpi_geometry_layer_of(&p->geometry, page->lane, &layer);
     uint32_t group = page->lane - l->lane_base;
     uint32_t head = group * l->page_heads;
+    unsigned long long first = kvpi_page_first_position(p, page);
     snprintf(buf, n, "the page with tokens %llu..%llu of sequence %u, layer %u, KV heads %u..%u",
-             (unsigned long long)page->first_position,
-             (unsigned long long)page->first_position + (page->n_stored ? page->n_stored - 1u : 0u),
-             page->seq_id, layer, head, head + kvpi_layer_group_heads(l, group) - 1);
+             first, first + (page->n_stored ? page->n_stored - 1u : 0u), owner_id(p, page), layer,
+             head, head + kvpi_layer_group_heads(l, group) - 1);
 }

@@ -23,6 +23,7 @@
 #include "tiers/swap_file.h"
 
 #define WORD_SLOTS 64u
+#define MAX_SLOTS (UINT32_MAX - 1) /* page descriptors keep 32 bits */
 #define MIN_CAPACITY ((uint64_t)WORD_SLOTS * WORD_SLOTS)
 
 typedef struct tier_disk {
@@ -301,6 +302,8 @@ static kvp_status disk_open(const kvp_tier_config *cfg, kvp_tier **out)
     t->mem = cfg->mem;
     t->slot_bytes = cfg->slot_bytes;
     t->max_slots = (budget - KVPI_SWAP_HEADER_BYTES) / cfg->slot_bytes;
+    if (t->max_slots > MAX_SLOTS)
+        t->max_slots = MAX_SLOTS;
     t->is_unlimited = cfg->budget_bytes >= INT64_MAX;
     s = kvpi_swap_file_open(cfg->path, cfg->slot_bytes, budget, cfg->mem, cfg->env, &t->file);
     if (s)

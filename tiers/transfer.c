@@ -95,10 +95,10 @@ static kvp_status zram_copy(kvp_pager *p, kvpi_transfer *t, kvp_io_op op, void *
     return status ? status : t->io.status;
 }
 
-static kvp_status verify_stored(const kvpi_copy *copy, const void *stored, uint64_t seed)
+static kvp_status verify_stored(const kvpi_page *pg, const void *stored, uint64_t seed)
 {
-    uint64_t sum = kvpi_checksum_stored(stored, copy->bytes, copy->codec, seed);
-    return sum == copy->sum ? KVP_OK : KVP_E_CORRUPT;
+    uint64_t sum = kvpi_checksum_stored(stored, pg->form_bytes, pg->form_codec, seed);
+    return sum == pg->form_sum ? KVP_OK : KVP_E_CORRUPT;
 }
 
 static kvp_dtype page_dtype(const kvp_pager *p, const kvpi_page *page)
@@ -109,16 +109,16 @@ static kvp_dtype page_dtype(const kvp_pager *p, const kvpi_page *page)
 
 static kvp_status verify_and_decode(kvp_pager *p, kvpi_transfer *t)
 {
-    const kvpi_copy *copy = &t->pg->copy[t->lower];
+    const kvpi_page *pg = t->pg;
     void *frame = kvpi_frame_addr(p, t->pg->frame);
     size_t n = kvpi_page_bytes(p, t->pg);
     uint64_t seed = kvpi_page_seed(p, t->pg, t->pg->n_stored);
-    if (copy->codec != KVPI_CODEC_RAW) {
+    if (pg->form_codec != KVPI_CODEC_RAW) {
         const void *stored = t->unit->staging;
-        kvp_status status = verify_stored(copy, stored, seed);
+        kvp_status status = verify_stored(pg, stored, seed);
         if (!status)
-            status = kvpi_codec_decode(t->unit->codec, copy->codec, page_dtype(p, t->pg), stored,
-                                       copy->bytes, frame, n);
+            status = kvpi_codec_decode(t->unit->codec, pg->form_codec, page_dtype(p, pg), stored,
+                                       pg->form_bytes, frame, n);
         if (status)
             return KVP_E_CORRUPT;
     }
@@ -129,7 +129,7 @@ static void finish_promote(kvp_pager *p, kvpi_transfer *t)
 {
     if (t->lower == KVPI_ZRAM) {
         void *to = t->unit ? t->unit->staging : kvpi_frame_addr(p, t->pg->frame);
-        t->status = zram_copy(p, t, KVP_IO_READ, to, t->pg->copy[KVPI_ZRAM].bytes);
+        t->status = zram_copy(p, t, KVP_IO_READ, to, t->pg->form_bytes);
     }
     if (!t->status)
         t->status = verify_and_decode(p, t);
@@ -160,12 +160,12 @@ static void finish_demote_zram(kvp_pager *p, kvpi_transfer *t)
 /* Encoded bytes go to disk as they are, but not unverified. */
 static void finish_fetch_blob(kvp_pager *p, kvpi_transfer *t)
 {
-    const kvpi_copy *blob = &t->pg->copy[KVPI_ZRAM];
     char *staging = t->unit->staging;
-    t->status = zram_copy(p, t, KVP_IO_READ, staging, blob->bytes);
+    uint32_t n = t->pg->form_bytes;
+    t->status = zram_copy(p, t, KVP_IO_READ, staging, n);
     if (!t->status)
-        t->status = verify_stored(blob, staging, kvpi_page_seed(p, t->pg, t->pg->n_stored));
-    memset(staging + blob->bytes, 0, round_up(blob->bytes) - blob->bytes);
+        t->status = verify_stored(t->pg, staging, kvpi_page_seed(p, t->pg, t->pg->n_stored));
+    memset(staging + n, 0, round_up(n) - n);
 }
 
 static void finish(kvp_pager *p, kvpi_transfer *t)
@@ -195,22 +195,22 @@ static void copy_is_bad(kvp_pager *p, kvpi_transfer *t, unsigned reader)
     p->stats.checksum_failures++;
     if (!(t->lower == KVPI_ZRAM && kvpi_page_is(t->pg, reader)))
         kvpi_drop_copy(p, t->page, t->lower);
-    if (!kvpi_page_has_copy(t->pg) && !kvpi_page_is(t->pg, KVPI_PAGE_RESIDENT))
+    if (!kvpi_page_is(t->pg, KVPI_PAGE_COPIED | KVPI_PAGE_RESIDENT))
         kvpi_set_flags(p, t->page, KVPI_PAGE_LOST, 0);
 }
 
 static void land_promote_failed(kvp_pager *p, kvpi_transfer *t)
 {
     uint32_t frame = t->pg->frame;
-    if (t->pg->is_ahead)
+    if (kvpi_page_is(t->pg, KVPI_PAGE_AHEAD))
         kvpi_ahead_remove(p, t->page, false);
     t->pg->error = (int8_t)t->status; /* before the state: invariant P2 */
-    t->pg->frame = UINT32_MAX;
+    t->pg->frame = KVPI_FRAME_NONE;
     kvpi_set_flags(p, t->page, 0, KVPI_PAGE_LOADING);
     kvpi_frame_give(p, frame);
     if (t->status == KVP_E_CORRUPT) {
         copy_is_bad(p, t, KVPI_PAGE_MOVING);
-        if (kvpi_page_has_copy(t->pg) && !kvpi_page_is(t->pg, KVPI_PAGE_MOVING))
+        if (kvpi_page_is(t->pg, KVPI_PAGE_COPIED) && !kvpi_page_is(t->pg, KVPI_PAGE_MOVING))
             return; /* whoever waits starts over with the copy that is left */
     } else {
         p->stats.io_errors++;
@@ -246,12 +246,10 @@ static void land_demote_zram(kvp_pager *p, kvpi_transfer *t)
     if (t->needs_sum)
         t->pg->raw_sum = t->raw_sum;
     kvpi_set_flags(p, t->page, KVPI_PAGE_SUMMED, KVPI_PAGE_WRITING);
-    kvpi_set_copy(p, t->page, KVPI_ZRAM,
-                  &(kvpi_copy){.slot = t->slot,
-                               .sum = t->stored_sum,
-                               .bytes = (uint32_t)t->stored_bytes,
-                               .codec = (uint8_t)t->codec,
-                               .is_valid = true});
+    t->pg->form_sum = t->stored_sum;
+    t->pg->form_bytes = (uint32_t)t->stored_bytes;
+    t->pg->form_codec = (uint8_t)t->codec;
+    kvpi_set_copy(p, t->page, KVPI_ZRAM, t->slot, true);
     p->stats.demotions++;
     p->stats.codec_raw_bytes += kvpi_page_bytes(p, t->pg);
     p->stats.codec_stored_bytes += t->stored_bytes;
@@ -280,7 +278,7 @@ static void replace_slot(kvp_pager *p, kvpi_transfer *t)
     if (kvpi_tier_slot_alloc(p->lower[KVPI_DISK], p->geometry.slot_bytes, &slot))
         return;
     p->promised--;
-    t->pg->copy[KVPI_DISK].slot = slot;
+    t->pg->disk_slot = (uint32_t)slot;
 }
 
 static void land_demote_disk(kvp_pager *p, kvpi_transfer *t)
@@ -295,11 +293,9 @@ static void land_demote_disk(kvp_pager *p, kvpi_transfer *t)
     count_write(p, t);
     if (t->status)
         replace_slot(p, t);
-    kvpi_set_copy(p, t->page, KVPI_DISK,
-                  &(kvpi_copy){.slot = t->pg->copy[KVPI_DISK].slot,
-                               .bytes = (uint32_t)kvpi_page_bytes(p, t->pg),
-                               .codec = KVPI_CODEC_RAW,
-                               .is_valid = !t->status});
+    t->pg->form_bytes = (uint32_t)kvpi_page_bytes(p, t->pg);
+    t->pg->form_codec = KVPI_CODEC_RAW;
+    kvpi_set_copy(p, t->page, KVPI_DISK, t->pg->disk_slot, !t->status);
     kvpi_set_flags(p, t->page, 0, KVPI_PAGE_WRITING);
     put_transfer(p, t);
 }
@@ -308,9 +304,9 @@ static void migrate_submit(kvp_pager *p, kvpi_transfer *t)
 {
     t->needs_fetch = false;
     t->io = (kvp_io){.op = KVP_IO_WRITE,
-                     .slot = t->pg->copy[KVPI_DISK].slot,
+                     .slot = t->pg->disk_slot,
                      .buf = t->unit->staging,
-                     .len_bytes = t->pg->copy[KVPI_ZRAM].bytes,
+                     .len_bytes = t->pg->form_bytes,
                      .owner = t};
     kvpi_transfer_submit(p, t);
 }
@@ -323,11 +319,8 @@ static void land_migrate(kvp_pager *p, kvpi_transfer *t)
     }
     if (!t->needs_fetch)
         count_write(p, t);
-    if (!t->status) {
-        kvpi_copy copy = t->pg->copy[KVPI_ZRAM];
-        copy.slot = t->pg->copy[KVPI_DISK].slot;
-        kvpi_set_copy(p, t->page, KVPI_DISK, &copy);
-    }
+    if (!t->status)
+        kvpi_set_copy(p, t->page, KVPI_DISK, t->pg->disk_slot, true);
     kvpi_set_flags(p, t->page, 0, KVPI_PAGE_MOVING);
     /* A fault that is reading the blob right now keeps it; it can move another time. */
     if (t->status == KVP_E_CORRUPT)
@@ -363,7 +356,7 @@ static void land(kvp_pager *p, kvpi_transfer *t)
 static bool is_for_its_user(const kvpi_transfer *t)
 {
     return t->kind == KVPI_PROMOTE && t->lower == KVPI_DISK && !t->unit &&
-           (t->pg->is_ahead || t->pg->pins);
+           (kvpi_page_is(t->pg, KVPI_PAGE_AHEAD) || t->pg->pins);
 }
 
 /* For whoever waits for `page`: its transfer, or else another that is ready. */

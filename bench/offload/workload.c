@@ -24,7 +24,7 @@ kvp_status workload_load(const offload_options *o, uint32_t hollow_layers, workl
 kvp_status workload_open_pager(workload *w, uint64_t ram_bytes)
 {
     kvp_config cfg = kvp_config_default();
-    cfg.geometry = model_geometry(w->m, KVP_F16, 0);
+    cfg.geometry = model_geometry(model_get_info(w->m), KVP_F16, 0);
     cfg.pool = model_pool(w->m);
     cfg.fingerprint = w->info->fingerprint;
     if (ram_bytes) {

@@ -22,7 +22,7 @@
 extern "C" {
 #endif
 
-#define KVP_TIER_ABI 1u
+#define KVP_TIER_ABI 2u /* 2: submit takes a chain, no longer one request */
 
 /* In the order of speed; a page may have a copy in several. */
 typedef enum kvp_tier_id {

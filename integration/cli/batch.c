@@ -53,7 +53,7 @@ static kvp_status encode(const void *opaque, const char *text, size_t n, int32_t
     return input_encode(&prompt, b->session.tokenizer, ids, n_ids);
 }
 
-static kvp_status read_prompts(batch *b)
+static int read_prompts(batch *b)
 {
     options file = *b->session.options;
     file.file = b->own->batch;
@@ -62,10 +62,11 @@ static kvp_status read_prompts(batch *b)
     const batch_encoder encoder = {encode, b};
     if (!status)
         status = batch_input_parse(in.bytes, in.n_bytes, &encoder, &b->input);
-    if (!status && b->input.n == 0)
-        status = kvp_fail(KVP_E_INVALID, "%s: no prompts: every line is empty", in.name);
+    int code = status ? report_failure(status) : EXIT_DONE;
+    if (!code && b->input.n == 0)
+        code = usage_error("%s: no prompts: every line is empty", in.name);
     input_free(&in);
-    return status;
+    return code;
 }
 
 /* What only the model can tell of a prompt. */
@@ -116,15 +117,11 @@ static int open_batch(batch *b, const options *o)
 {
     uint64_t pages = 0;
     int code = session_open_tokenizer(&b->session, o, b->own->chat);
+    if (!code)
+        code = read_prompts(b);
     if (code)
         return code;
-    kvp_status status = read_prompts(b);
-    if (status)
-        return report_failure(status);
-    code = session_open_model(&b->session);
-    if (code)
-        return code;
-    status = check_prompts(b);
+    kvp_status status = check_prompts(b);
     if (!status)
         status = peak_pages(b, &pages);
     return status ? report_failure(status)

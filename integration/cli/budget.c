@@ -30,8 +30,7 @@ static kvp_status reword(const session *s, kvp_status status)
 
 /* ---- RAM alone ------------------------------------------------------------------------------- */
 
-static kvp_status open_in_ram(const session *s, const kvp_config *cfg, const budget_need *need,
-                              kvp_pager **pager)
+static kvp_status check_ram(const session *s, const kvp_config *cfg, const budget_need *need)
 {
     kvp_config unbounded = *cfg;
     unbounded.ram_bytes = KVP_UNLIMITED;
@@ -42,8 +41,7 @@ static kvp_status open_in_ram(const session *s, const kvp_config *cfg, const bud
         status = page_facts_ram(cfg, facts.n_lanes * need->pages_per_lane, &needed);
     if (status)
         return status;
-    return cfg->ram_bytes >= needed ? kvp_pager_open(cfg, pager)
-                                    : fail_ram(s, needed, "less with --zram or --disk");
+    return cfg->ram_bytes >= needed ? KVP_OK : fail_ram(s, needed, "less with --zram or --disk");
 }
 
 /* Without --ram, as much as the machine has. */
@@ -127,14 +125,13 @@ static kvp_status check_free_space(const kvp_config *cfg, const page_facts *fact
         place, n_free, needed);
 }
 
-/* An opened pager would begin the run: would it end? */
-static kvp_status check_room(const session *s, const kvp_config *cfg, kvp_pager *pager,
-                             const budget_need *need)
+/* A run would begin: would it end? */
+static kvp_status check_room(const session *s, const kvp_config *cfg, const budget_need *need)
 {
     page_facts facts;
-    kvp_status status = page_facts_of(pager, s->info->n_layers, &facts);
+    kvp_status status = page_facts_learn(cfg, &facts);
     if (status)
-        return status;
+        return reword(s, status);
     if (cfg->ram_bytes == KVP_UNLIMITED && !cfg->zram_bytes && !cfg->disk_bytes)
         return check_machine(&facts, facts.n_lanes * need->pages_per_lane);
     const overflow o = find_overflow(cfg, &facts, need);
@@ -144,38 +141,10 @@ static kvp_status check_room(const session *s, const kvp_config *cfg, kvp_pager 
     return status ? status : check_free_space(cfg, &facts, &o);
 }
 
-/* A disk that is too small even for the pager itself is found out after what the pages need. */
-static kvp_status check_small_disk(const session *s, const kvp_config *cfg, const budget_need *need)
-{
-    kvp_config unbounded = *cfg;
-    kvp_pager *pager;
-    unbounded.disk_bytes = KVP_UNLIMITED;
-    kvp_status status = kvp_pager_open(&unbounded, &pager);
-    if (status)
-        return status;
-    status = check_room(s, cfg, pager, need);
-    kvp_pager_close(pager);
-    return status;
-}
-
-kvp_status budget_open(const session *s, const budget_need *need, kvp_pager **pager)
+kvp_status budget_check(const session *s, const budget_need *need)
 {
     const kvp_config cfg = session_pager_config(s, false);
     bool has_lower = cfg.zram_bytes || cfg.disk_bytes;
-    if (!has_lower && cfg.ram_bytes != KVP_UNLIMITED)
-        return open_in_ram(s, &cfg, need, pager);
-    kvp_status status = KVP_OK;
-    if (cfg.disk_bytes && cfg.disk_bytes != KVP_UNLIMITED)
-        status = check_small_disk(s, &cfg, need);
-    kvp_pager *opened = NULL;
-    if (!status)
-        status = kvp_pager_open(&cfg, &opened);
-    if (!status)
-        status = check_room(s, &cfg, opened, need);
-    if (status) {
-        kvp_pager_close(opened);
-        return reword(s, status);
-    }
-    *pager = opened;
-    return KVP_OK;
+    return has_lower || cfg.ram_bytes == KVP_UNLIMITED ? check_room(s, &cfg, need)
+                                                       : check_ram(s, &cfg, need);
 }

@@ -322,12 +322,12 @@ static int open_conversation(conversation *c, const options *o, char **first)
         return report_failure(status);
     if (*first && !**first)
         return usage_error("the first turn is empty: there is nothing to answer");
-    code = session_open_model(&c->session);
-    if (!code && (status = session_check_length(&c->session, n)))
-        code = report_failure(status);
+    status = session_check_length(&c->session, n);
+    if (status)
+        return report_failure(status);
     const window_feed nothing = {.step = 1};
     const window_feed feed = n ? run_feed(&c->session.rule, n, o->n_new) : nothing;
-    return code ? code : session_open_pager(&c->session, &feed);
+    return session_open_pager(&c->session, &feed);
 }
 
 int generate_chat(const options *o, const generate_options *own)

@@ -96,6 +96,20 @@ static void print_verdict(const generation *g)
     report_print_verdict(&g->report, g->verdict, what);
 }
 
+static void print_what_is_approximate(const session *s, const context *c)
+{
+    uint64_t begin, end;
+    const window_rule *rule = &s->rule;
+    if (s->info->n_ctx > s->info->n_ctx_trained)
+        fprintf(stderr, "approximate: %u positions, stretched to %u (--beyond yarn)\n",
+                s->info->n_ctx_trained, s->info->n_ctx);
+    if (window_unreachable(rule, c->next - c->start, &begin, &end))
+        fprintf(stderr,
+                "approximate: at the end the model attended the last %" PRIu64
+                " tokens and the first %" PRIu64 ", in whole pages (%s)\n",
+                rule->keep, rule->sinks, rule->shift ? "--beyond shift" : "--keep");
+}
+
 static void print_what_is_seen(const generation *g)
 {
     const window_rule *rule = &g->session.rule;
@@ -105,6 +119,7 @@ static void print_what_is_seen(const generation *g)
                 "%" PRIu64 " tokens begin a new one;\nolder text is forgotten. At the end the "
                 "model saw tokens %" PRIu64 " to %" PRIu64 " of the text\n",
                 rule->n_ctx, rule->roll, g->context.start, g->context.next - 1);
+    print_what_is_approximate(&g->session, &g->context);
 }
 
 static void print_closing(const generation *g)

@@ -179,7 +179,7 @@ static int compute_and_report(logits_run *l)
 /* As context_rows() does it. */
 static window_feed all_rows(const session *s)
 {
-    uint64_t step = context_max_rows(s->model), first = step;
+    uint64_t step = context_max_rows(s->info), first = step;
     first = first < s->n_tokens ? first : s->n_tokens;
     first = first < s->rule.n_ctx ? first : s->rule.n_ctx;
     return (window_feed){.first = first, .step = step, .end = s->n_tokens};

@@ -122,7 +122,7 @@ static int resolve_windows(perplexity_run *p, const perplexity_options *own)
 static window_feed widest_window(const perplexity_run *p)
 {
     uint64_t n = p->window < p->session.n_tokens ? p->window : p->session.n_tokens;
-    uint64_t end = n ? n - 1 : 0, step = context_max_rows(p->session.model);
+    uint64_t end = n ? n - 1 : 0, step = context_max_rows(p->session.info);
     uint64_t overlap = p->window - p->stride, first = overlap > step ? overlap : step;
     return (window_feed){.first = first < end ? first : end, .step = step, .end = end};
 }

@@ -153,9 +153,9 @@ kvp_status context_step_all(context_step *steps, size_t n, float *logits, size_t
     return status;
 }
 
-size_t context_max_rows(const model *m)
+size_t context_max_rows(const model_info *info)
 {
-    size_t rows = ROWS_BYTES / (model_get_info(m)->n_vocab * sizeof(float));
+    size_t rows = ROWS_BYTES / (info->n_vocab * sizeof(float));
     return rows ? rows : 1;
 }
 
@@ -165,7 +165,7 @@ static uint64_t chunk_end(const context *c, uint64_t first, uint64_t end)
     uint64_t start = window_start(&c->rule, first);
     if (start != c->start)
         return first + 1; /* begins a window, in which the rows before it are no results */
-    uint64_t stop = first + context_max_rows(c->model);
+    uint64_t stop = first + context_max_rows(model_get_info(c->model));
     stop = stop < start + c->rule.n_ctx ? stop : start + c->rule.n_ctx;
     return stop < end ? stop : end;
 }
@@ -173,8 +173,8 @@ static uint64_t chunk_end(const context *c, uint64_t first, uint64_t end)
 kvp_status context_rows(context *c, const int32_t *text, uint64_t first, uint64_t end,
                         take_rows take, void *opaque)
 {
-    size_t n_vocab = model_get_info(c->model)->n_vocab;
-    float *logits = malloc(context_max_rows(c->model) * n_vocab * sizeof *logits);
+    const model_info *info = model_get_info(c->model);
+    float *logits = malloc(context_max_rows(info) * info->n_vocab * sizeof *logits);
     if (!logits)
         return kvp_fail(KVP_E_NOMEM, "out of memory for logits");
     kvp_status status = KVP_OK;

@@ -48,7 +48,7 @@ KVP_NODISCARD kvp_status context_step_all(context_step *steps, size_t n, float *
                                           size_t n_rows, model_item *items);
 
 /* Tokens whose logits may be asked for at once: bounds the memory that they take. */
-size_t context_max_rows(const model *m);
+size_t context_max_rows(const model_info *info);
 /* Logits of every token of text[first .. end), in order, given to `take` in chunks of at most
  * context_max_rows(). `take` returns KVP_OK to go on. */
 typedef kvp_status (*take_rows)(void *opaque, uint64_t first, size_t n, const float *logits);

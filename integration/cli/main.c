@@ -23,15 +23,17 @@ static int print_help(void)
            "\n\nCommands:\n");
     for (size_t i = 0; i < N_COMMANDS; i++)
         printf("  %-12s %s\n", commands[i]->name, commands[i]->summary);
-    printf("\nkvpager COMMAND --help lists a command's options; kvpager --version the version.\n\n"
-           "Exit status: 0 done; 1 it failed, or a check did; 2 the command line makes no sense;\n"
-           "130 interrupted. Results go to stdout, everything else to stderr.\n\n"
-           "Environment:\n"
-           "  KVP_ISA          kernels to use: scalar, avx2 (default: the best there is)\n"
-           "  KVP_DISK_ENGINE  uring-fixed, uring, threads (default: the best that works)\n"
-           "  TMPDIR           folder of the swap file without a name (default /var/tmp)\n\n"
-           "Example, with 1 MiB of RAM for keys and values:\n"
-           "  kvpager generate -m models/demo -f models/demo/excerpt.txt -n 400 --ram 1M --map\n");
+    printf(
+        "\nkvpager COMMAND --help lists a command's options; kvpager --version the version.\n\n"
+        "Exit status: 0 done; 1 it failed, or a check did; 2 the command line makes no sense, by\n"
+        "itself or for this model, or there is no input; 130 interrupted. Results go to stdout,\n"
+        "everything else to stderr.\n\n"
+        "Environment:\n"
+        "  KVP_ISA          kernels to use: scalar, avx2 (default: the best there is)\n"
+        "  KVP_DISK_ENGINE  uring-fixed, uring, threads (default: the best that works)\n"
+        "  TMPDIR           folder of the swap file without a name (default /var/tmp)\n\n"
+        "Example, with 1 MiB of RAM for keys and values:\n"
+        "  kvpager generate -m models/demo -f models/demo/excerpt.txt -n 400 --ram 1M --map\n");
     return EXIT_DONE;
 }
 

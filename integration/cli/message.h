@@ -4,10 +4,14 @@
 
 #include "kvpager/status.h"
 
+/* EXIT_USAGE is for what neither another machine nor more room would cure: options that make no
+ * sense alone, together or with this model, and input that is empty. Everything else that fails is
+ * EXIT_FAILED: files that cannot be read or hold something else, a text too long for the context, a
+ * budget too small, a kind of model that is not supported. */
 enum {
     EXIT_DONE = 0,
-    EXIT_FAILED = 1, /* a run-time error, or a check that the command made failed */
-    EXIT_USAGE = 2,  /* the command line or the request itself makes no sense */
+    EXIT_FAILED = 1, /* also: a check that the command made failed */
+    EXIT_USAGE = 2,
     /* 128 + the signal, 130 for SIGINT: see interrupt.h */
 };
 

@@ -1,12 +1,14 @@
 /* page_facts.c - opens pagers to see what they make of a budget.
  *
  * Of its frames the pager keeps RING_FRAMES for pages on their way; each of the others may hold a
- * page that has no place below, and each slot of the disk one more. */
+ * page that has no place below, and each slot of the disk one more. With a disk it does with one
+ * frame less; nothing else that is asked here depends on the disk. */
 #include "integration/cli/page_facts.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
 
@@ -46,7 +48,7 @@ static kvp_status learn_lanes(kvp_pager *pager, uint32_t n_layers, page_facts *f
     return status;
 }
 
-kvp_status page_facts_of(kvp_pager *pager, uint32_t n_layers, page_facts *facts)
+static kvp_status facts_of(kvp_pager *pager, uint32_t n_layers, page_facts *facts)
 {
     kvp_stats stats = {.size = sizeof stats};
     kvp_status status = kvp_pager_stats(pager, &stats);
@@ -54,14 +56,39 @@ kvp_status page_facts_of(kvp_pager *pager, uint32_t n_layers, page_facts *facts)
     return status ? status : learn_lanes(pager, n_layers, facts);
 }
 
-kvp_status page_facts_learn(const kvp_config *cfg, page_facts *facts)
+static kvp_status open_and_ask(const kvp_config *given, page_facts *facts)
 {
+    kvp_config cfg = *given;
     kvp_pager *pager;
-    kvp_status status = kvp_pager_open(cfg, &pager);
+    cfg.n_threads = 1; /* without a pool: nothing is computed */
+    kvp_status status = kvp_pager_open(&cfg, &pager);
     if (status)
         return status;
-    status = page_facts_of(pager, cfg->geometry.n_layers, facts);
+    status = facts_of(pager, cfg.geometry.n_layers, facts);
     kvp_pager_close(pager);
+    return status;
+}
+
+kvp_status page_facts_learn(const kvp_config *given, page_facts *facts)
+{
+    kvp_config cfg = *given;
+    uint64_t least = 0;
+    if (!given->disk_bytes)
+        return open_and_ask(given, facts);
+    cfg.disk_bytes = 0;
+    cfg.disk_path = NULL;
+    kvp_status status = open_and_ask(&cfg, facts);
+    if (status != KVP_E_BUDGET)
+        return status;
+    status = page_facts_least_ram(given, &least);
+    if (!status && given->ram_bytes < least)
+        return open_and_ask(given, facts); /* which fails before it comes to the disk */
+    if (!status)
+        status = page_facts_least_ram(&cfg, &cfg.ram_bytes);
+    if (!status)
+        status = open_and_ask(&cfg, facts);
+    if (!status)
+        facts->n_frames--; /* the one that only the disk makes unnecessary */
     return status;
 }
 
@@ -127,7 +154,7 @@ kvp_status page_facts_least_ram(const kvp_config *given, uint64_t *bytes)
     kvp_config cfg = *given;
     page_facts facts;
     cfg.ram_bytes = 1;
-    kvp_status status = page_facts_learn(&cfg, &facts);
+    kvp_status status = open_and_ask(&cfg, &facts);
     const char *number = status == KVP_E_BUDGET ? strstr(kvp_error(), needs) : NULL;
     if (!number)
         return status;
@@ -153,7 +180,11 @@ const char *page_facts_swap_place(const char *swap, char *folder, size_t n)
 uint64_t page_facts_free_bytes(const char *place)
 {
     struct statvfs fs;
+    struct stat file;
     if (statvfs(place, &fs) || fs.f_blocks == 0)
         return UINT64_MAX;
-    return (uint64_t)fs.f_bavail * fs.f_frsize;
+    uint64_t bytes = (uint64_t)fs.f_bavail * fs.f_frsize;
+    if (stat(place, &file) == 0 && S_ISREG(file.st_mode))
+        bytes += (uint64_t)file.st_blocks * 512; /* the pager begins with an empty one */
+    return bytes;
 }

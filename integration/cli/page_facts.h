@@ -4,15 +4,15 @@
 
 #include "kvpager.h"
 
-/* What an opened pager tells about pages. */
+/* What a pager tells about pages. */
 typedef struct page_facts {
     uint64_t n_lanes, n_frames, slot_bytes;
     uint32_t page_tokens;
     uint64_t least_stored_bytes; /* of a full page when it is compressed */
 } page_facts;
 
-KVP_NODISCARD kvp_status page_facts_of(kvp_pager *pager, uint32_t n_layers, page_facts *facts);
-/* The same of a pager that is opened for this alone. */
+/* Of a pager that is opened for this alone, and touches no file. Errors: as kvp_pager_open(), but
+ * for those of the disk. */
 KVP_NODISCARD kvp_status page_facts_learn(const kvp_config *cfg, page_facts *facts);
 
 /* Pages that its frames have room for: all but those for pages on their way. */
@@ -29,7 +29,7 @@ KVP_NODISCARD kvp_status page_facts_least_ram(const kvp_config *cfg, uint64_t *b
 
 /* Where the swap file lies or would: the file if it is there already, or its folder. */
 const char *page_facts_swap_place(const char *swap, char *folder, size_t n);
-/* Bytes that are free there; UINT64_MAX: unknown. */
+/* Bytes that are free there, those of the file itself included; UINT64_MAX: unknown. */
 uint64_t page_facts_free_bytes(const char *place);
 
 #endif

@@ -16,9 +16,10 @@ typedef struct plan_subject {
     kvp_config budget; /* zram, disk and placement as wanted; RAM is set here */
 } plan_subject;
 
-/* Fill in *probe for a context of kv->n_tokens. May write to the disk what the probe's KV takes,
- * up to about 1 GiB, and removes it. Errors: as model_open_hollow(), model_forward() and
- * kvp_pager_open(); KVP_E_AGAIN interrupted. */
+/* Fill in *probe for a context of kv->n_tokens, in about 5 seconds. May write what the probe's KV
+ * takes to the disk, up to about 400 MiB, and removes it; a budget.disk_path needs a second file,
+ * with ".2" behind its name. Errors: as model_open_hollow(), model_forward() and kvp_pager_open();
+ * KVP_E_AGAIN interrupted. */
 KVP_NODISCARD kvp_status plan_measure(const plan_subject *s, const plan_kv *kv, plan_probe *probe);
 
 #endif

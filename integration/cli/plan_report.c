@@ -63,6 +63,18 @@ static void add_tiers(const planning *p, command_line *c)
         add_option(c, "--placement", o->placement->name);
 }
 
+static void add_beyond(command_line *c, const beyond_option *beyond)
+{
+    char rolling[32];
+    snprintf(rolling, sizeof rolling, "rolling:%" PRIu64, beyond->roll);
+    if (beyond->kind == BEYOND_YARN)
+        add_option(c, "--beyond", "yarn");
+    else if (beyond->kind == BEYOND_STOP)
+        add_option(c, "--beyond", "stop");
+    else if (beyond->roll)
+        add_option(c, "--beyond", rolling);
+}
+
 /* The run that the plan is for. */
 static void make_command(const planning *p, command_line *c)
 {
@@ -73,8 +85,7 @@ static void make_command(const planning *p, command_line *c)
     add_option(c, "-f", "FILE");
     if (o->n_ctx)
         add_number(c, "--ctx", o->n_ctx);
-    if (o->beyond.kind == BEYOND_YARN)
-        add_option(c, "--beyond", "yarn");
+    add_beyond(c, &o->beyond);
     if (o->kv_dtype != standard.kv_dtype)
         add_option(c, "--kv-dtype", dtypes[o->kv_dtype]);
     if (o->weights != standard.weights)
@@ -177,14 +188,17 @@ json_t *planning_json(const planning *p)
     if (p->chosen)
         make_command(p, &c);
     return json_pack(
-        "{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:{s:f, s:I, s:I}}",
+        "{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:o, s:o,"
+        " s:{s:f, s:I, s:I}}",
         "architecture", p->info->architecture, "layers", (json_int_t)kv->n_layers, "tokens",
         (json_int_t)kv->n_tokens, "kv_bytes_per_token", (json_int_t)kv->token_bytes, "kv_bytes",
         (json_int_t)plan_kv_bytes(kv), "pages", (json_int_t)plan_pages(kv), "page_bytes",
         (json_int_t)kv->slot_bytes, "weights_bytes", (json_int_t)p->info->weights_bytes,
         "hidden_bytes", (json_int_t)p->hidden_bytes, "bytes_written_per_1000_tokens",
         (json_int_t)plan_written_bytes(kv, 1000), "least_ram_bytes", (json_int_t)p->least_ram_bytes,
-        "zram_bytes", (json_int_t)p->shared.zram.bytes, "budgets", rows, "command",
+        "zram_bytes", (json_int_t)p->shared.zram.bytes, "memory_free_bytes",
+        p->memory_free_bytes ? size_or_null(p->memory_free_bytes) : json_null(), "disk_free_bytes",
+        size_or_null(p->disk_free_bytes), "budgets", rows, "command",
         p->chosen ? json_string(c.text) : json_null(), "probe", "seconds", p->probe_seconds,
         "layers", (json_int_t)p->probe.n_layers, "tokens", (json_int_t)p->probe.n_tokens + 1);
 }

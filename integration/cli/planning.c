@@ -20,7 +20,7 @@ static kvp_config real_config(const planning *p)
 {
     const options *o = &p->shared;
     kvp_config cfg = p->subject.budget;
-    cfg.geometry = model_geometry(p->subject.few, o->kv_dtype, o->page_tokens);
+    cfg.geometry = model_geometry(p->info, o->kv_dtype, o->page_tokens);
     cfg.geometry.n_layers = model_real_layers(p->subject.few);
     cfg.pool = model_pool(p->subject.few);
     return cfg;
@@ -47,19 +47,46 @@ kvp_status planning_learn(planning *p)
     return KVP_OK;
 }
 
-/* Would a run be refused? Compressed RAM is taken to compress nothing: how well it does is not
- * known. */
-static void judge(const planning *p, budget_row *row)
+/* "--ram 1M is too small", in the words of a run. */
+static void say_ram(const planning *p, budget_row *row, uint64_t needed, const char *remedy)
+{
+    const char *given = row == &p->rows[ROW_GIVEN] ? p->shared.ram.text : NULL;
+    snprintf(row->why, sizeof row->why, "%s%s%stoo small: needs at least %" PRIu64 " bytes (%s)",
+             given ? "--ram " : "", given ? given : "", given ? " is " : "", needed, remedy);
+}
+
+/* Would a run be refused for what lies below RAM? Compressed RAM is taken to compress nothing: how
+ * well it does is not known. */
+static void judge_below(const planning *p, budget_row *row)
 {
     const options *o = &p->shared;
     bool has_disk = p->subject.budget.disk_bytes != 0;
-    if (!has_disk && row->n_below > o->zram.bytes / p->kv.slot_bytes)
-        snprintf(row->why, sizeof row->why, "no disk, and RAM does not hold it");
+    const char *note = o->zram.bytes ? " if no page compresses" : "";
+    if (!has_disk && row->n_below && !o->zram.bytes)
+        say_ram(p, row, p->rows[ROW_ALL].ram_bytes, "less with --zram or --disk");
+    else if (!has_disk && row->n_below > o->zram.bytes / p->kv.slot_bytes)
+        snprintf(row->why, sizeof row->why,
+                 "--zram %s is too small: needs at least %" PRIu64 " bytes%s; or give a --disk",
+                 o->zram.text, row->n_below * p->kv.slot_bytes, note);
     else if (o->disk.given && row->disk_bytes > o->disk.bytes)
-        snprintf(row->why, sizeof row->why, "--disk is too small");
+        snprintf(row->why, sizeof row->why,
+                 "--disk %s is too small: needs at least %" PRIu64 " bytes%s", o->disk.text,
+                 row->disk_bytes, note);
     else if (row->disk_bytes > p->disk_free_bytes)
-        snprintf(row->why, sizeof row->why, "only %" PRIu64 " bytes of the disk are free",
-                 p->disk_free_bytes);
+        snprintf(row->why, sizeof row->why,
+                 "%" PRIu64 " bytes of the disk are free: needs at least %" PRIu64 "%s",
+                 p->disk_free_bytes, row->disk_bytes, note);
+}
+
+/* A run that takes more memory than there is may begin, and is killed or swapped out. */
+static void judge(const planning *p, budget_row *row)
+{
+    uint64_t needed = planning_process_bytes(p, row);
+    judge_below(p, row);
+    if (!*row->why && p->memory_free_bytes && needed > p->memory_free_bytes)
+        snprintf(row->why, sizeof row->why,
+                 "%" PRIu64 " bytes of this machine's RAM are free: the process needs %" PRIu64,
+                 p->memory_free_bytes, needed);
 }
 
 static kvp_status fill_row(const planning *p, budget_row *row)
@@ -68,12 +95,13 @@ static kvp_status fill_row(const planning *p, budget_row *row)
     page_facts facts;
     cfg.ram_bytes = row->ram_bytes;
     row->prefill = row->decode = NAN;
-    if (row == &p->rows[ROW_ALL])
+    if (row == &p->rows[ROW_ALL]) {
+        judge(p, row);
         return KVP_OK;
+    }
     kvp_status status = page_facts_learn(&cfg, &facts);
     if (status == KVP_E_BUDGET) {
-        snprintf(row->why, sizeof row->why, "the pager needs at least %" PRIu64 " bytes",
-                 p->least_ram_bytes);
+        say_ram(p, row, p->least_ram_bytes, "less with --page-tokens N");
         row->disk_bytes = UINT64_MAX;
         return KVP_OK;
     }
@@ -121,21 +149,15 @@ uint64_t planning_process_bytes(const planning *p, const budget_row *row)
     return p->info->weights_bytes + p->hidden_bytes + ram_bytes + zram_bytes;
 }
 
-/* What was asked for; else the fastest that the machine has memory for, or the smallest that
- * works. */
+/* What was asked for; else the fastest that works. */
 static const budget_row *choose(const planning *p)
 {
     if (p->n_rows > ROW_GIVEN && !*p->rows[ROW_GIVEN].why)
         return &p->rows[ROW_GIVEN];
-    const budget_row *smallest = NULL;
-    for (size_t i = N_FRACTIONS; i-- > 0;) {
-        if (*p->rows[i].why)
-            continue;
-        if (planning_process_bytes(p, &p->rows[i]) <= p->memory_free_bytes)
+    for (size_t i = N_FRACTIONS; i-- > 0;)
+        if (!*p->rows[i].why)
             return &p->rows[i];
-        smallest = &p->rows[i];
-    }
-    return smallest;
+    return NULL;
 }
 
 void planning_predict(planning *p)

@@ -13,7 +13,7 @@ typedef struct budget_row {
     uint64_t ram_bytes, n_frames;
     uint64_t n_below;       /* pages that RAM does not hold */
     uint64_t disk_bytes;    /* that they need at most; UINT64_MAX: the budget is no budget */
-    char why[160];          /* why a run with it would be refused; "": it would not */
+    char why[192];          /* why a run with it would be refused, or not fit; "": it works */
     double prefill, decode; /* tokens per second; NAN: not known */
     double missing_bytes;   /* read per token */
 } budget_row;
@@ -30,7 +30,7 @@ typedef struct planning {
     uint64_t hidden_bytes; /* of a prefill */
     uint64_t least_ram_bytes;
     uint64_t disk_free_bytes;   /* UINT64_MAX: unknown */
-    uint64_t memory_free_bytes; /* as the kernel estimates */
+    uint64_t memory_free_bytes; /* as the kernel estimates; 0: unknown */
     budget_row rows[MAX_ROWS];
     size_t n_rows;
     const budget_row *chosen; /* NULL: none works */

@@ -22,15 +22,26 @@ model_options rule_model_options(const options *o)
                            .yarn = o->beyond.kind == BEYOND_YARN};
 }
 
-int rule_refuse_ctx(const options *o)
+/* As many positions as --ctx asks for cannot be had. */
+static int refuse_ctx(const options *o, const model_info *info)
 {
-    if (o->beyond.kind == BEYOND_YARN)
-        return usage_error("--ctx %" PRIu64 ": %s", o->n_ctx, kvp_error());
-    return usage_error("--ctx %" PRIu64 ": %s. Past what it was made for, a model with rotary "
-                       "positions goes on with --beyond yarn, which stretches them, or --beyond "
-                       "shift, which keeps them inside; any model with --beyond rolling, which "
-                       "needs no --ctx",
-                       o->n_ctx, kvp_error());
+    const char *yarn = "", *shift = "";
+    if (info->can_stretch && o->beyond.kind != BEYOND_YARN)
+        yarn = "--beyond yarn, which stretches them, ";
+    if (info->has_rope)
+        shift = "--beyond shift, which keeps positions inside, or ";
+    return usage_error("--ctx %" PRIu64 ": %s. Past its positions the model goes on with %s%s"
+                       "--beyond rolling, which needs no --ctx",
+                       o->n_ctx, kvp_error(), yarn, shift);
+}
+
+int rule_check_model(const options *o, model_info *info)
+{
+    const model_options wanted = rule_model_options(o);
+    kvp_status status = model_check(o->model_path, &wanted, info);
+    if (status == KVP_E_RANGE && o->n_ctx)
+        return refuse_ctx(o, info);
+    return status ? report_failure(status) : EXIT_DONE;
 }
 
 static int check_rope(const char *beyond, const model_info *info)

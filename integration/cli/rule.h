@@ -9,9 +9,9 @@
 /* What to ask model_open() for. */
 model_options rule_model_options(const options *o);
 
-/* Say why the model that model_open() refused with KVP_E_RANGE does not have as many positions as
- * --ctx asks for, and what would do; returns the exit code. */
-int rule_refuse_ctx(const options *o);
+/* What the model's headers say with these options; if it is refused, say why, and what would do,
+ * and return the exit code. */
+int rule_check_model(const options *o, model_info *info);
 
 /* From options to the rule of a session with that model; pages have page_tokens. On a
  * contradiction, say so and return the exit code. */

@@ -40,8 +40,8 @@ kvp_config session_pager_config(const session *s, bool all_in_ram)
 {
     const options *o = s->options;
     kvp_config cfg = all_in_ram ? kvp_config_default() : budget_config(o);
-    cfg.geometry = model_geometry(s->model, o->kv_dtype, o->page_tokens);
-    cfg.pool = model_pool(s->model);
+    cfg.geometry = model_geometry(s->info, o->kv_dtype, o->page_tokens);
+    cfg.pool = s->model ? model_pool(s->model) : NULL;
     cfg.fingerprint = s->info->fingerprint;
     cfg.log = log_message;
     return cfg;
@@ -64,13 +64,6 @@ kvp_status session_check_length(const session *s, size_t n_tokens)
                                         : "give --ctx room for it and what comes after");
 }
 
-static int report_model(const session *s, kvp_status status)
-{
-    if (status == KVP_E_RANGE && s->options->n_ctx)
-        return rule_refuse_ctx(s->options);
-    return status ? report_failure(status) : EXIT_DONE;
-}
-
 static int open_model(session *s)
 {
     const model_options options = rule_model_options(s->options);
@@ -81,38 +74,40 @@ static int open_model(session *s)
     progress_fini(&panel);
     if (!status)
         s->info = model_get_info(s->model);
-    return report_model(s, status);
+    return status ? report_failure(status) : EXIT_DONE;
+}
+
+static int resolve_rule(session *s)
+{
+    const kvp_config cfg = session_pager_config(s, true);
+    page_facts facts;
+    kvp_status status = page_facts_learn(&cfg, &facts);
+    if (status)
+        return report_failure(status);
+    s->page_tokens = facts.page_tokens;
+    return rule_resolve(s->options, s->info, s->page_tokens, &s->rule);
 }
 
 /* Of a model that is not supported, the tokenizer mostly is not, either: it is the model that the
  * user should hear of. */
-static int open_tokenizer(session *s)
+static int open_headers(session *s)
 {
-    const model_options options = rule_model_options(s->options);
-    int code = report_model(s, model_check(s->options->model_path, &options));
-    if (code)
-        return code;
+    int code = rule_check_model(s->options, &s->headers);
+    s->info = &s->headers;
+    return code ? code : resolve_rule(s);
+}
+
+static int open_with_text(session *s, const input *in)
+{
     kvp_status status = tokenizer_open(s->options->model_path, &s->tokenizer);
+    if (!status)
+        status = input_encode(in, s->tokenizer, &s->tokens, &s->n_tokens);
     return status ? report_failure(status) : EXIT_DONE;
 }
 
-/* The text is encoded before the model is opened: bad text should not cost loading the weights. */
-static int open_with_text(session *s, const input *in)
-{
-    int code = open_tokenizer(s);
-    if (code)
-        return code;
-    kvp_status status = input_encode(in, s->tokenizer, &s->tokens, &s->n_tokens);
-    return status ? report_failure(status) : open_model(s);
-}
-
-/* Only the model knows which ids are valid. They need no tokenizer: without one, ids come out, too.
- */
+/* Ids need no tokenizer: without one, ids come out, too. */
 static int open_with_ids(session *s, const input *in, unsigned needs)
 {
-    int code = open_model(s);
-    if (code)
-        return code;
     kvp_status status = input_parse_ids(in, s->info->n_vocab, &s->tokens, &s->n_tokens);
     if (status)
         return report_failure(status);
@@ -125,10 +120,8 @@ static int open_input(session *s, unsigned needs)
 {
     input in;
     kvp_status status = input_read(s->options, &in);
-    int code = EXIT_DONE;
-    if (status)
-        code = report_failure(status);
-    else
+    int code = status ? report_failure(status) : open_headers(s);
+    if (!code)
         code = s->options->ids_file ? open_with_ids(s, &in, needs) : open_with_text(s, &in);
     input_free(&in);
     if (!code && (needs & SESSION_INPUT) && s->n_tokens == 0)
@@ -158,32 +151,19 @@ static int begin(session *s, const options *o)
     return kvp_isa() && !check_engine() ? EXIT_DONE : report_failure(KVP_E_UNSUPPORTED);
 }
 
-static int resolve_rule(session *s)
-{
-    const kvp_config cfg = session_pager_config(s, true);
-    page_facts facts;
-    kvp_status status = page_facts_learn(&cfg, &facts);
-    if (status)
-        return report_failure(status);
-    s->page_tokens = facts.page_tokens;
-    return rule_resolve(s->options, s->info, s->page_tokens, &s->rule);
-}
-
 int session_open_tokenizer(session *s, const options *o, bool with_chat)
 {
     int code = begin(s, o);
     if (!code)
-        code = open_tokenizer(s);
-    if (code || !with_chat)
+        code = open_headers(s);
+    if (code)
         return code;
-    kvp_status status = chat_open(s->tokenizer, &s->chat);
+    kvp_status status = tokenizer_open(o->model_path, &s->tokenizer);
+    if (!status && with_chat)
+        status = chat_open(s->tokenizer, &s->chat);
+    if (status == KVP_E_UNSUPPORTED && s->tokenizer)
+        return usage_error("--chat: %s", kvp_error());
     return status ? report_failure(status) : EXIT_DONE;
-}
-
-int session_open_model(session *s)
-{
-    int code = open_model(s);
-    return code ? code : resolve_rule(s);
 }
 
 int session_open(session *s, const options *o, unsigned needs)
@@ -191,8 +171,6 @@ int session_open(session *s, const options *o, unsigned needs)
     int code = begin(s, o);
     if (!code)
         code = open_input(s, needs);
-    if (!code)
-        code = resolve_rule(s);
     if (code || (needs & SESSION_WINDOWS))
         return code;
     kvp_status status = session_check_length(s, s->n_tokens);
@@ -201,9 +179,14 @@ int session_open(session *s, const options *o, unsigned needs)
 
 int session_open_pager_for(session *s, uint64_t pages_per_lane, uint64_t n_seqs)
 {
-    interrupt_defer(); /* from here on there may be a file to remove */
     const budget_need need = {pages_per_lane, n_seqs};
-    kvp_status status = budget_open(s, &need, &s->pager);
+    kvp_status status = budget_check(s, &need);
+    int code = status ? report_failure(status) : open_model(s);
+    if (code)
+        return code;
+    interrupt_defer(); /* from here on there may be a file to remove */
+    const kvp_config cfg = session_pager_config(s, false);
+    status = kvp_pager_open(&cfg, &s->pager);
     return status ? report_failure(status) : EXIT_DONE;
 }
 

@@ -1,5 +1,5 @@
 /* session.h - what a command works with, opened in the order in which mistakes are cheapest to
- * find: input, tokenizer, model, pager. */
+ * find: input, headers of the model, tokenizer, budget, weights, pager. */
 #ifndef KVPAGER_CLI_SESSION_H
 #define KVPAGER_CLI_SESSION_H
 
@@ -15,9 +15,10 @@ typedef struct session {
     chat *chat;           /* NULL: the text is no conversation */
     int32_t *tokens;      /* [n_tokens] of the input, all below the vocabulary's size */
     size_t n_tokens;
-    model *model;
-    const model_info *info;
-    uint32_t page_tokens; /* per page, as the library chooses or the options say */
+    model_info headers;     /* what they tell of the model */
+    const model_info *info; /* that, and once the model is loaded its own */
+    model *model;           /* loaded with the pager */
+    uint32_t page_tokens;   /* per page, as the library chooses or the options say */
     window_rule rule;
     kvp_pager *pager; /* as the budget options say */
 } session;
@@ -28,14 +29,14 @@ enum session_needs {
     SESSION_WINDOWS = 4,   /* the input is cut into windows: it may be longer than the context */
 };
 
-/* Open all but the pager; on failure say why and return the exit code. session_close() in either
- * case. */
+/* Open all but model and pager; on failure say why and return the exit code. session_close() in
+ * either case. */
 int session_open(session *s, const options *o, unsigned needs);
-/* The same in parts, for those who read their input themselves: the tokenizer, with the format of
- * conversations if that is wanted, then the model. */
+/* The same for those who read their input themselves: the tokenizer, with the format of
+ * conversations if that is wanted. */
 int session_open_tokenizer(session *s, const options *o, bool with_chat);
-int session_open_model(session *s);
-/* Open the pager, within the budget options, for a run that feeds the model like this. */
+/* For a run that feeds the model like this: see that it fits into the budget options, then load the
+ * model and open the pager. */
 int session_open_pager(session *s, const window_feed *feed);
 /* The same for one whose n_seqs sequences hold up to so many pages of every lane together. */
 int session_open_pager_for(session *s, uint64_t pages_per_lane, uint64_t n_seqs);

@@ -68,7 +68,7 @@ static inline size_t decoder_up_width(const decoder_config *c)
 /* rope_scaling or rope_parameters, rope_theta, CONFIG_ROTATED; a YaRN may lengthen c->n_ctx. After
  * head_dim and n_ctx. */
 KVP_NODISCARD kvp_status rope_config_read(const config_file *file, decoder_config *c);
-/* YaRN from c->n_ctx positions to n_ctx. */
+/* YaRN from c->n_ctx positions to n_ctx. Errors: KVP_E_RANGE they cannot be stretched. */
 KVP_NODISCARD kvp_status rope_config_stretch(const config_file *file, uint64_t n_ctx,
                                              decoder_config *c);
 /* Add eos_token_id, a number or a list. Absent: `otherwise`, where the vocabulary has it (-1:

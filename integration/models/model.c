@@ -36,6 +36,7 @@ typedef struct opening {
     json_t *root, *generation; /* config.json and generation_config.json, or what stands for them */
     char where[FOLDER_PATH_BYTES];
     decoder_config config;
+    bool is_scaled; /* rotary positions, by the model itself */
     uint64_t n_ctx; /* positions that it will have */
 } opening;
 
@@ -114,10 +115,15 @@ static kvp_status read_generation(opening *o)
     return status ? status : decoder_read_generation_eos(&file, &o->config);
 }
 
+static bool has_dividers(const opening *o)
+{
+    return weights_gguf(o->weights) && weights_find(o->weights, TENSOR_ROPE_DIVIDERS);
+}
+
 static kvp_status stretch(opening *o, const config_file *file)
 {
-    if (weights_gguf(o->weights) && weights_find(o->weights, TENSOR_ROPE_DIVIDERS))
-        return kvp_fail(KVP_E_UNSUPPORTED,
+    if (has_dividers(o))
+        return kvp_fail(KVP_E_RANGE,
                         "%s: the model's %u positions are scaled already (" TENSOR_ROPE_DIVIDERS
                         "); they cannot be stretched to %llu besides",
                         o->where, o->config.n_ctx, (unsigned long long)o->n_ctx);
@@ -134,9 +140,8 @@ static kvp_status choose_n_ctx(opening *o, const config_file *file)
         return kvp_fail(KVP_E_RANGE, "%s: %llu positions are more than any model's (%u)", o->path,
                         (unsigned long long)o->n_ctx, MAX_POSITIONS);
     if (o->n_ctx > c->n_ctx && !o->options->yarn)
-        return kvp_fail(KVP_E_RANGE, "%s: %llu positions are wanted; the model was made for %u%s",
-                        o->path, (unsigned long long)o->n_ctx, c->n_ctx,
-                        c->rope.dim ? " (YaRN can stretch them)" : "");
+        return kvp_fail(KVP_E_RANGE, "%s: %llu positions are wanted; the model was made for %u",
+                        o->path, (unsigned long long)o->n_ctx, c->n_ctx);
     if (c->window && o->n_ctx > c->window)
         return kvp_fail(KVP_E_UNSUPPORTED,
                         "%s: its layers see a sliding window of %u tokens, which is supported for "
@@ -154,7 +159,10 @@ static kvp_status read_config(opening *o)
         status = o->arch->read_config(&file, &o->config);
     if (!status)
         status = read_generation(o);
-    return status ? status : choose_n_ctx(o, &file);
+    if (status)
+        return status;
+    o->is_scaled = o->config.rope.scaling != ROPE_UNSCALED || has_dividers(o);
+    return choose_n_ctx(o, &file);
 }
 
 /* Of all that K and V depend on: the files, and the options that change them. */
@@ -172,25 +180,23 @@ static kvp_status fingerprint_of(const opening *o, uint64_t *out)
 
 /* ---- life ------------------------------------------------------------------------------------ */
 
-static kvp_status fill_info(const opening *o, model *m)
+/* What headers tell. */
+static void fill_info(const opening *o, model_info *info)
 {
     const decoder_config *c = &o->config;
-    const decoder_weights *weights = decoder_get_weights(m->decoder);
-    m->real_layers = c->n_layers;
-    m->info = (model_info){.architecture = o->arch->model_type,
-                           .n_layers = o->hollow_layers ? o->hollow_layers : c->n_layers,
-                           .n_heads = c->n_heads,
-                           .n_kv_heads = c->n_kv_heads,
-                           .head_dim = c->head_dim,
-                           .d_model = c->d_model,
-                           .n_ctx = (uint32_t)o->n_ctx,
-                           .n_ctx_trained = c->n_ctx,
-                           .has_rope = c->rope.dim > 0,
-                           .n_vocab = c->n_vocab,
-                           .n_eos = c->n_eos,
-                           .weights_bytes = weights->real_bytes};
-    memcpy(m->info.eos_ids, c->eos_ids, sizeof c->eos_ids);
-    return o->hollow_layers ? KVP_OK : fingerprint_of(o, &m->info.fingerprint);
+    *info = (model_info){.architecture = o->arch->model_type,
+                         .n_layers = o->hollow_layers ? o->hollow_layers : c->n_layers,
+                         .n_heads = c->n_heads,
+                         .n_kv_heads = c->n_kv_heads,
+                         .head_dim = c->head_dim,
+                         .d_model = c->d_model,
+                         .n_ctx = (uint32_t)o->n_ctx,
+                         .n_ctx_trained = c->n_ctx,
+                         .has_rope = c->rope.dim > 0,
+                         .can_stretch = c->rope.dim > 0 && !o->is_scaled,
+                         .n_vocab = c->n_vocab,
+                         .n_eos = c->n_eos};
+    memcpy(info->eos_ids, c->eos_ids, sizeof c->eos_ids);
 }
 
 /* Fine-tuning may leave a head of its own in the files of a model whose config calls it tied: as in
@@ -215,7 +221,12 @@ static kvp_status open_decoder(opening *o, model *m)
     kvp_status status = kvp_pool_open(o->options->n_threads, NULL, NULL, &m->pool);
     if (!status)
         status = decoder_open(&source, m->pool, &m->decoder);
-    return status ? status : fill_info(o, m);
+    if (status)
+        return status;
+    m->real_layers = o->config.n_layers;
+    fill_info(o, &m->info);
+    m->info.weights_bytes = decoder_get_weights(m->decoder)->real_bytes;
+    return o->hollow_layers ? KVP_OK : fingerprint_of(o, &m->info.fingerprint);
 }
 
 static void opening_fini(opening *o)
@@ -245,10 +256,14 @@ static kvp_status open_any(opening *o, model **out)
 
 static const model_options default_options = {.weights = MODEL_WEIGHTS_F32};
 
-kvp_status model_check(const char *path, const model_options *options)
+kvp_status model_check(const char *path, const model_options *options, model_info *out)
 {
     opening o = {.path = path, .options = options ? options : &default_options};
     kvp_status status = read_config(&o);
+    if (status == KVP_E_RANGE)
+        o.n_ctx = o.config.n_ctx;
+    if (!status || status == KVP_E_RANGE)
+        fill_info(&o, out);
     opening_fini(&o);
     return status;
 }
@@ -299,11 +314,11 @@ bool model_is_eos(const model_info *info, int32_t id)
     return false;
 }
 
-kvp_geometry model_geometry(const model *m, kvp_dtype dtype, uint32_t page_tokens)
+kvp_geometry model_geometry(const model_info *info, kvp_dtype dtype, uint32_t page_tokens)
 {
-    return (kvp_geometry){.n_layers = m->info.n_layers,
-                          .n_kv_heads = m->info.n_kv_heads,
-                          .head_dim = m->info.head_dim,
+    return (kvp_geometry){.n_layers = info->n_layers,
+                          .n_kv_heads = info->n_kv_heads,
+                          .head_dim = info->head_dim,
                           .dtype = dtype,
                           .page_tokens = page_tokens};
 }

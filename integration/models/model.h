@@ -27,21 +27,25 @@ typedef struct model_info {
     uint32_t n_layers, n_heads, n_kv_heads, head_dim, d_model;
     uint32_t n_ctx;         /* positions that it has, as the options say */
     uint32_t n_ctx_trained; /* that its config says (a RoPE scaling there included) */
-    bool has_rope;          /* positions are rotations: yarn and shift are possible */
+    bool has_rope;          /* positions are rotations: shift is possible */
+    bool can_stretch;       /* and not scaled already: yarn is possible */
     uint32_t n_vocab;
     int32_t eos_ids[MODEL_MAX_EOS]; /* tokens that end a text */
     uint32_t n_eos;
+    /* What only the weights tell; 0 before they are read. */
     uint64_t fingerprint;   /* of weights, config and the options that change K or V */
     uint64_t weights_bytes; /* held in memory */
 } model_info;
 
-/* What model_open() would say of the config, by reading headers alone. */
-KVP_NODISCARD kvp_status model_check(const char *path, const model_options *options);
+/* What model_open() would say of the config, by reading headers alone. With KVP_E_RANGE, *out is
+ * the model as it is without options. */
+KVP_NODISCARD kvp_status model_check(const char *path, const model_options *options,
+                                     model_info *out);
 /* Load the model at `path`, a folder or a .gguf file. Errors (kvp_error() names file, tensor or key
  * and what to do): KVP_E_IO, KVP_E_CORRUPT (a truncated or lying weights file), KVP_E_INVALID
  * (config contradicts weights), KVP_E_UNSUPPORTED (another architecture: the message lists those
- * that work; config flags this forward does not have), KVP_E_RANGE (n_ctx, and nothing else),
- * KVP_E_NOMEM. */
+ * that work; config flags this forward does not have), KVP_E_RANGE (n_ctx positions cannot be had;
+ * nothing else), KVP_E_NOMEM. */
 KVP_NODISCARD kvp_status model_open(const char *path, const model_options *options, model **out);
 /* The same model without its weights: only headers are read, matrices hold arbitrary numbers, and
  * it has n_layers layers (at most its own). For measuring what the real one will cost;
@@ -54,8 +58,8 @@ const model_info *model_get_info(const model *m);
 uint32_t model_real_layers(const model *m);
 bool model_is_eos(const model_info *info, int32_t id);
 
-/* Geometry of this model's KV in `dtype` pages; page_tokens 0: the default. */
-kvp_geometry model_geometry(const model *m, kvp_dtype dtype, uint32_t page_tokens);
+/* Geometry of such a model's KV in `dtype` pages; page_tokens 0: the default. */
+kvp_geometry model_geometry(const model_info *info, kvp_dtype dtype, uint32_t page_tokens);
 
 /* Bytes of activations that are held: as many as the largest model_forward() so far took (reported
  * as workspace). */

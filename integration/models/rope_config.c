@@ -75,12 +75,14 @@ static kvp_status read_original(const config_file *file, const config_file *para
                        &c->rope.original_n_ctx);
 }
 
-/* max_position_embeddings is the length with the scaling: transformers never multiplies it. Only
- * YaRN may say otherwise: it stretches the original length by the factor, and where a config has
- * been given a scaling later (as Qwen2.5's authors advise), max_position_embeddings still is the
- * original one. transformers takes that, too, as it stands. */
+/* max_position_embeddings is the length with the scaling, whatever original length times factor
+ * says (transformers warns if they differ, and goes by it). Only where a config has been given a
+ * YaRN later, as Qwen2.5's authors advise, it still is the original length, or no original length
+ * is given: then transformers takes it for the length before. */
 static kvp_status extend_yarn(const config_file *file, decoder_config *c)
 {
+    if (c->rope.original_n_ctx != c->n_ctx)
+        return KVP_OK;
     double n_ctx = c->rope.original_n_ctx * c->rope.factor;
     if (n_ctx > MAX_POSITIONS)
         return kvp_fail(KVP_E_INVALID, "%s: %.0f positions, scaled by %g, are too many",
@@ -217,11 +219,11 @@ kvp_status rope_config_stretch(const config_file *file, uint64_t n_ctx, decoder_
     static const char *const names[] = {"none", "linear", "llama3", "yarn"};
     rope_config *r = &c->rope;
     if (!r->dim)
-        return kvp_fail(KVP_E_UNSUPPORTED,
+        return kvp_fail(KVP_E_RANGE,
                         "%s: positions are a table of %u; only rotary ones can be stretched",
                         file->where, c->n_ctx);
     if (r->scaling != ROPE_UNSCALED)
-        return kvp_fail(KVP_E_UNSUPPORTED,
+        return kvp_fail(KVP_E_RANGE,
                         "%s: the model's %u positions are scaled already (%s); they cannot be "
                         "stretched to %llu besides",
                         file->where, c->n_ctx, names[r->scaling], (unsigned long long)n_ctx);

@@ -22,7 +22,10 @@ static const struct {
 } words[] = {
     {"gpt-2", SPLITTER_GPT2, false, false, false},
     {"smollm", SPLITTER_DIGITS, false, false, false},
+    {"starcoder", SPLITTER_DIGITS, false, false, false},
+    {"refact", SPLITTER_DIGITS, false, false, false},
     {"qwen2", SPLITTER_QWEN2, true, false, false},
+    {"deepseek-r1-qwen", SPLITTER_QWEN2, true, false, false},
     {"llama-bpe", SPLITTER_LLAMA3, false, true, true},
     {"llama3", SPLITTER_LLAMA3, false, true, true},
     {"llama-v3", SPLITTER_LLAMA3, false, true, true},

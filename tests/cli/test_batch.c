@@ -399,8 +399,8 @@ static void test_mistakes_are_refused(void **state)
     check_failure(2, "--parallel", "--batch x --parallel 65");
     check_failure(1, "no-such-file", "--batch no-such-file");
     snprintf(arguments, sizeof arguments, "--batch %s", prompts_file("none", "\n \n"));
-    check_failure(1, "no prompts", arguments);
-    check_failure(1, "stdin: no prompts", "--batch - </dev/null");
+    check_failure(2, "no prompts", arguments);
+    check_failure(2, "stdin: no prompts", "--batch - </dev/null");
     check_failure(2, "no input", "");
 }
 

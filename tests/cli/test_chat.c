@@ -356,7 +356,7 @@ static void test_mistakes_are_refused(void **state)
     (void)state;
     static const char other[] = "{\"chat_template\": \"{% for m in messages %}<s>[INST] "
                                 "{{ m['content'] }} [/INST]{% endfor %}\"}";
-    check_failure(1, "no chat template", "--chat -p Hello");
+    check_failure(2, "no chat template", "--chat -p Hello");
     check_failure(2, "--ids", "--chat --ids x");
     check_failure(2, "--chat", "--system x -p Hello");
     check_failure(2, "--chat", "--system x --batch x");
@@ -365,7 +365,7 @@ static void test_mistakes_are_refused(void **state)
     outcome_free(&o);
     o = run("", "generate -m %s --chat -p Hello </dev/null",
             model_with("tokenizer_config.json", other, strlen(other)));
-    expect_failure(&o, 1, "ChatML, Llama-3 and Zephyr");
+    expect_failure(&o, 2, "ChatML, Llama-3 and Zephyr");
     outcome_free(&o);
     o = run("", "generate -m %s --chat -f no-such-file </dev/null", chat_model());
     expect_failure(&o, 1, "no-such-file");

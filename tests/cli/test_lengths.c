@@ -138,6 +138,102 @@ static void test_ctx_beyond_the_model_needs_a_way(void **state)
     outcome_free(&o);
 }
 
+static size_t count(const char *text, const char *word)
+{
+    size_t n = 0;
+    for (; (text = strstr(text, word)); text++)
+        n++;
+    return n;
+}
+
+/* What is offered for a --ctx that cannot be had, once each: what would work with that model. */
+static void test_refused_ctx_offers_what_works(void **state)
+{
+    (void)state;
+    static const char scaled[] = "tests/data/tiny/llama_llama3";
+    const struct {
+        const char *model, *options;
+        size_t n_yarn, n_shift;
+    } cases[] = {
+        {llama(), "--ctx 65", 1, 1},
+        {llama(), "--ctx 99999999 --beyond yarn", 0, 1},
+        {scaled, "--ctx 300", 0, 1},
+        {scaled, "--ctx 300 --beyond yarn", 0, 1},
+        {"tests/data/tiny/llama_llama3/model.gguf", "--ctx 300", 0, 1},
+        {demo_model(), "--ctx 1025", 0, 0},
+        {demo_model(), "--ctx 1025 --beyond yarn", 0, 0},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        outcome o =
+            run("", "generate -m %s --ids %s %s", cases[i].model, text(0, 9), cases[i].options);
+        expect_failure(&o, 2, "--beyond rolling");
+        assert_int_equal(count(o.err, "--beyond yarn"), cases[i].n_yarn);
+        assert_int_equal(count(o.err, "--beyond shift"), cases[i].n_shift);
+        assert_int_equal(count(o.err, "--beyond rolling"), 1);
+        assert_null(strstr(o.err, "YaRN"));
+        outcome_free(&o);
+    }
+}
+
+static void test_closing_says_what_is_approximate(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *options, *words;
+    } cases[] = {
+        {"--beyond shift", "first 4, in whole pages (--beyond shift)"},
+        {"--ctx 100 --beyond yarn", "64 positions, stretched to 100 (--beyond yarn)"},
+        {"--keep window:16", "last 16 tokens and the first 0, in whole pages (--keep)"},
+        {"--beyond rolling:16", NULL},
+        {"--ctx 60 --beyond yarn -n 3", NULL},
+        {"--beyond shift -n 3", NULL},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const char *n_new = strstr(cases[i].options, "-n") ? "" : "-n 40";
+        outcome o = run_expecting(0, "", "generate -m %s --ids %s " PAGED " --stats %s %s", llama(),
+                                  text(0, 40), n_new, cases[i].options);
+        assert_int_equal(count(o.err, "approximate"), cases[i].words ? 1 : 0);
+        assert_true(!cases[i].words || strstr(o.err, cases[i].words));
+        outcome_free(&o);
+    }
+}
+
+/* A model whose weights turn out wrong when they are read: whatever is refused without a word about
+ * them was refused before. */
+static void test_what_cannot_be_is_refused_before_weights_are_read(void **state)
+{
+    (void)state;
+    static const struct {
+        int code;
+        size_t n_text;
+        const char *options, *message;
+    } cases[] = {
+        {1, 20, "", "has the shape"},
+        {2, 20, "--ctx 65", "made for 64"},
+        {1, 65, "--beyond stop", "65 tokens"},
+        {2, 20, "--beyond rolling:65", "more than the model's context of 64"},
+        {2, 20, "--beyond shift --keep window:64", "needs --keep window:"},
+        {1, 60, "--ram 1 --disk 0", "--ram 1 is too small: needs at least "},
+        {1, 60, "--ram 1", "--ram 1 is too small: needs at least "},
+        {1, 60, "--disk 1", "--disk 1 is too small: needs at least "},
+    };
+    char path[512];
+    mkdir(scratch("lying"), 0700);
+    tiny_llama_write(scratch("lying"), &shape);
+    snprintf(path, sizeof path, "%s/config.json", scratch("lying"));
+    json_t *config = json_load_file(path, 0, NULL);
+    json_object_set_new(config, "intermediate_size", json_integer(shape.d_inner + 1));
+    assert_int_equal(json_dump_file(config, path, 0), 0);
+    json_decref(config);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        outcome o = run("", "generate -m %s --ids %s -n 2 --kv-dtype f32 %s", scratch("lying"),
+                        text(0, cases[i].n_text), cases[i].options);
+        expect_failure(&o, cases[i].code, cases[i].message);
+        assert_true(i == 0 || !strstr(o.err, "shape"));
+        outcome_free(&o);
+    }
+}
+
 /* Sizes, and paths, are out of range as well. */
 static void test_other_mistakes_are_not_blamed_on_ctx(void **state)
 {
@@ -200,7 +296,7 @@ static void test_learned_positions_neither_stretch_nor_shift(void **state)
     expect_failure(&o, 2, "learned");
     outcome_free(&o);
     o = run("", "generate -m %s -p hello --ctx 2048 --beyond yarn", demo_model());
-    expect_failure(&o, 1, "only rotary ones");
+    expect_failure(&o, 2, "only rotary ones");
     outcome_free(&o);
 }
 
@@ -392,6 +488,9 @@ int main(void)
         cmocka_unit_test(test_smaller_ctx_is_a_smaller_window),
         cmocka_unit_test(test_what_of_a_long_text_is_not_read_is_said),
         cmocka_unit_test(test_ctx_beyond_the_model_needs_a_way),
+        cmocka_unit_test(test_refused_ctx_offers_what_works),
+        cmocka_unit_test(test_closing_says_what_is_approximate),
+        cmocka_unit_test(test_what_cannot_be_is_refused_before_weights_are_read),
         cmocka_unit_test(test_other_mistakes_are_not_blamed_on_ctx),
         cmocka_unit_test(test_sliding_windows_say_what_works),
         cmocka_unit_test(test_learned_positions_neither_stretch_nor_shift),

@@ -324,7 +324,7 @@ static void test_disk_with_too_little_free_space_is_refused(void **state)
         print_message("skipped: no file system can be mounted here\n");
         return;
     }
-    expect_failure(&o, 1, "swap/kv: ");
+    expect_failure(&o, 1, "swap/: ");
     assert_non_null(strstr(o.err, "bytes are free, and the KV of this run needs at least "));
     assert_string_equal(o.out, "");
     outcome_free(&o);

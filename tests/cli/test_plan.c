@@ -5,9 +5,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "support.h"
+#include "tests/support/tiny_llama.h"
 
 /* The demo model. */
 enum { LAYERS = 6, WIDTH = 256, PAGE_TOKENS = 64, PAGE_BYTES = 64 << 10 };
@@ -145,7 +147,7 @@ static void test_options_of_pages_change_sizes(void **state)
     assert_int_equal(int_member(o.json, "pages"), LAYERS * ((TOKENS + 31) / 32));
     assert_non_null(strstr(text_member(o.json, "command"), " --kv-dtype f32 --weights bf16"));
     /* Nowhere to page to: only what is all in RAM works. */
-    expect_refused(&o, "1/2", "no disk");
+    expect_refused(&o, "1/2", "(less with --zram or --disk)");
     assert_true(json_is_true(member(row(&o, "all"), "works")));
     assert_null(strstr(text_member(o.json, "command"), "--ram"));
     outcome_free(&o);
@@ -171,10 +173,88 @@ static void test_budgets_that_generate_would_refuse_say_why(void **state)
 {
     (void)state;
     outcome o = plan(0, "--ram 100K --disk 3M");
-    expect_refused(&o, "--ram", "the pager needs at least ");
-    expect_refused(&o, "1/16", "--disk is too small");
-    expect_refused(&o, "1/4", "--disk is too small");
+    expect_refused(&o, "--ram", "--ram 100K is too small: needs at least ");
+    expect_refused(&o, "1/16", "--disk 3M is too small: needs at least ");
+    expect_refused(&o, "1/4", "--disk 3M is too small: needs at least ");
     assert_true(json_is_true(member(row(&o, "1/2"), "works")));
+    outcome_free(&o);
+}
+
+/* Word by word. */
+static void expect_words_of_generate(const char *options, const char *why)
+{
+    outcome o = run("", "generate -m %s --ids %s -n %d --ignore-eos %s", demo_model(),
+                    ids_file("rolling.token_ids", 0, PROMPT), NEW, options);
+    if (!strstr(o.err, why))
+        fail_msg("no '%s' in: %s", why, o.err);
+    outcome_free(&o);
+}
+
+static void test_refusals_are_in_the_words_of_generate(void **state)
+{
+    (void)state;
+    static const char *const budgets[] = {"--ram 100K", "--ram 1M --disk 0", "--ram 1M --disk 1M"};
+    for (size_t i = 0; i < sizeof budgets / sizeof *budgets; i++) {
+        outcome o = plan(0, budgets[i]);
+        expect_words_of_generate(budgets[i], text_member(row(&o, "--ram"), "why"));
+        outcome_free(&o);
+    }
+    static const char *const lengths[] = {"--ctx 2000", "--beyond rolling:5000", "--beyond yarn",
+                                          "--ctx 2000 --beyond yarn"};
+    for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
+        outcome o = run("", "plan -m %s %s", demo_model(), lengths[i]);
+        assert_true(o.code != 0);
+        expect_words_of_generate(lengths[i], o.err);
+        outcome_free(&o);
+    }
+}
+
+static void test_command_goes_beyond_as_the_plan_does(void **state)
+{
+    (void)state;
+    static const char *const rules[] = {"--beyond stop", "--beyond rolling:7"};
+    for (size_t i = 0; i < sizeof rules / sizeof *rules; i++) {
+        outcome o = plan(0, rules[i]);
+        assert_non_null(strstr(text_member(o.json, "command"), rules[i]));
+        check_command(&o);
+        outcome_free(&o);
+    }
+}
+
+/* Hardly any weights, and 768 GiB of KV for 16 Mi positions: more than most machines have. */
+static const char *model_of_much_kv(void)
+{
+    tiny_llama shape = tiny_llama_default();
+    shape.n_layers = 256;
+    const char *path = scratch("large");
+    mkdir(path, 0700);
+    tiny_llama_write(path, &shape);
+    return path;
+}
+
+/* As much RAM and disk as the plan says is there, is there for a run. */
+static bool fits(const outcome *o, const json_t *r)
+{
+    return int_member(r, "process_bytes") <= int_member(o->json, "memory_free_bytes") &&
+           int_member(r, "disk_bytes") <= int_member(o->json, "disk_free_bytes");
+}
+
+static void test_what_the_machine_has_no_room_for_does_not_work(void **state)
+{
+    (void)state;
+    outcome o = run_expecting(
+        0, "", "plan -m %s --ctx 16777216 --beyond yarn --kv-dtype f32 --ram 10M --json",
+        model_of_much_kv());
+    const json_t *rows = member(o.json, "budgets"), *all = row(&o, "all");
+    for (size_t i = 0; i < json_array_size(rows); i++) {
+        const json_t *r = json_array_get(rows, i);
+        assert_int_equal(json_is_true(member(r, "works")), fits(&o, r));
+    }
+    if (fits(&o, all))
+        skip();
+    expect_refused(&o, "all", "bytes of this machine's RAM are free: the process needs ");
+    const char *command = json_string_value(member(o.json, "command"));
+    assert_true(!command || strstr(command, " --ram "));
     outcome_free(&o);
 }
 
@@ -196,9 +276,11 @@ static void test_nonsense_is_refused_before_the_probe(void **state)
     } cases[] = {
         {2, "--ctx 2000", "--ctx 2000"},
         {2, "--ctx 0", "--ctx"},
-        {2, "--ctx 900 --beyond shift", "--beyond shift"},
+        {2, "--ctx 900 --beyond shift",
+         "--beyond: 'shift' is not rolling, rolling:W, stop or yarn"},
+        {2, "--keep window:100", "unknown option"},
         {2, "--beyond yarn", "--beyond yarn needs --ctx"},
-        {1, "--ctx 2000 --beyond yarn", "stretched"},
+        {2, "--ctx 2000 --beyond yarn", "stretched"},
         {2, "--ctx 900 --ram much", "--ram"},
         {2, "-p hello", "unknown option"},
         {1, "--swap models/demo/config.json", "models/demo/config.json"},
@@ -230,6 +312,7 @@ static void test_interrupted_probe_leaves_no_file(void **state)
     expect_failure(&o, 130, "interrupted");
     assert_int_equal(o.n_out, 0);
     assert_int_equal(access(swap, F_OK), -1);
+    assert_int_equal(access(scratch("probe.swap.2"), F_OK), -1);
     outcome_free(&o);
 }
 
@@ -248,7 +331,8 @@ static void test_table_has_a_row_per_budget_and_a_command(void **state)
         if (!strstr(o.out, texts[i]))
             fail_msg("no '%s' in: %s", texts[i], o.out);
     assert_string_equal(o.err, "");
-    assert_int_equal(access(swap, F_OK), -1); /* the probe's is gone */
+    assert_int_equal(access(swap, F_OK), -1); /* the probe's are gone */
+    assert_int_equal(access(scratch("plan.swap.2"), F_OK), -1);
     outcome_free(&o);
 }
 
@@ -259,6 +343,9 @@ int main(void)
         cmocka_unit_test(test_options_of_pages_change_sizes),
         cmocka_unit_test(test_command_quotes_the_path_of_the_model),
         cmocka_unit_test(test_budgets_that_generate_would_refuse_say_why),
+        cmocka_unit_test(test_refusals_are_in_the_words_of_generate),
+        cmocka_unit_test(test_command_goes_beyond_as_the_plan_does),
+        cmocka_unit_test(test_what_the_machine_has_no_room_for_does_not_work),
         cmocka_unit_test(test_budget_beyond_the_kv_stays_unused),
         cmocka_unit_test(test_nonsense_is_refused_before_the_probe),
         cmocka_unit_test(test_interrupted_probe_leaves_no_file),

@@ -101,6 +101,39 @@ static void test_values_that_contradict_the_model_exit_2(void **state)
     check_model_failure(2, "--stride", "perplexity", "-p hello --window 16 --stride 17");
 }
 
+/* What message.h says of exit codes: whatever the command, and the way in which it is noticed. */
+static void test_mistakes_of_one_kind_have_one_code(void **state)
+{
+    (void)state;
+    static const struct {
+        int code;
+        const char *text, *command, *arguments;
+    } cases[] = {
+        /* nothing to work on */
+        {2, "empty", "generate", "-p ''"},
+        {2, "empty", "compare", "-p ''"},
+        {2, "no prompts", "generate", "--batch /dev/null"},
+        /* not with this model */
+        {2, "chat template", "generate", "--chat -p hello </dev/null"},
+        {2, "learned", "generate", "-p hello --beyond shift"},
+        {2, "table of 1024", "generate", "-p hello --beyond yarn --ctx 2000"},
+        {2, "learned", "generate", "-p hello --beyond yarn --ctx 200"},
+        {2, "table of 1024", "plan", "--beyond yarn --ctx 2000"},
+        {2, "made for 1024", "generate", "-p hello --ctx 2000"},
+        {2, "made for 1024", "plan", "--ctx 2000"},
+        {2, "1024", "generate", "-p hello --beyond rolling:2000"},
+        /* too long, or too little room */
+        {1, "context 4", "generate", "-p 'one two three four five' --ctx 4 --beyond stop"},
+        {1, "needs at least", "generate", "-p hello --ram 1"},
+        {1, "needs at least", "generate", "-p hello --disk 1"},
+        /* files */
+        {1, "no-such-file", "generate", "-f no-such-file"},
+        {1, "no-such-file", "generate", "--batch no-such-file"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        check_model_failure(cases[i].code, cases[i].text, cases[i].command, cases[i].arguments);
+}
+
 static void test_empty_prompt_exits_2(void **state)
 {
     (void)state;
@@ -290,6 +323,7 @@ int main(void)
         cmocka_unit_test(test_help_of_each_command_lists_its_options_with_defaults),
         cmocka_unit_test(test_mistakes_exit_2_with_a_hint),
         cmocka_unit_test(test_values_that_contradict_the_model_exit_2),
+        cmocka_unit_test(test_mistakes_of_one_kind_have_one_code),
         cmocka_unit_test(test_empty_prompt_exits_2),
         cmocka_unit_test(test_input_that_cannot_be_read_exits_1),
         cmocka_unit_test(test_invalid_utf8_exits_1_and_names_the_byte),

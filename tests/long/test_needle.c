@@ -117,7 +117,7 @@ static void run_depths(fixture *f, uint64_t ram_bytes, double *nll, kvp_stats *s
     kvp_pager *pager;
     kvp_seq *seq;
     kvp_config cfg = kvp_config_default();
-    cfg.geometry = model_geometry(f->m, KVP_F16, 0);
+    cfg.geometry = model_geometry(model_get_info(f->m), KVP_F16, 0);
     cfg.pool = model_pool(f->m);
     cfg.ram_bytes = ram_bytes;
     cfg.disk_bytes = ram_bytes == KVP_UNLIMITED ? 0 : KVP_UNLIMITED;

@@ -375,6 +375,47 @@ static void test_cold_sequence_makes_room_for_others(void **state)
     }
 }
 
+/* Which pages are in RAM, 0 or 1, when a third sequence has taken the room of half of those of two;
+ * `first`: what was advised about no token of seqs[which] at that position. */
+static void find_stayers(uint32_t which, uint64_t first, char stays[4 * 5 + 1])
+{
+    const uint32_t n_tokens = 5 * 32, n_pages = 2 * 5;
+    kvp_config cfg = small_config(KVP_UNLIMITED);
+    cfg.ram_bytes = bytes_needed(cfg) + 2 * n_pages * 8192;
+    fixture f = open_fixture(&cfg, n_tokens);
+    kvp_seq *seqs[3] = {f.seq};
+    for (uint32_t i = 1; i < 3; i++) {
+        must(kvp_seq_create(f.pager, &seqs[i]));
+        f.seq = seqs[i];
+        if (i == 2)
+            must(kvp_seq_advise(seqs[which], first, 0, KVP_COLD));
+        append(&f, 0, n_tokens);
+        append(&f, 1, n_tokens);
+    }
+    for (uint32_t i = 0; i < 2 * n_pages; i++) {
+        kvp_page_info infos[2 * 5];
+        size_t n;
+        must(kvp_seq_pages(seqs[i / n_pages], infos, n_pages, &n));
+        stays[i] = infos[i % n_pages].tier == KVP_TIER_RAM ? '1' : '0';
+    }
+    stays[2 * n_pages] = '\0';
+    kvp_pager_close(f.pager);
+}
+
+static void test_advice_about_no_token_has_no_effect(void **state)
+{
+    (void)state;
+    char without[4 * 5 + 1], with[4 * 5 + 1];
+    find_stayers(0, 0, without); /* nothing lies before position 0 */
+    assert_true(strchr(without, '0') && strchr(without, '1'));
+    for (uint32_t which = 0; which < 2; which++) {
+        for (uint64_t first = 1; first < 5 * 32; first += 32) {
+            find_stayers(which, first, with);
+            assert_string_equal(with, without);
+        }
+    }
+}
+
 /* ---- attention ---- */
 
 static void test_nan_in_a_query_is_seen_in_its_output_only(void **state)
@@ -417,6 +458,32 @@ static void test_what_is_not_there_is_refused(void **state)
     kvp_seq_destroy(NULL);
     kvp_pager_close(NULL);
     kvp_view_unpin(NULL);
+    kvp_pager_close(f.pager);
+}
+
+/* A program that was built with an earlier, shorter kvp_stats. */
+static void test_shorter_stats_are_filled_and_no_more(void **state)
+{
+    (void)state;
+    kvp_config cfg = small_config(1 << 20);
+    fixture f = open_fixture(&cfg, 100);
+    const kvp_stats all = stats_of(f.pager);
+    static const size_t sizes[] = {offsetof(kvp_stats, pages), offsetof(kvp_stats, disk_bytes),
+                                   offsetof(kvp_stats, prefetches_used), sizeof all};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        unsigned char untouched[sizeof all];
+        kvp_stats s;
+        memset(&s, 0xa5, sizeof s);
+        memset(untouched, 0xa5, sizeof untouched);
+        s.size = sizes[i];
+        must(kvp_pager_stats(f.pager, &s));
+        assert_int_equal(s.size, sizes[i]);
+        const size_t past = sizeof s.size;
+        assert_memory_equal((char *)&s + past, (const char *)&all + past, sizes[i] - past);
+        assert_memory_equal((char *)&s + sizes[i], untouched, sizeof s - sizes[i]);
+    }
+    kvp_stats s = {.size = sizeof s + 1};
+    assert_fails(kvp_pager_stats(f.pager, &s), KVP_E_INVALID, "sizeof");
     kvp_pager_close(f.pager);
 }
 
@@ -485,8 +552,10 @@ int main(void)
         cmocka_unit_test(test_pins_that_cannot_be_met_say_why),
         cmocka_unit_test(test_evicted_tokens_are_gone_and_the_others_keep_their_positions),
         cmocka_unit_test(test_cold_sequence_makes_room_for_others),
+        cmocka_unit_test(test_advice_about_no_token_has_no_effect),
         cmocka_unit_test(test_nan_in_a_query_is_seen_in_its_output_only),
         cmocka_unit_test(test_what_is_not_there_is_refused),
+        cmocka_unit_test(test_shorter_stats_are_filled_and_no_more),
         cmocka_unit_test(test_corrupt_page_is_named_lost_for_ever_and_alone),
     };
     return cmocka_run_group_tests(tests, NULL, NULL) != 0;

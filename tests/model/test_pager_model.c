@@ -32,7 +32,7 @@ typedef struct run {
     uint32_t next_salt;
     model_seq seqs[MAX_SEQS];
     bool may_run_out; /* appends may find no room */
-    uint32_t n_refused, n_verified;
+    uint32_t n_refused, n_verified, n_forks;
     float k[MAX_APPEND * 8 * 64], v[MAX_APPEND * 8 * 64];
 } run;
 
@@ -156,6 +156,18 @@ static void do_recreate(run *r, model_seq *s)
     must(kvp_seq_create(r->pager, &s->seq));
 }
 
+/* Another sequence becomes a copy of this one. */
+static void do_fork(run *r, model_seq *s)
+{
+    model_seq *child = &r->seqs[pick(r, MAX_SEQS)];
+    if (child == s)
+        return;
+    kvp_seq_destroy(child->seq);
+    *child = *s;
+    must(kvp_seq_fork(s->seq, &child->seq));
+    r->n_forks++;
+}
+
 static void step(run *r)
 {
     model_seq *s = &r->seqs[pick(r, MAX_SEQS)];
@@ -170,8 +182,10 @@ static void step(run *r)
         do_cool(r, s);
     else if (what < 84)
         do_pin(r, s);
-    else if (what < 98)
+    else if (what < 96)
         do_scan(r, s);
+    else if (what < 98)
+        do_fork(r, s);
     else
         do_recreate(r, s);
     must(kvp_pager_check(r->pager));
@@ -206,7 +220,8 @@ static void run_model(kvp_config cfg, uint64_t seed, uint32_t n_steps, kvp_stats
     for (uint32_t i = 0; i < n_steps; i++)
         step(r);
     *stats = stats_of(r->pager);
-    assert_true(r->n_verified > 0);
+    assert_true(r->n_verified > 0 && r->n_forks > 0);
+    assert_true(stats->copies_on_write > 0);
     *n_refused = r->n_refused;
     kvp_pager_close(r->pager);
     free(r);

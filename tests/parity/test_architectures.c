@@ -51,7 +51,7 @@ static void open_model(tiny *t, const char *name, const char *file, const model_
     need(model_open(path, options, &t->m));
     t->info = model_get_info(t->m);
     kvp_config cfg = kvp_config_default();
-    cfg.geometry = model_geometry(t->m, KVP_F32, page_tokens);
+    cfg.geometry = model_geometry(model_get_info(t->m), KVP_F32, page_tokens);
     need(kvp_pager_open(&cfg, &t->pager));
     for (size_t i = 0; i < MAX_SEQS; i++)
         need(kvp_seq_create(t->pager, &t->seqs[i]));
@@ -477,7 +477,7 @@ static void test_hollow_model_has_the_real_ones_shape(void **state)
         assert_true(info->weights_bytes == real.info->weights_bytes);
         assert_int_equal(info->n_ctx, real.info->n_ctx);
         kvp_config cfg = kvp_config_default();
-        cfg.geometry = model_geometry(hollow, KVP_F16, 0);
+        cfg.geometry = model_geometry(model_get_info(hollow), KVP_F16, 0);
         need(kvp_pager_open(&cfg, &t.pager));
         need(kvp_seq_create(t.pager, &t.seqs[0]));
         model_forward_args args = piece(&real, 0, 50);
@@ -516,10 +516,9 @@ static void test_positions_that_cannot_be_had_are_refused(void **state)
     refused_open("llama", &more, KVP_E_RANGE,
                  "257 positions are wanted; the model was made for 256");
     refused_open("gpt2", &more, KVP_E_RANGE, "the model was made for 256");
-    refused_open("gpt2", &yarn, KVP_E_UNSUPPORTED, "only rotary ones can be stretched");
-    refused_open("opt", &yarn, KVP_E_UNSUPPORTED, "only rotary ones can be stretched");
-    refused_open("llama_llama3", &yarn, KVP_E_UNSUPPORTED,
-                 "256 positions are scaled already (llama3)");
+    refused_open("gpt2", &yarn, KVP_E_RANGE, "only rotary ones can be stretched");
+    refused_open("opt", &yarn, KVP_E_RANGE, "only rotary ones can be stretched");
+    refused_open("llama_llama3", &yarn, KVP_E_RANGE, "256 positions are scaled already (llama3)");
 }
 
 static void test_fewer_positions_are_a_limit(void **state)

@@ -65,7 +65,7 @@ static kvp_pager *open_pager(const fixture *f, uint64_t ram_bytes)
 {
     kvp_pager *pager;
     kvp_config cfg = kvp_config_default();
-    cfg.geometry = model_geometry(f->m, KVP_F32, PAGE);
+    cfg.geometry = model_geometry(model_get_info(f->m), KVP_F32, PAGE);
     if (ram_bytes) {
         cfg.ram_bytes = ram_bytes;
         cfg.disk_bytes = KVP_UNLIMITED;
@@ -78,7 +78,7 @@ static uint64_t smallest_budget(const fixture *f)
 {
     kvp_pager *pager;
     kvp_config cfg = kvp_config_default();
-    cfg.geometry = model_geometry(f->m, KVP_F32, PAGE);
+    cfg.geometry = model_geometry(model_get_info(f->m), KVP_F32, PAGE);
     cfg.ram_bytes = 1;
     cfg.disk_bytes = KVP_UNLIMITED;
     assert_int_equal(kvp_pager_open(&cfg, &pager), KVP_E_BUDGET);

@@ -24,7 +24,7 @@ void golden_model_open(golden_model *g, const char *path, const char *golden_dir
     need(model_open(path, &options, &g->m));
     g->info = model_get_info(g->m);
     kvp_config cfg = kvp_config_default();
-    cfg.geometry = model_geometry(g->m, KVP_F32, 0);
+    cfg.geometry = model_geometry(model_get_info(g->m), KVP_F32, 0);
     need(kvp_pager_open(&cfg, &g->pager));
     need(kvp_seq_create(g->pager, &g->seq));
     g->golden = golden_load(golden_dir);

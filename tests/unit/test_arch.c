@@ -196,6 +196,32 @@ static void test_yarn_defaults_and_parameters(void **state)
     assert_true(r->original_n_ctx == 1024); /* beside the parameters: Phi-3's way */
 }
 
+/* transformers: max_position_embeddings is the length after the stretch, unless it equals the
+ * length before or that is not given. */
+static void test_positions_with_yarn_are_those_of_the_config(void **state)
+{
+    static const struct {
+        const char *members;
+        uint32_t n_ctx;
+    } cases[] = {
+        {"'factor':4", 8192},
+        {"'factor':4,'original_max_position_embeddings':2048", 8192},
+        {"'factor':4,'original_max_position_embeddings':512", 2048},
+        {"'factor':8,'original_max_position_embeddings':512", 2048},
+        {"'factor':2,'original_max_position_embeddings':512", 2048},
+        {"'factor':2,'original_max_position_embeddings':4096", 2048},
+        {"'original_max_position_embeddings':512", 2048},
+        {"'factor':0.5", 2048},
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char config[1024];
+        snprintf(config, sizeof config, LLAMA ",'rope_scaling':{'rope_type':'yarn',%s}",
+                 cases[i].members);
+        assert_int_equal(good(&llama_arch, config).n_ctx, cases[i].n_ctx);
+    }
+}
+
 static void test_bad_scalings_are_named(void **state)
 {
     (void)state;
@@ -295,6 +321,7 @@ int main(void)
         cmocka_unit_test(test_folders_rotate_whole_heads),
         cmocka_unit_test(test_llama3_scaling_keeps_the_positions),
         cmocka_unit_test(test_yarn_defaults_and_parameters),
+        cmocka_unit_test(test_positions_with_yarn_are_those_of_the_config),
         cmocka_unit_test(test_bad_scalings_are_named),
         cmocka_unit_test(test_mistral_has_a_window_unless_it_is_null),
         cmocka_unit_test(test_qwen2_has_biases_and_a_window_if_it_is_used),

@@ -20,10 +20,9 @@ static kvpi_lane lane_of(uint32_t n_tokens)
     for (uint32_t i = 0; lane.n_tokens < n_tokens; i++) {
         assert_null(kvpi_lane_open_entry(&lane, PAGE_TOKENS));
         assert_int_equal(kvpi_lane_reserve(&lane, &kvpi_mem_default, i + 1), KVP_OK);
-        kvpi_entry *e = kvpi_lane_push(&lane, 100 + i);
+        kvpi_lane_push(&lane, 100 + i, PAGE_TOKENS);
         uint64_t left = n_tokens - lane.n_tokens;
-        e->n_valid = left < PAGE_TOKENS ? (uint32_t)left : PAGE_TOKENS;
-        lane.n_tokens += e->n_valid;
+        lane.n_tokens += left < PAGE_TOKENS ? left : PAGE_TOKENS;
     }
     assert_null(kvpi_lane_check(&lane, PAGE_TOKENS));
     return lane;
@@ -35,8 +34,8 @@ static void test_find_gives_the_page_of_a_position(void **state)
     for (uint32_t n = 1; n < 60; n++) {
         kvpi_lane lane = lane_of(n);
         for (uint32_t p = 0; p < n; p++)
-            assert_int_equal(kvpi_lane_find(&lane, p), p / PAGE_TOKENS);
-        assert_int_equal(kvpi_lane_find(&lane, n), lane.n_entries);
+            assert_int_equal(kvpi_lane_find(&lane, p, PAGE_TOKENS), p / PAGE_TOKENS);
+        assert_int_equal(kvpi_lane_find(&lane, n, PAGE_TOKENS), lane.n_entries);
         kvpi_lane_fini(&lane, &kvpi_mem_default);
     }
 }
@@ -48,10 +47,10 @@ static void test_find_over_evicted_pages_gives_the_next_one(void **state)
     kvpi_lane_remove(&lane, 2, 5); /* positions 16..39 are gone */
     assert_null(kvpi_lane_check(&lane, PAGE_TOKENS));
     for (uint32_t p = 0; p < 80; p++) {
-        const kvpi_entry *e = &lane.entries[kvpi_lane_find(&lane, p)];
+        const kvpi_entry *e = &lane.entries[kvpi_lane_find(&lane, p, PAGE_TOKENS)];
         uint32_t expected = p < 16 || p >= 40 ? p / PAGE_TOKENS : 5;
         assert_int_equal(e->page, 100 + expected);
-        assert_int_equal(e->first_position, expected * PAGE_TOKENS);
+        assert_int_equal(e->index, expected);
     }
     kvpi_lane_fini(&lane, &kvpi_mem_default);
 }
@@ -62,7 +61,8 @@ static void test_open_entry_is_the_last_that_is_not_full(void **state)
     kvpi_lane lane = lane_of(19);
     kvpi_entry *open = kvpi_lane_open_entry(&lane, PAGE_TOKENS);
     assert_ptr_equal(open, &lane.entries[2]);
-    assert_int_equal(open->n_valid, 3);
+    assert_int_equal(kvpi_lane_n_valid(&lane, 2, PAGE_TOKENS), 3);
+    assert_int_equal(kvpi_lane_n_valid(&lane, 1, PAGE_TOKENS), PAGE_TOKENS);
     kvpi_lane_fini(&lane, &kvpi_mem_default);
     assert_null(kvpi_lane_open_entry(&lane, PAGE_TOKENS));
 }
@@ -71,13 +71,12 @@ static void test_check_names_what_is_broken(void **state)
 {
     (void)state;
     kvpi_lane lane = lane_of(20);
-    lane.entries[1].first_position = 9;
+    lane.entries[1].index = 0;
     assert_non_null(strstr(kvpi_lane_check(&lane, PAGE_TOKENS), "L1"));
-    lane.entries[1].first_position = 8;
-    lane.entries[1].n_valid = 7;
-    assert_non_null(strstr(kvpi_lane_check(&lane, PAGE_TOKENS), "L2"));
-    lane.entries[1].n_valid = 8;
-    lane.n_tokens = 21;
+    lane.entries[1].index = 1;
+    lane.n_tokens = 15;
+    assert_non_null(strstr(kvpi_lane_check(&lane, PAGE_TOKENS), "L3"));
+    lane.n_tokens = 25;
     assert_non_null(strstr(kvpi_lane_check(&lane, PAGE_TOKENS), "L3"));
     kvpi_lane_fini(&lane, &kvpi_mem_default);
 }

@@ -25,7 +25,7 @@ static float *logits_with(const char *dir, uint32_t n_threads, model_weights wei
     assert_non_null(logits);
     need(model_open(dir, &options, &m));
     kvp_config cfg = kvp_config_default();
-    cfg.geometry = model_geometry(m, KVP_F32, 0);
+    cfg.geometry = model_geometry(model_get_info(m), KVP_F32, 0);
     cfg.pool = model_pool(m);
     need(kvp_pager_open(&cfg, &pager));
     need(kvp_seq_create(pager, &seq));

@@ -47,7 +47,7 @@ static uint64_t run(const char *dir, const tiny_gpt2 *t, model_weights weights, 
     tiny_gpt2_write(dir, t);
     need(model_open(dir, &options, &m));
     kvp_config cfg = kvp_config_default();
-    cfg.geometry = model_geometry(m, KVP_F32, 0);
+    cfg.geometry = model_geometry(model_get_info(m), KVP_F32, 0);
     need(kvp_pager_open(&cfg, &pager));
     need(kvp_seq_create(pager, &seq));
     const model_forward_args args = {

@@ -285,7 +285,7 @@ static void test_positions_that_a_tensor_scales_are_not_stretched(void **state)
 {
     const model_options some = {.n_ctx = 1024, .yarn = true};
     (void)state;
-    refused(TINY "/llama_llama3", "/model.gguf", &some, KVP_E_UNSUPPORTED,
+    refused(TINY "/llama_llama3", "/model.gguf", &some, KVP_E_RANGE,
             "scaled already (rope_freqs.weight)");
 }
 

@@ -80,6 +80,36 @@ static void test_disk_that_is_said_to_take_the_rest_does(void **state)
     assert_int_equal(fill(&cfg), KVP_E_NOSPACE);
 }
 
+/* Budgets around what a disk makes enough: what is learned without one is what there is with it. */
+static void test_facts_need_no_disk(void **state)
+{
+    (void)state;
+    for (uint64_t zram_bytes = 0; zram_bytes <= 1 << 20; zram_bytes += 1 << 20) {
+        kvp_config cfg = small_config();
+        page_facts facts;
+        uint64_t least = 0;
+        cfg.disk_bytes = KVP_UNLIMITED;
+        cfg.zram_bytes = zram_bytes;
+        assert_int_equal(page_facts_least_ram(&cfg, &least), KVP_OK);
+        for (cfg.ram_bytes = least; cfg.ram_bytes < least + 64 * 1024; cfg.ram_bytes += 1024) {
+            kvp_pager *pager;
+            kvp_stats stats = {.size = sizeof stats};
+            assert_int_equal(kvp_pager_open(&cfg, &pager), KVP_OK);
+            assert_int_equal(kvp_pager_stats(pager, &stats), KVP_OK);
+            kvp_pager_close(pager);
+            assert_int_equal(page_facts_learn(&cfg, &facts), KVP_OK);
+            assert_int_equal(facts.n_frames, stats.n_frames);
+            assert_int_equal(facts.slot_bytes, stats.slot_bytes);
+        }
+        cfg.ram_bytes = least - 1;
+        assert_int_equal(page_facts_learn(&cfg, &facts), KVP_E_BUDGET);
+        assert_non_null(strstr(kvp_error(), "needs at least "));
+        cfg.ram_bytes = least;
+        cfg.disk_path = "/no/such/folder/file";
+        assert_int_equal(page_facts_learn(&cfg, &facts), KVP_OK);
+    }
+}
+
 static void test_least_ram_opens_and_less_does_not(void **state)
 {
     (void)state;
@@ -146,6 +176,7 @@ int main(void)
         cmocka_unit_test(test_facts_are_those_of_the_geometry),
         cmocka_unit_test(test_ram_that_is_said_to_hold_all_pages_does),
         cmocka_unit_test(test_disk_that_is_said_to_take_the_rest_does),
+        cmocka_unit_test(test_facts_need_no_disk),
         cmocka_unit_test(test_least_ram_opens_and_less_does_not),
         cmocka_unit_test(test_place_of_the_swap_file_is_where_it_is_or_will_be),
         cmocka_unit_test(test_free_bytes_are_unknown_where_there_is_no_such_place),

@@ -235,6 +235,17 @@ static void test_gguf_names_the_words(void **state)
     check_gguf(&(gguf_case){.kind = "llama3", .pre = "llama-bpe", .bos = -1}, "llama3", 1);
 }
 
+/* Where nothing says otherwise, only Llama 3's own names put a token before a text. */
+static void test_gguf_has_several_names_for_the_same_words(void **state)
+{
+    (void)state;
+    check_gguf(&(gguf_case){.kind = "smollm", .pre = "starcoder"}, "smollm_gguf", 0);
+    check_gguf(&(gguf_case){.kind = "smollm", .pre = "refact"}, "smollm_gguf", 0);
+    check_gguf(&(gguf_case){.kind = "qwen2", .pre = "deepseek-r1-qwen"}, "qwen2", 0);
+    check_gguf(&(gguf_case){.kind = "llama3", .pre = "llama3", .bos = -1}, "llama3", 1);
+    check_gguf(&(gguf_case){.kind = "llama3", .pre = "llama-v3", .bos = -1}, "llama3", 1);
+}
+
 static void test_gguf_says_what_goes_before_a_text(void **state)
 {
     (void)state;
@@ -407,6 +418,7 @@ int main(void)
         cmocka_unit_test(test_words_of_qwen2_are_equal),
         cmocka_unit_test(test_words_of_llama3_are_equal),
         cmocka_unit_test(test_gguf_names_the_words),
+        cmocka_unit_test(test_gguf_has_several_names_for_the_same_words),
         cmocka_unit_test(test_gguf_says_what_goes_before_a_text),
         cmocka_unit_test(test_gguf_that_lies_or_is_of_another_kind_is_refused),
         cmocka_unit_test(test_foreign_text_spells_no_special_token),

@@ -92,6 +92,7 @@ static ZSTD_compressionParameters plain_parameters(size_t max_bytes)
 static bool configure(ZSTD_CCtx *cctx, const ZSTD_compressionParameters *p,
                       ZSTD_paramSwitch_e literals)
 {
+    (void)ZSTD_CCtx_reset(cctx, ZSTD_reset_session_only); /* the page before may not have fitted */
     const struct {
         ZSTD_cParameter name;
         int value;

@@ -50,6 +50,26 @@ void kvpi_linears_close(kvp_pager *p)
     p->linears = NULL;
 }
 
+kvp_status kvpi_linears_check(const kvp_pager *p)
+{
+    kvpi_linears *all = p->linears;
+    if (!all)
+        return KVP_OK;
+    uint64_t shared = 0;
+    uint32_t n_views = 0;
+    pthread_mutex_lock(&all->lock);
+    for (const kvpi_linear *v = all->first; v; v = v->next, n_views++)
+        shared += v->share_bytes;
+    bool v1 = p->stats.linear_resident_bytes <= all->shared_bytes && shared <= all->shared_bytes &&
+              all->shared_bytes <= p->cfg.linear_bytes;
+    bool v4 = n_views <= all->n_views && (all->held > 0) == (all->n_views > 0);
+    pthread_mutex_unlock(&all->lock);
+    if (v1 && v4)
+        return KVP_OK;
+    return kvp_fail(KVP_E_CORRUPT, "pager invariant: %s: %u linear views have shares of %llu bytes",
+                    v1 ? "V4" : "V1", n_views, (unsigned long long)shared);
+}
+
 /* With the views' lock held: the thread runs from the first view on. */
 static kvp_status start_thread(kvpi_linears *all)
 {
@@ -120,11 +140,10 @@ static kvp_status locate(kvpi_linear *v, uint64_t first, uint64_t end)
     if (last_entry >= lane->n_entries ||
         kvpi_lane_first_position(lane, v->first_entry, tokens) != origin ||
         kvpi_lane_first_position(lane, (uint32_t)last_entry, tokens) != last)
-        return kvp_fail(
-            KVP_E_RANGE,
-            "linear view: some of the tokens %llu..%llu were evicted: view what is left "
-            "in parts",
-            (unsigned long long)first, (unsigned long long)end);
+        return kvp_fail(KVP_E_RANGE,
+                        "linear view: of tokens %llu..%llu some were evicted: view the rest in "
+                        "parts",
+                        (unsigned long long)first, (unsigned long long)end);
     size_t row = row_bytes(l, v->plane);
     v->strip_bytes = row * tokens;
     v->n_bytes = (end - origin) * row;
@@ -144,12 +163,11 @@ static kvp_status locate(kvpi_linear *v, uint64_t first, uint64_t end)
 static kvp_status fail_share(const kvpi_linears *all, uint64_t needed, uint64_t max_bytes)
 {
     uint64_t budget = all->p->cfg.linear_bytes;
-    return kvp_fail(
-        KVP_E_BUDGET,
-        "linear view: needs at least %llu bytes; max_bytes is %llu, and of linear_bytes "
-        "%llu are left: raise them, or close other views",
-        (unsigned long long)needed, (unsigned long long)max_bytes,
-        (unsigned long long)(budget - all->shared_bytes));
+    return kvp_fail(KVP_E_BUDGET,
+                    "linear view: needs at least %llu bytes; max_bytes is %llu, of linear_bytes "
+                    "%llu are left: raise them, or close other views",
+                    (unsigned long long)needed, (unsigned long long)max_bytes,
+                    (unsigned long long)(budget - all->shared_bytes));
 }
 
 /* With the views' lock held: V1. */
@@ -169,11 +187,12 @@ static kvp_status take_share(kvpi_linear *v, uint64_t max_bytes)
     return KVP_OK;
 }
 
-static void leave(const kvpi_linear *v)
+/* After its memory has gone. */
+static void give_share(kvpi_linears *all, uint64_t share_bytes)
 {
-    pthread_mutex_lock(&v->all->lock);
-    v->all->shared_bytes -= v->share_bytes;
-    pthread_mutex_unlock(&v->all->lock);
+    pthread_mutex_lock(&all->lock);
+    all->shared_bytes -= share_bytes;
+    pthread_mutex_unlock(&all->lock);
 }
 
 static kvp_status join(kvpi_linear *v, uint64_t max_bytes)
@@ -239,6 +258,7 @@ static kvp_status create(const kvpi_linear *plan, kvpi_linear **out)
         return status;
     *v = *plan;
     v->bytes = n;
+    v->run = 1;
     v->settled = (uint64_t *)(v + 1);
     v->ring = (uint32_t *)(v->settled + settled_words(v->n_blocks));
     *out = v;
@@ -260,7 +280,7 @@ static kvp_status keep_open_page(kvpi_linear *v)
 {
     kvp_status status = KVP_OK;
     for (uint32_t i = v->n_blocks - v->n_kept; i < v->n_blocks && !status; i++)
-        status = kvpi_linear_keep(v, i);
+        status = kvpi_linear_fill(v, i);
     return status;
 }
 
@@ -360,7 +380,7 @@ kvp_status kvp_linear_open(kvp_seq *seq, const kvp_linear_args *args, kvp_linear
         return status;
     status = join(&plan, args->max_bytes);
     if (!status && (status = build(&plan, &v)))
-        leave(&plan);
+        give_share(plan.all, plan.share_bytes);
     if (status) {
         unhold_frames(p, n_frames);
         return status;
@@ -381,11 +401,12 @@ void kvp_linear_close(kvp_linear *linear)
     if (!linear || !linear->view)
         return;
     kvpi_linear *v = linear->view;
-    uint32_t n_frames = withdraw(v);
+    kvpi_linears *all = v->all;
+    const uint64_t share_bytes = v->share_bytes;
+    unhold_frames(all->p, withdraw(v));
     v->seq->n_pins--;
-    unhold_frames(v->all->p, n_frames);
-    leave(v);
     destroy(v);
+    give_share(all, share_bytes);
     linear->view = NULL;
 }
 

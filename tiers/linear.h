@@ -15,10 +15,11 @@
  *  V3  The filling thread reads sealed pages only: rows of the page that was open are settled
  *      before anybody knows the view, and its sequence is neither truncated nor evicted from
  *      (n_pins).
- *  V4  While there is a view, `held` >= 1 frames are reserved: filling never waits for a
+ *  V4  As long as there is a view, `held` >= 1 frames are reserved: filling never waits for a
  *      reservation, so that a reader may hold any.
  *
- * Lock order: kvpi_linears.lock is a leaf, and is not held while anything is filled. */
+ * Lock order: kvpi_linears.lock comes after kvp_pager.lock, and is not held while anything is
+ * filled. */
 #ifndef KVPI_TIERS_LINEAR_H
 #define KVPI_TIERS_LINEAR_H
 
@@ -71,7 +72,7 @@ struct kvpi_linears {
 
 /* The thread; arg: kvpi_linears. */
 void kvpi_linear_run(void *arg);
-/* Fill a block that nobody drops; before the view is known to the thread. */
-KVP_NODISCARD kvp_status kvpi_linear_keep(kvpi_linear *v, uint32_t block);
+/* Fill a block, which nobody drops: before the view is known to the thread. */
+KVP_NODISCARD kvp_status kvpi_linear_fill(kvpi_linear *v, uint32_t block);
 
 #endif

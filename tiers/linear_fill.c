@@ -102,7 +102,7 @@ static kvp_status drop_oldest(kvpi_linear *v)
     return KVP_OK;
 }
 
-static kvp_status fill(kvpi_linear *v, uint32_t block)
+kvp_status kvpi_linear_fill(kvpi_linear *v, uint32_t block)
 {
     kvp_status status = gather(v, block);
     if (!status)
@@ -113,16 +113,11 @@ static kvp_status fill(kvpi_linear *v, uint32_t block)
     return status;
 }
 
-kvp_status kvpi_linear_keep(kvpi_linear *v, uint32_t block)
-{
-    return fill(v, block);
-}
-
 static kvp_status fill_for_a_while(kvpi_linear *v, uint32_t block)
 {
     kvp_status status = v->n_in_ring == v->ring_blocks ? drop_oldest(v) : KVP_OK;
     if (!status)
-        status = fill(v, block);
+        status = kvpi_linear_fill(v, block);
     if (!status)
         v->ring[(v->ring_first + v->n_in_ring++) % v->ring_blocks] = block;
     return status;
@@ -156,10 +151,10 @@ static void give_up(kvpi_linear *v, uint32_t block, kvp_status status)
 static uint32_t run_length(kvpi_linear *v, uint32_t block)
 {
     uint32_t max = v->ring_blocks / 4 < v->all->held ? v->ring_blocks / 4 : v->all->held;
-    v->run = block == v->expected && 2 * v->run <= max ? 2 * v->run
-             : block == v->expected                    ? max
-                                                       : 1;
-    v->run = v->run ? v->run : 1;
+    if (block != v->expected || max < 2)
+        v->run = 1;
+    else
+        v->run = 2 * v->run < max ? 2 * v->run : max;
     uint32_t n = 1;
     while (n < v->run && block + n < v->n_blocks && !is_settled(v, block + n))
         n++;

@@ -146,12 +146,12 @@ struct kvp_pager {
     uint32_t n_writing;        /* pages WRITING */
     bool zram_is_full;         /* an encoded page did not fit, and nothing has left since */
 
-    uint32_t write_errors;       /* in a row */
-    int write_errno, read_errno; /* of the last failed transfers */
-    char disk_full[256];         /* why the disk gave no more slots */
-    kvp_stats stats;             /* counters only; the rest is filled in on request */
-    uint64_t fixed_bytes;        /* charged to RAM beside frames: metadata of frames */
-    uint64_t staging_bytes;      /* likewise; and cfg.linear_bytes */
+    uint32_t write_errors;           /* in a row */
+    int write_errno, read_errno;     /* of the last failed transfers */
+    char disk_full[256];             /* why the disk gave no more slots */
+    kvp_stats stats;                 /* counters only; the rest is filled in on request */
+    uint64_t fixed_bytes;            /* charged to RAM beside frames: metadata of frames */
+    uint64_t staging_bytes;          /* likewise; and cfg.linear_bytes */
     uint64_t mem_bytes, table_bytes; /* held through `mem` and `table_mem` now (atomic) */
 };
 
@@ -360,6 +360,8 @@ void kvpi_fill_view(kvp_pager *p, const kvp_seq *seq, uint32_t layer, uint32_t g
 
 KVP_NODISCARD kvp_status kvpi_linears_open(kvp_pager *p);
 void kvpi_linears_close(kvp_pager *p);
+/* Their invariants; with the lock held. */
+KVP_NODISCARD kvp_status kvpi_linears_check(const kvp_pager *p);
 
 /* ---- scan.c ---- */
 

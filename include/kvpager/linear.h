@@ -25,7 +25,8 @@
  *
  * When a page cannot be had (damaged, lost, I/O error): the reader gets SIGBUS, as from a mapped
  * file that could not be read, never other bytes; kvp_linear_status() then says what happened. A
- * system call that is given such rows fails with EFAULT.
+ * system call that is given such rows fails with EFAULT. This is for good, and includes rows that
+ * share an OS page with those: to try again, open another view.
  *
  * Without privileges many kernels (sysctl vm.unprivileged_userfaultfd = 0) fill only what programs
  * touch themselves: then `has_system_calls` is false, and system calls that are given rows that are

@@ -6,7 +6,6 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <cmocka.h>
-#include <dirent.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,6 +21,7 @@ static const kvp_layer_kind kinds[LAYERS] = {
 typedef struct fixture {
     kvp_pager *pager;
     kvp_seq *seq;
+    const kvp_layer_kind *kinds;
     uint32_t salts[2 * TOKENS];
 } fixture;
 
@@ -47,10 +47,10 @@ static kvp_stats stats_of(kvp_pager *pager)
 
 static void append(fixture *f, uint32_t layer, uint64_t n)
 {
-    static float k[100 * 4 * 64], v[100 * 4 * 64];
+    static float k[100 * 8 * 64], v[100 * 8 * 64];
     uint64_t at = kvp_seq_layer_length(f->seq, layer);
     for (uint64_t done = 0; done < n; done += n - done < 100 ? n - done : 100)
-        must(pattern_append(f->seq, layer, &kinds[layer], f->salts + at + done,
+        must(pattern_append(f->seq, layer, &f->kinds[layer], f->salts + at + done,
                             n - done < 100 ? n - done : 100, k, v));
 }
 
@@ -59,7 +59,7 @@ static kvp_config config(void)
     kvp_config cfg = kvp_config_default();
     cfg.geometry = (kvp_geometry){
         .n_layers = LAYERS, .layers = kinds, .page_tokens = PAGE_TOKENS, .page_heads = 2};
-    cfg.ram_bytes = 400000 + VIEWS_BYTES; /* for 3.4 MB of KV */
+    cfg.ram_bytes = 400000 + VIEWS_BYTES; /* for 3.7 MB of KV */
     cfg.linear_bytes = VIEWS_BYTES;
     cfg.disk_bytes = KVP_UNLIMITED;
     cfg.n_threads = 2;
@@ -70,11 +70,12 @@ static kvp_config config(void)
 static fixture *set_up(kvp_config cfg)
 {
     fixture *f = calloc(1, sizeof *f);
+    f->kinds = cfg.geometry.layers;
     for (uint32_t i = 0; i < 2 * TOKENS; i++)
         f->salts[i] = i + 5;
     must(kvp_pager_open(&cfg, &f->pager));
     must(kvp_seq_create(f->pager, &f->seq));
-    for (uint32_t layer = 0; layer < LAYERS; layer++)
+    for (uint32_t layer = 0; layer < cfg.geometry.n_layers; layer++)
         append(f, layer, TOKENS);
     return f;
 }
@@ -90,16 +91,19 @@ static void tear_down(fixture *f)
 static void compare_with_pins(fixture *f, const kvp_linear_args *args, const kvp_linear *view,
                               uint64_t begin, uint64_t end)
 {
+    kvp_layer_info info;
+    must(kvp_seq_layer_info(f->seq, args->layer, &info));
     for (uint64_t row = begin; row < end;) {
         uint64_t position = args->first + row;
-        kvp_page_view pages[2];
-        kvp_view pinned = {.pages = pages, .max_pages = 2};
+        kvp_page_view pages[8];
+        kvp_view pinned = {.pages = pages, .max_pages = 8};
         must(kvp_seq_pin(f->seq, args->layer, position, 1, KVP_FOREVER, &pinned));
-        const kvp_page_view *page = &pages[args->kv_head / 2];
+        const kvp_page_view *page = &pages[args->kv_head / info.page_heads];
         uint64_t in_page = position - page->first_position, n = page->n_valid - in_page;
         n = n < end - row ? n : end - row;
-        const char *rows = args->plane == KVP_PLANE_K ? kvp_page_k(page, args->kv_head % 2)
-                                                      : kvp_page_v(page, args->kv_head % 2);
+        uint32_t head = args->kv_head % info.page_heads;
+        const char *rows =
+            args->plane == KVP_PLANE_K ? kvp_page_k(page, head) : kvp_page_v(page, head);
         assert_true(pattern_page_ok(page, f->salts));
         assert_memory_equal((const char *)view->base + row * view->row_bytes,
                             rows + in_page * view->row_bytes, n * view->row_bytes);
@@ -172,6 +176,36 @@ static void test_a_view_shows_what_pins_show(void **state)
     tear_down(f);
 }
 
+static void test_who_reads_in_order_is_read_ahead_of(void **state)
+{
+    (void)state;
+    static const kvp_layer_kind kind = {8, 64, 64, KVP_F16};
+    kvp_config cfg = config();
+    cfg.geometry =
+        (kvp_geometry){.n_layers = 1, .layers = &kind, .page_tokens = 16, .page_heads = 1};
+    cfg.ram_bytes = (512 << 10) + VIEWS_BYTES; /* 128 small frames, of 1,000 */
+    fixture *f = set_up(cfg);
+    kvp_linear_args args = {.kv_head = 5};
+    kvp_linear view;
+    must(kvp_linear_open(f->seq, &args, &view));
+    const uint64_t n_blocks = TOKENS * 64 * 2 / OS_PAGE;
+    for (int round = 0; round < 3; round++) {
+        kvp_stats before = stats_of(f->pager);
+        compare_with_pins(f, &args, &view, 0, view.n_rows);
+        kvp_stats after = stats_of(f->pager);
+        assert_in_range(after.linear_faults - before.linear_faults, n_blocks / 8, n_blocks / 4);
+        assert_true(round == 0 || after.linear_evictions - before.linear_evictions >= n_blocks / 2);
+    }
+    uint64_t random = 5, faults = stats_of(f->pager).linear_faults;
+    for (int i = 0; i < 200; i++) {
+        uint64_t row = pattern_random(&random) % view.n_rows;
+        compare_with_pins(f, &args, &view, row, row + 1);
+    }
+    assert_true(stats_of(f->pager).linear_faults > faults + 50); /* nobody is, who does not */
+    kvp_linear_close(&view);
+    tear_down(f);
+}
+
 static void test_a_view_may_be_of_some_tokens(void **state)
 {
     (void)state;
@@ -225,6 +259,27 @@ static void test_a_view_is_of_the_tokens_that_were_there(void **state)
         kvp_linear_close(&view); /* does nothing */
     }
     must(kvp_seq_truncate(f->seq, 10));
+    tear_down(f);
+}
+
+static void test_a_fork_has_views_of_its_own(void **state)
+{
+    (void)state;
+    fixture *f = set_up(config());
+    kvp_seq *parent = f->seq;
+    must(kvp_seq_fork(parent, &f->seq));
+    kvp_linear_args args = {.kv_head = 3, .plane = KVP_PLANE_V, .max_bytes = 48 << 10};
+    kvp_linear view;
+    must(kvp_linear_open(f->seq, &args, &view));
+    must(kvp_seq_truncate(parent,
+                          TOKENS - 100)); /* its next tokens are others, on pages of its own */
+    static float k[100 * 4 * 64], v[100 * 4 * 64];
+    must(pattern_append(parent, 0, &kinds[0], f->salts, 100, k, v));
+    append(f, 0, 100);
+    compare_with_pins(f, &args, &view, 0, TOKENS);
+    kvp_seq_destroy(parent);
+    compare_with_pins(f, &args, &view, 0, TOKENS);
+    kvp_linear_close(&view);
     tear_down(f);
 }
 
@@ -327,58 +382,32 @@ static void test_a_pager_without_ram_for_views_says_so(void **state)
     tear_down(f);
 }
 
-static size_t count_entries(const char *path)
+/* It says why. */
+static bool is_unsupported(void)
 {
-    size_t n = 0;
-    DIR *dir = opendir(path);
-    assert_non_null(dir);
-    while (readdir(dir))
-        n++;
-    closedir(dir);
-    return n;
-}
-
-static void test_nothing_is_left_of_views_that_were_closed(void **state)
-{
-    (void)state;
     fixture *f = set_up(config());
-    size_t n_fds = 0, n_threads = 0;
-    for (uint32_t i = 0; i < 300; i++) {
-        kvp_linear views[3];
-        for (uint32_t j = 0; j < 3; j++) {
-            kvp_linear_args args = {.layer = (i + j) % LAYERS,
-                                    .kv_head = j % 2,
-                                    .n_tokens = 1 + (i * 37 + j) % 300,
-                                    .max_bytes = 40 << 10};
-            must(kvp_linear_open(f->seq, &args, &views[j]));
-            compare_with_pins(f, &args, &views[j], 0, views[j].n_rows < 3 ? views[j].n_rows : 3);
-        }
-        if (i == 0) {
-            n_fds = count_entries("/proc/self/fd");
-            n_threads = count_entries("/proc/self/task");
-        }
-        for (uint32_t j = 0; j < 3; j++)
-            kvp_linear_close(&views[(i + j) % 3]);
-    }
-    assert_int_equal(count_entries("/proc/self/fd"), n_fds);
-    assert_int_equal(count_entries("/proc/self/task"), n_threads);
-    assert_int_equal(stats_of(f->pager).linear_resident_bytes, 0);
-    kvp_linear view; /* closing the pager closes it */
-    must(kvp_linear_open(f->seq, &(kvp_linear_args){.max_bytes = 56 << 10}, &view));
+    kvp_linear view;
+    bool is = kvp_linear_open(f->seq, &(kvp_linear_args){0}, &view) == KVP_E_UNSUPPORTED;
+    if (is)
+        print_message("skipped: %s\n", kvp_error());
     tear_down(f);
+    return is;
 }
 
 int main(void)
 {
+    if (is_unsupported())
+        return 77;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_view_shows_what_pins_show),
+        cmocka_unit_test(test_who_reads_in_order_is_read_ahead_of),
         cmocka_unit_test(test_a_view_may_be_of_some_tokens),
         cmocka_unit_test(test_a_view_is_of_the_tokens_that_were_there),
+        cmocka_unit_test(test_a_fork_has_views_of_its_own),
         cmocka_unit_test(test_evicted_tokens_are_refused),
         cmocka_unit_test(test_wrong_arguments_are_refused),
         cmocka_unit_test(test_shares_are_reserved_and_no_more_than_there_is),
         cmocka_unit_test(test_a_pager_without_ram_for_views_says_so),
-        cmocka_unit_test(test_nothing_is_left_of_views_that_were_closed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL) != 0;
 }

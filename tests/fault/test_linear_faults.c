@@ -141,13 +141,13 @@ static void test_an_open_page_that_cannot_be_had_is_an_error_of_open(void **stat
     linear_fixture *f = linear_set_up(&disk.env);
     uint16_t *expected = linear_expected(f, 0, KVP_PLANE_K);
     must(kvp_seq_advise(f->seq, TOKENS - 1, 1, KVP_COLD));
-    for (uint64_t t = 0; t < TOKENS / 2; t += PAGE_TOKENS) { /* others take its place */
-        kvp_page_view pages[2];
+    for (uint64_t t = 0; tier_of_open_page(f->seq) != KVP_TIER_DISK; t += PAGE_TOKENS) {
+        kvp_page_view pages[2]; /* others take its place, once it has been written down */
         kvp_view view = {.pages = pages, .max_pages = 2};
-        must(kvp_seq_pin(f->seq, 0, t, 1, KVP_FOREVER, &view));
+        assert_true(t < 1000 * (uint64_t)TOKENS);
+        must(kvp_seq_pin(f->seq, 0, t % (TOKENS - PAGE_TOKENS), 1, KVP_FOREVER, &view));
         kvp_view_unpin(&view);
     }
-    assert_int_equal(tier_of_open_page(f->seq), KVP_TIER_DISK);
 
     const faulty_plan no_reads = {
         .kind = FAULT_EIO, .op = FAULT_READS, .nth = 1, .is_persistent = true};
@@ -173,7 +173,7 @@ static void test_an_open_page_that_cannot_be_had_is_an_error_of_open(void **stat
 typedef struct doomed {
     const kvp_linear *view;
     const uint16_t *expected;
-    atomic_bool has_begun;
+    atomic_int n_begun;
 } doomed;
 
 /* Reads until the view is no more: the signal that this gives, or 0 for wrong bytes. */
@@ -185,10 +185,11 @@ static void *read_for_ever(void *arg)
     if (signal)
         return (void *)(intptr_t)signal;
     linear_expects_signal = 1;
-    size_t at = 1;
+    size_t n = 0, at = 1;
     while (rows[at] == d->expected[at]) {
         at = (at + 7 * PAGE_TOKENS * WIDTH) % ((size_t)TOKENS * WIDTH);
-        atomic_store(&d->has_begun, true);
+        if (n++ == 0)
+            atomic_fetch_add(&d->n_begun, 1);
     }
     linear_expects_signal = 0;
     return NULL;
@@ -208,7 +209,7 @@ static void test_closing_stops_whoever_reads(void **state)
         for (int t = 0; t < 2; t++)
             assert_int_equal(pthread_create(&threads[t], NULL, read_for_ever, &d), 0);
         uint64_t before = linear_faults_of(f->pager);
-        while (!atomic_load(&d.has_begun) || linear_faults_of(f->pager) < before + i % 50)
+        while (atomic_load(&d.n_begun) < 2 || linear_faults_of(f->pager) < before + i % 50)
             continue;
         kvp_linear_close(&view);
         for (int t = 0; t < 2; t++) {

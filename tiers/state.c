@@ -41,7 +41,8 @@ static kvp_placement_page describe(const kvp_pager *p, uint32_t page)
         .lane_index = pg->index,
         .lane = pg->lane,
         .is_open = !kvpi_page_is(pg, KVPI_PAGE_SEALED),
-        .is_hot = kvpi_page_is(pg, KVPI_PAGE_HOT),
+        .is_hot = kvpi_page_is(pg, KVPI_PAGE_HOT | KVPI_PAGE_KEPT),
+        .is_cold = kvpi_page_is(pg, KVPI_PAGE_LOW),
     };
 }
 
@@ -86,12 +87,13 @@ bool kvpi_leaves_zram_first(kvp_pager *p, uint32_t page, uint32_t *victim)
     return *victim == page;
 }
 
-void kvpi_set_hot(kvp_pager *p, uint32_t page, bool is_hot)
+void kvpi_rank(kvp_pager *p, uint32_t page, unsigned set, unsigned clear)
 {
     kvpi_page *pg = kvpi_page_at(&p->pages, page);
-    if (kvpi_page_is(pg, KVPI_PAGE_HOT) == is_hot)
+    unsigned flags = (pg->flags & ~clear) | set;
+    if (flags == pg->flags)
         return;
-    pg->flags ^= KVPI_PAGE_HOT;
+    pg->flags = (uint16_t)flags;
     kvp_placement_page info = describe(p, page);
     kvp_placement *policies[] = {kvpi_page_is(pg, KVPI_PAGE_IN_RAM_POLICY) ? p->ram_policy : NULL,
                                  kvpi_page_is(pg, KVPI_PAGE_IN_ZRAM_POLICY) ? p->zram_policy

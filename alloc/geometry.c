@@ -22,9 +22,11 @@ static kvp_status check_layer(const kvpi_layer *l, uint32_t layer)
     if (l->n_kv_heads < 1 || l->n_kv_heads > 65536)
         return kvp_fail(KVP_E_INVALID, "geometry: layer %u: n_kv_heads is %u, must be 1 .. 65536",
                         layer, l->n_kv_heads);
-    if (l->k_width < 1 || l->k_width > 65536 || l->v_width < 1 || l->v_width > 65536)
+    uint32_t v_least = l->dtype == KVP_OPAQUE ? 0 : 1;
+    if (l->k_width < 1 || l->k_width > 65536 || l->v_width < v_least || l->v_width > 65536)
         return kvp_fail(KVP_E_INVALID,
-                        "geometry: layer %u: head widths are %u (K) and %u (V), must be 1 .. 65536",
+                        "geometry: layer %u: head widths are %u (K) and %u (V), must be 1 .. 65536 "
+                        "(V of opaque layers: 0 .. 65536)",
                         layer, l->k_width, l->v_width);
     return KVP_OK;
 }

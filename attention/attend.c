@@ -226,6 +226,10 @@ static kvp_status check_positions(const kvpi_plan *plan)
 
 static kvp_status check_args(const kvp_attend_args *args, const kvp_layer_kind *kind)
 {
+    if (kind->dtype == KVP_OPAQUE)
+        return kvp_fail(KVP_E_UNSUPPORTED,
+                        "kvp_attend: the layer is opaque: only the caller knows what its bytes "
+                        "mean; pin or scan its pages");
     if (args->n_heads == 0 || args->n_heads % kind->n_kv_heads != 0)
         return kvp_fail(KVP_E_INVALID,
                         "kvp_attend: n_heads is %u, not a multiple of the layer's %u KV heads",

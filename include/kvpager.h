@@ -58,7 +58,7 @@ KVP_API const char *kvp_version(void);
 /* The KV of one layer, for models whose layers differ. */
 typedef struct kvp_layer_kind {
     uint32_t n_kv_heads;
-    uint32_t k_width, v_width; /* elements per head, >= 1 */
+    uint32_t k_width, v_width; /* elements (opaque: bytes) per head, >= 1; opaque V may have 0 */
     kvp_dtype dtype;
 } kvp_layer_kind;
 
@@ -80,11 +80,13 @@ typedef struct kvp_config {
     size_t size; /* set by kvp_config_default() */
     kvp_geometry geometry;
 
-    /* Hard limits. ram: frames, staging buffers and the metadata of frames; KVP_UNLIMITED: as much
-     * as the machine has. zram, disk: 0 means that there is no such tier; disk may be unlimited.
-     * If one is too small, kvp_pager_open() fails with KVP_E_BUDGET and says how many bytes work.
-     */
+    /* Hard limits. ram: frames, staging buffers, metadata of frames, linear views; KVP_UNLIMITED:
+     * as much as the machine has. zram, disk: 0 means that there is no such tier; disk may be
+     * unlimited. If one is too small, kvp_pager_open() fails with KVP_E_BUDGET and says how many
+     * bytes work. */
     uint64_t ram_bytes, zram_bytes, disk_bytes;
+    /* Of ram_bytes: set aside for linear views (kvpager/linear.h); 0: none can be opened. */
+    uint64_t linear_bytes;
     /* A swap file that stays visible until close, created 0600; an existing file that is not a
      * kvpager swap file is refused. NULL: an unlinked file in $TMPDIR or /var/tmp. */
     const char *disk_path;
@@ -145,7 +147,7 @@ KVP_API void kvp_seq_destroy(kvp_seq *seq);
 
 /* Where appended rows come from, for callers whose rows are not dense float32. */
 typedef struct kvp_rows {
-    const void *k, *v; /* row of token 0, head 0 */
+    const void *k, *v; /* row of token 0, head 0; v may be NULL where v_width is 0 */
     kvp_dtype dtype;   /* of these rows: converted (round to nearest even) if the layer's differs */
     size_t k_token_stride, v_token_stride; /* bytes from a token to the next; 0: dense */
     size_t k_head_stride, v_head_stride;   /* bytes from a head to the next; 0: dense */
@@ -153,6 +155,7 @@ typedef struct kvp_rows {
 
 /* Append n_tokens tokens to every lane of `layer`, at the lane's next positions.
  * Shapes : k [n_tokens][n_kv_heads][k_width], v [n_tokens][n_kv_heads][v_width], float32, dense.
+ *          Opaque layers take opaque rows only, and others none: bytes are copied as they are.
  * Errors : KVP_E_NOSPACE no tier has room; KVP_E_RANGE a value is not finite in the layer's dtype
  *          (e.g. above 65504 in f16); KVP_E_IO, KVP_E_CORRUPT, KVP_E_LOST bringing the open page
  *          back; KVP_E_BUSY the open page is pinned. On failure no lane is longer than before.
@@ -309,8 +312,9 @@ typedef struct kvp_stats {
     uint64_t checksum_failures;
     uint64_t io_errors;
 
-    uint64_t ram_budget_bytes;            /* KVP_UNLIMITED: no limit */
-    uint64_t ram_bytes, ram_peak_bytes;   /* charged: frames in use, staging, metadata of frames */
+    uint64_t ram_budget_bytes; /* KVP_UNLIMITED: no limit */
+    /* charged: frames in use, staging, metadata of frames, what is set aside for linear views */
+    uint64_t ram_bytes, ram_peak_bytes;
     uint64_t frame_bytes;                 /* of those: frames in use now */
     uint64_t staging_bytes;               /* of those: staging buffers */
     uint64_t metadata_bytes;              /* of those: metadata of frames */
@@ -330,6 +334,9 @@ typedef struct kvp_stats {
     uint64_t pages_shared;       /* that more than one sequence has, now */
     uint64_t copies_on_write;    /* of shared pages */
     uint64_t prefetches_advised; /* faults started by KVP_WILLNEED; not in `prefetches` */
+    /* Linear views: set aside (charged to RAM); taken by their rows now; touches of rows that were
+     * not there; pieces of rows dropped. */
+    uint64_t linear_bytes, linear_resident_bytes, linear_faults, linear_evictions;
 } kvp_stats;
 
 /* Errors: KVP_E_INVALID stats->size is not one this library knows. */
@@ -340,6 +347,7 @@ KVP_API KVP_NODISCARD kvp_status kvp_pager_stats(kvp_pager *pager, kvp_stats *st
 #endif
 
 #include "kvpager/attention.h"
+#include "kvpager/linear.h"
 #include "kvpager/scan.h"
 
 #endif

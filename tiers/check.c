@@ -152,6 +152,8 @@ kvp_status kvp_pager_check(kvp_pager *p)
         status = check_ledger(p, &c);
     if (!status)
         status = check_window(p);
+    if (!status)
+        status = kvpi_linears_check(p);
     for (const kvp_seq *seq = p->seqs; seq && !status; seq = seq->next)
         status = check_seq(p, seq);
     if (!status)

@@ -14,6 +14,8 @@
  * accidents that cost more than they save (plain zstd level 1 reaches 1.27 on bf16 at half the
  * speed; this reaches the entropy bound of 1.47 to 1.50).
  *
+ * KVPI_CODEC_ZSTD is plain zstd, for bytes that nothing is known of.
+ *
  * Nothing is allocated after open: contexts live in the codec's own block. */
 #include "tiers/codec.h"
 
@@ -32,10 +34,12 @@ enum { WORD_PAGE, WORD_LIVE, WORD_FRAME, N_WORDS };
 #define HEADER_BYTES (N_WORDS * sizeof(uint32_t))
 #define MIN_WINDOW_LOG 12u
 #define MAX_WINDOW_LOG 14u
+#define PLAIN_LEVEL 1 /* opaque pages are mostly quantised: what higher levels find is not there */
 
 struct kvpi_codec {
     const kvp_mem *mem;
     size_t max_bytes;
+    bool with_opaque;
     size_t block_bytes; /* of everything: this struct, and behind it what follows */
 #ifdef KVP_HAVE_ZSTD
     ZSTD_CCtx *cctx;
@@ -80,19 +84,23 @@ static ZSTD_compressionParameters parameters(void)
     };
 }
 
-static bool configure(ZSTD_CCtx *cctx, const ZSTD_compressionParameters *p)
+static ZSTD_compressionParameters plain_parameters(size_t max_bytes)
 {
+    return ZSTD_getCParams(PLAIN_LEVEL, max_bytes, 0);
+}
+
+static bool configure(ZSTD_CCtx *cctx, const ZSTD_compressionParameters *p,
+                      ZSTD_paramSwitch_e literals)
+{
+    (void)ZSTD_CCtx_reset(cctx, ZSTD_reset_session_only); /* the page before may not have fitted */
     const struct {
         ZSTD_cParameter name;
         int value;
     } settings[] = {
-        {ZSTD_c_hashLog, (int)p->hashLog},
-        {ZSTD_c_chainLog, (int)p->chainLog},
-        {ZSTD_c_searchLog, (int)p->searchLog},
-        {ZSTD_c_minMatch, (int)p->minMatch},
-        {ZSTD_c_targetLength, (int)p->targetLength},
-        {ZSTD_c_strategy, (int)p->strategy},
-        {ZSTD_c_literalCompressionMode, ZSTD_ps_enable},
+        {ZSTD_c_windowLog, (int)p->windowLog},   {ZSTD_c_hashLog, (int)p->hashLog},
+        {ZSTD_c_chainLog, (int)p->chainLog},     {ZSTD_c_searchLog, (int)p->searchLog},
+        {ZSTD_c_minMatch, (int)p->minMatch},     {ZSTD_c_targetLength, (int)p->targetLength},
+        {ZSTD_c_strategy, (int)p->strategy},     {ZSTD_c_literalCompressionMode, (int)literals},
         {ZSTD_c_contentSizeFlag, 0 /* known */},
     };
     for (size_t i = 0; i < sizeof settings / sizeof settings[0]; i++)
@@ -101,12 +109,20 @@ static bool configure(ZSTD_CCtx *cctx, const ZSTD_compressionParameters *p)
     return true;
 }
 
-kvp_status kvpi_codec_open(const kvp_mem *mem, size_t max_bytes, kvpi_codec **out,
+static size_t compressor_bytes(size_t max_bytes, bool with_opaque)
+{
+    size_t planes = ZSTD_estimateCCtxSize_usingCParams(parameters());
+    size_t plain =
+        with_opaque ? ZSTD_estimateCCtxSize_usingCParams(plain_parameters(max_bytes)) : 0;
+    return round64(planes > plain ? planes : plain);
+}
+
+kvp_status kvpi_codec_open(const kvp_mem *mem, size_t max_bytes, bool with_opaque, kvpi_codec **out,
                            size_t *workspace_bytes)
 {
     assert(max_bytes <= UINT32_MAX);
     ZSTD_compressionParameters p = parameters();
-    size_t cctx_bytes = round64(ZSTD_estimateCCtxSize_usingCParams(p));
+    size_t cctx_bytes = compressor_bytes(max_bytes, with_opaque);
     size_t dctx_bytes = round64(ZSTD_estimateDCtxSize());
     size_t high_bytes = round64(max_bytes / 2), live_bytes = round64(max_bytes);
     size_t head_bytes = round64(sizeof(kvpi_codec));
@@ -117,13 +133,14 @@ kvp_status kvpi_codec_open(const kvp_mem *mem, size_t max_bytes, kvpi_codec **ou
     if (status)
         return status;
     uint8_t *at = (uint8_t *)c + head_bytes;
-    *c = (kvpi_codec){.mem = mem, .max_bytes = max_bytes, .block_bytes = n};
+    *c = (kvpi_codec){
+        .mem = mem, .max_bytes = max_bytes, .with_opaque = with_opaque, .block_bytes = n};
     c->cctx = ZSTD_initStaticCCtx(at, cctx_bytes);
     c->dctx = ZSTD_initStaticDCtx(at + cctx_bytes, dctx_bytes);
     c->high = at + cctx_bytes + dctx_bytes;
     c->live = c->high + high_bytes;
     c->map = c->live + live_bytes;
-    if (!c->cctx || !c->dctx || !configure(c->cctx, &p)) {
+    if (!c->cctx || !c->dctx || !configure(c->cctx, &p, ZSTD_ps_enable)) {
         kvpi_codec_close(c);
         return kvp_fail(KVP_E_UNSUPPORTED, "this zstd (%s) refuses the page codec's parameters",
                         ZSTD_versionString());
@@ -158,7 +175,9 @@ static layout lay_out(size_t n, size_t n_live, size_t element_bytes)
 static bool encode_high(kvpi_codec *c, size_t n, uint8_t *dst, size_t room, size_t *n_dst,
                         uint32_t *n_frame)
 {
-    (void)ZSTD_CCtx_setParameter(c->cctx, ZSTD_c_windowLog, (int)window_log(n)); /* in range */
+    ZSTD_compressionParameters p = parameters();
+    p.windowLog = window_log(n);
+    (void)configure(c->cctx, &p, ZSTD_ps_enable); /* as at open */
     size_t packed = ZSTD_compress2(c->cctx, dst, room, c->high, n);
     if (!ZSTD_isError(packed) && packed < n) {
         *n_frame = (uint32_t)packed;
@@ -196,6 +215,17 @@ static size_t encode_planes(kvpi_codec *c, size_t element_bytes, const uint8_t *
         return 0;
     memcpy(dst, words, HEADER_BYTES);
     return l.high + n_high;
+}
+
+/* The encoded size, or 0 when nothing is gained. */
+static size_t encode_plain(kvpi_codec *c, const uint8_t *src, size_t n, uint8_t *dst)
+{
+    assert(c->with_opaque);
+    ZSTD_compressionParameters p = plain_parameters(c->max_bytes);
+    if (n == 0 || !configure(c->cctx, &p, ZSTD_ps_auto))
+        return 0;
+    size_t packed = ZSTD_compress2(c->cctx, dst, n - 1, src, n);
+    return ZSTD_isError(packed) ? 0 : packed;
 }
 
 /* ---- decode ---- */
@@ -245,16 +275,25 @@ static kvp_status decode_planes(kvpi_codec *c, size_t element_bytes, const uint8
     return KVP_OK;
 }
 
+static kvp_status decode_plain(kvpi_codec *c, const uint8_t *src, size_t n_src, uint8_t *dst,
+                               size_t n)
+{
+    size_t unpacked = ZSTD_decompressDCtx(c->dctx, dst, n, src, n_src);
+    return !ZSTD_isError(unpacked) && unpacked == n ? KVP_OK
+                                                    : corrupt("it does not decode to its length");
+}
+
 #else /* the bare build: pages are stored as they are */
 
-kvp_status kvpi_codec_open(const kvp_mem *mem, size_t max_bytes, kvpi_codec **out,
+kvp_status kvpi_codec_open(const kvp_mem *mem, size_t max_bytes, bool with_opaque, kvpi_codec **out,
                            size_t *workspace_bytes)
 {
     kvpi_codec *c = NULL;
     kvp_status status = kvpi_alloc(mem, sizeof *c, "the page codec", &c);
     if (status)
         return status;
-    *c = (kvpi_codec){.mem = mem, .max_bytes = max_bytes, .block_bytes = sizeof *c};
+    *c = (kvpi_codec){
+        .mem = mem, .max_bytes = max_bytes, .with_opaque = with_opaque, .block_bytes = sizeof *c};
     *workspace_bytes = sizeof *c;
     *out = c;
     return KVP_OK;
@@ -267,11 +306,23 @@ static size_t encode_planes(kvpi_codec *c, size_t element_bytes, const uint8_t *
     return 0;
 }
 
+static size_t encode_plain(kvpi_codec *c, const uint8_t *src, size_t n, uint8_t *dst)
+{
+    (void)c, (void)src, (void)n, (void)dst;
+    return 0;
+}
+
 static kvp_status decode_planes(kvpi_codec *c, size_t element_bytes, const uint8_t *src,
                                 size_t n_src, uint8_t *dst, size_t n)
 {
     (void)c, (void)element_bytes, (void)src, (void)n_src, (void)dst, (void)n;
     return kvp_fail(KVP_E_UNSUPPORTED, "a page is compressed, and this build has no zstd");
+}
+
+static kvp_status decode_plain(kvpi_codec *c, const uint8_t *src, size_t n_src, uint8_t *dst,
+                               size_t n)
+{
+    return decode_planes(c, 1, src, n_src, dst, n);
 }
 
 #endif
@@ -286,9 +337,9 @@ void kvpi_codec_encode(kvpi_codec *c, kvp_dtype dtype, const void *src, size_t n
                        size_t *n_dst, kvpi_codec_id *codec)
 {
     assert(n <= c->max_bytes);
-    size_t element_bytes = kvp_dtype_bytes(dtype);
-    size_t packed = element_bytes ? encode_planes(c, element_bytes, src, n, dst) : 0;
-    *codec = packed ? KVPI_CODEC_PLANES : KVPI_CODEC_RAW;
+    size_t packed = dtype == KVP_OPAQUE ? encode_plain(c, src, n, dst)
+                                        : encode_planes(c, kvp_dtype_bytes(dtype), src, n, dst);
+    *codec = !packed ? KVPI_CODEC_RAW : dtype == KVP_OPAQUE ? KVPI_CODEC_ZSTD : KVPI_CODEC_PLANES;
     *n_dst = packed ? packed : n;
     if (!packed)
         memcpy(dst, src, n);
@@ -298,9 +349,10 @@ kvp_status kvpi_codec_decode(kvpi_codec *c, kvpi_codec_id codec, kvp_dtype dtype
                              size_t n_src, void *dst, size_t n_dst)
 {
     assert(n_dst <= c->max_bytes);
-    size_t element_bytes = kvp_dtype_bytes(dtype);
-    if (codec == KVPI_CODEC_PLANES && element_bytes)
-        return decode_planes(c, element_bytes, src, n_src, dst, n_dst);
+    if (codec == KVPI_CODEC_PLANES && dtype != KVP_OPAQUE && kvp_dtype_bytes(dtype))
+        return decode_planes(c, kvp_dtype_bytes(dtype), src, n_src, dst, n_dst);
+    if (codec == KVPI_CODEC_ZSTD && dtype == KVP_OPAQUE)
+        return decode_plain(c, src, n_src, dst, n_dst);
     if (codec != KVPI_CODEC_RAW)
         return kvp_fail(KVP_E_CORRUPT, "no codec %d for dtype %d", (int)codec, (int)dtype);
     if (n_src != n_dst)

@@ -2,6 +2,7 @@
 #ifndef KVPI_TIERS_CODEC_H
 #define KVPI_TIERS_CODEC_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -13,13 +14,15 @@
 typedef enum kvpi_codec_id {
     KVPI_CODEC_RAW = 0,    /* the page as it is */
     KVPI_CODEC_PLANES = 1, /* exponent plane entropy-coded by zstd, mantissa planes raw */
+    KVPI_CODEC_ZSTD = 2,   /* opaque pages: one zstd frame */
 } kvpi_codec_id;
 
 typedef struct kvpi_codec kvpi_codec; /* contexts and scratch of one thread at a time */
 
-/* For pages of up to max_bytes. *workspace_bytes: what it took from `mem`. Errors: KVP_E_NOMEM. */
-KVP_NODISCARD kvp_status kvpi_codec_open(const kvp_mem *mem, size_t max_bytes, kvpi_codec **out,
-                                         size_t *workspace_bytes);
+/* For pages of up to max_bytes, opaque ones among them or not. *workspace_bytes: what it took from
+ * `mem`. Errors: KVP_E_NOMEM. */
+KVP_NODISCARD kvp_status kvpi_codec_open(const kvp_mem *mem, size_t max_bytes, bool with_opaque,
+                                         kvpi_codec **out, size_t *workspace_bytes);
 void kvpi_codec_close(kvpi_codec *c);
 
 /* Encode n bytes of `dtype` elements into dst (capacity n). When nothing is gained, *codec is

@@ -237,6 +237,10 @@ static uint32_t convert_twice(char *dst, convert_fn *second, const char *src, co
 static bool convert(void *dst, kvp_dtype dst_dtype, const void *src, kvp_dtype src_dtype, size_t n,
                     bool f16c)
 {
+    if (dst_dtype == KVP_OPAQUE) {
+        memcpy(dst, src, n);
+        return true;
+    }
     if (dst_dtype == KVP_F16 && src_dtype == KVP_F16)
         return copy_f16(dst, src, n) == 0;
     if (dst_dtype == KVP_BF16 && src_dtype == KVP_BF16)

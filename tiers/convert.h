@@ -9,7 +9,7 @@
 
 /* n elements of src_dtype into dst_dtype, rounding to nearest even. Returns false if a value is not
  * finite in dst_dtype (NaN, infinite, or too large); dst is then unspecified. Any alignment; the
- * two must not overlap. */
+ * two must not overlap. Opaque bytes go to opaque bytes only, as they are. */
 bool kvpi_convert(void *dst, kvp_dtype dst_dtype, const void *src, kvp_dtype src_dtype, size_t n);
 
 /* The same without special instructions: for CPUs that have none, and what the others must equal

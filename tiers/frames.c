@@ -149,8 +149,7 @@ static uint32_t find_clean_victim(kvp_pager *p, uint32_t n_tried)
 static void count_frame(kvp_pager *p)
 {
     p->n_in_use++;
-    uint64_t charged =
-        p->fixed_bytes + p->staging_bytes + (uint64_t)p->n_in_use * p->geometry.slot_bytes;
+    uint64_t charged = kvpi_ram_charged(p, p->n_in_use);
     if (charged > p->stats.ram_peak_bytes)
         p->stats.ram_peak_bytes = charged;
 }

@@ -79,7 +79,8 @@ static size_t frame_metadata_bytes(uint64_t n_frames)
 /* What n frames with n_units staging buffers are charged. */
 static uint64_t ram_charge(const kvp_pager *p, uint64_t n_frames, uint32_t n_units)
 {
-    return (n_frames + n_units) * p->geometry.slot_bytes + frame_metadata_bytes(n_frames);
+    return (n_frames + n_units) * p->geometry.slot_bytes + frame_metadata_bytes(n_frames) +
+           p->cfg.linear_bytes;
 }
 
 /* The most frames that fit; 0: none. */
@@ -125,7 +126,7 @@ static kvp_status plan_ram(kvp_pager *p)
     p->n_units = n_units;
     p->staging_bytes = n_units * (uint64_t)p->geometry.slot_bytes;
     p->fixed_bytes = frame_metadata_bytes(p->n_frames);
-    p->stats.ram_peak_bytes = p->staging_bytes + p->fixed_bytes;
+    p->stats.ram_peak_bytes = kvpi_ram_charged(p, 0);
     kvpi_ahead_open(p);
     p->low_water = p->n_frames / 16 + 1;
     p->high_water = p->n_frames / 8 + 2;
@@ -146,6 +147,14 @@ static kvp_status open_ram(kvp_pager *p)
     return status ? status : kvpi_tier_open(&kvpi_tier_ram, &cfg, &p->ram);
 }
 
+static bool has_opaque_layer(const kvpi_geometry *g)
+{
+    for (uint32_t i = 0; i < g->n_layers; i++)
+        if (g->layers[i].dtype == KVP_OPAQUE)
+            return true;
+    return false;
+}
+
 static kvp_status open_units(kvp_pager *p)
 {
     if (!p->n_units)
@@ -155,7 +164,8 @@ static kvp_status open_units(kvp_pager *p)
         size_t bytes;
         kvpi_unit *u = &p->units[i];
         u->staging = p->staging.base + i * p->geometry.slot_bytes;
-        status = kvpi_codec_open(&p->mem, p->geometry.slot_bytes, &u->codec, &bytes);
+        status = kvpi_codec_open(&p->mem, p->geometry.slot_bytes, has_opaque_layer(&p->geometry),
+                                 &u->codec, &bytes);
         u->next = p->free_units;
         p->free_units = u;
     }
@@ -259,6 +269,8 @@ static kvp_status check_config(const kvp_config *cfg)
                                        "budget, e.g. KVP_UNLIMITED");
     if (cfg->zram_bytes == KVP_UNLIMITED)
         return kvp_fail(KVP_E_INVALID, "zram_bytes must be a number of bytes");
+    if (cfg->linear_bytes && (cfg->linear_bytes >= cfg->ram_bytes || cfg->linear_bytes > INT64_MAX))
+        return kvp_fail(KVP_E_INVALID, "linear_bytes is a part of ram_bytes, and must be less");
     return KVP_OK;
 }
 
@@ -311,6 +323,8 @@ static kvp_status open_parts(kvp_pager *p, const kvp_config *cfg)
     if (!status)
         status = kvpi_scans_open(p);
     if (!status)
+        status = kvpi_linears_open(p);
+    if (!status)
         status = open_pool(p);
     return status;
 }
@@ -349,6 +363,7 @@ void kvp_pager_close(kvp_pager *p)
 {
     if (!p)
         return;
+    kvpi_linears_close(p);
     kvpi_tickets_close(p);
     kvpi_lock(p);
     p->ahead_seq = NULL;

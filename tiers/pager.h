@@ -7,9 +7,10 @@
  *   scan.c      stream over a layer             readahead.c what will be asked for next
  *   rows.c      append: rows into open pages    sequence.c  create, fork, truncate, evict
  *   pin.c       pins for callers                ticket.c    the same, asynchronous
- *   view.c      what callers see of a page      advise.c    hints of the caller
- *   prefix.c    what sequences have in common   stats.c     counters
- *   parallel.c  whose threads compute           mass.c      attention mass, to the policies
+ *   view.c      what callers see of a page      linear.c    pages as an address range
+ *   prefix.c    what sequences have in common   advise.c    hints of the caller
+ *   mass.c      attention mass, to the policies stats.c     counters
+ *   parallel.c  whose threads compute
  *
  * Lock order: kvp_pager.lock, then zram_lock, then locks that backends and workers keep to
  * themselves. It is never held while bytes move or while anybody waits: a fault is a transfer, and
@@ -74,6 +75,8 @@ typedef struct kvpi_transfer {
     struct kvpi_transfer *next;
 } kvpi_transfer;
 
+typedef struct kvpi_linears kvpi_linears;
+
 struct kvp_pager {
     pthread_mutex_t lock;
     pthread_cond_t progress; /* something landed, or frames were given back */
@@ -131,6 +134,7 @@ struct kvp_pager {
     uint32_t n_scans, n_open_scans;
     uint32_t last_seq, last_layer; /* of the scan closed last; UINT32_MAX: others were open */
     uint32_t n_waiting;            /* threads that wait for a reservation */
+    kvpi_linears *linears;         /* NULL: no RAM for linear views */
     kvp_pool *own_pool;            /* NULL: cfg.pool is the caller's, or parallel_for is used */
 
     kvp_seq *wanted; /* the first of those of which something is to be fetched (advise.c) */
@@ -147,17 +151,23 @@ struct kvp_pager {
     uint32_t n_writing;        /* pages WRITING */
     bool zram_is_full;         /* an encoded page did not fit, and nothing has left since */
 
-    uint32_t write_errors;       /* in a row */
-    int write_errno, read_errno; /* of the last failed transfers */
-    char disk_full[256];         /* why the disk gave no more slots */
-    kvp_stats stats;             /* counters only; the rest is filled in on request */
-    uint64_t fixed_bytes;        /* charged to RAM beside frames: metadata of frames */
-    uint64_t staging_bytes;
+    uint32_t write_errors;           /* in a row */
+    int write_errno, read_errno;     /* of the last failed transfers */
+    char disk_full[256];             /* why the disk gave no more slots */
+    kvp_stats stats;                 /* counters only; the rest is filled in on request */
+    uint64_t fixed_bytes;            /* charged to RAM beside frames: metadata of frames */
+    uint64_t staging_bytes;          /* likewise; and cfg.linear_bytes */
     uint64_t mem_bytes, table_bytes; /* held through `mem` and `table_mem` now (atomic) */
 };
 
 /* ---- pager.c ---- */
 
+/* What is charged to RAM, with n_frames in use. */
+static inline uint64_t kvpi_ram_charged(const kvp_pager *p, uint32_t n_frames)
+{
+    return p->fixed_bytes + p->staging_bytes + p->cfg.linear_bytes +
+           (uint64_t)n_frames * p->geometry.slot_bytes;
+}
 void kvpi_log(const kvp_pager *p, kvp_log_level level, const char *message);
 
 /* ---- frames.c: all with the lock held ---- */
@@ -366,6 +376,13 @@ uint32_t kvpi_cpu_count(void);
 
 void kvpi_fill_view(kvp_pager *p, const kvp_seq *seq, uint32_t layer, uint32_t group,
                     uint32_t index, kvp_page_view *view);
+
+/* ---- linear.c ---- */
+
+KVP_NODISCARD kvp_status kvpi_linears_open(kvp_pager *p);
+void kvpi_linears_close(kvp_pager *p);
+/* Their invariants; with the lock held. */
+KVP_NODISCARD kvp_status kvpi_linears_check(const kvp_pager *p);
 
 /* ---- scan.c ---- */
 

@@ -381,10 +381,18 @@ static kvp_status check_append(const kvp_seq *seq, uint32_t layer, const kvp_row
     if (layer >= seq->pager->geometry.n_layers)
         return kvp_fail(KVP_E_INVALID, "append: layer %u, but there are %u", layer,
                         seq->pager->geometry.n_layers);
-    if (n_tokens && (!rows || !rows->k || !rows->v))
+    const kvpi_layer *l = &seq->pager->geometry.layers[layer];
+    if (n_tokens && (!rows || !rows->k || (!rows->v && l->v_width)))
         return kvp_fail(KVP_E_INVALID, "append: k or v is NULL");
     if (n_tokens && !kvp_dtype_bytes(rows->dtype))
         return kvp_fail(KVP_E_INVALID, "append: unknown dtype %d", (int)rows->dtype);
+    if (n_tokens && (rows->dtype == KVP_OPAQUE) != (l->dtype == KVP_OPAQUE))
+        return kvp_fail(KVP_E_INVALID,
+                        "append: layer %u is%s opaque, the rows are%s: give it kvp_rows of dtype "
+                        "%s",
+                        layer, l->dtype == KVP_OPAQUE ? "" : " not",
+                        rows->dtype == KVP_OPAQUE ? "" : " not",
+                        l->dtype == KVP_OPAQUE ? "KVP_OPAQUE" : "KVP_F32, KVP_F16 or KVP_BF16");
     if (n_tokens > UINT32_MAX)
         return kvp_fail(KVP_E_INVALID, "append: at most %u tokens at a time", UINT32_MAX);
     return KVP_OK;
@@ -400,6 +408,10 @@ kvp_status kvp_seq_append_rows(kvp_seq *seq, uint32_t layer, const kvp_rows *row
                 .layer = layer,
                 .l = &seq->pager->geometry.layers[layer],
                 .rows = *rows};
+    if (!a.l->v_width) { /* nothing is read from there */
+        a.rows.v = a.rows.k;
+        a.rows.v_token_stride = a.rows.v_head_stride = 0;
+    }
     resolve_strides(&a.rows, a.l);
     uint64_t before = kvp_seq_layer_length(seq, layer);
     kvpi_seq_fill(seq, layer, n_tokens);

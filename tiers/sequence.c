@@ -260,7 +260,9 @@ static kvp_status check_not_pinned(const kvp_seq *seq, const char *what)
     if (!seq)
         return kvp_fail(KVP_E_INVALID, "%s: seq is NULL", what);
     if (seq->n_pins)
-        return kvp_fail(KVP_E_BUSY, "%s: %u pages of the sequence are pinned; unpin them first",
+        return kvp_fail(KVP_E_BUSY,
+                        "%s: %u pages of the sequence are pinned, or shown by linear views; unpin "
+                        "them, and close its linear views first",
                         what, seq->n_pins);
     if (seq->n_tickets)
         return kvp_fail(KVP_E_BUSY,

@@ -36,7 +36,8 @@ kvp_status kvp_pager_stats(kvp_pager *p, kvp_stats *out)
     s.frame_bytes = (uint64_t)p->n_in_use * p->geometry.slot_bytes;
     s.staging_bytes = p->staging_bytes;
     s.metadata_bytes = p->fixed_bytes;
-    s.ram_bytes = s.frame_bytes + s.staging_bytes + s.metadata_bytes;
+    s.linear_bytes = p->cfg.linear_bytes;
+    s.ram_bytes = kvpi_ram_charged(p, p->n_in_use);
     s.table_bytes = __atomic_load_n(&p->table_bytes, __ATOMIC_RELAXED);
     s.workspace_bytes = __atomic_load_n(&p->mem_bytes, __ATOMIC_RELAXED) - s.metadata_bytes;
     s.slot_bytes = p->geometry.slot_bytes;

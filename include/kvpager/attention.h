@@ -39,8 +39,9 @@ typedef struct kvp_attend_args {
  * float32; a query that sees no key gets zeros. Pages are faulted in as needed; where they lie does
  * not change a bit of the result, nor does the number of threads.
  * Threads: any; calls on one sequence must not overlap. May block on I/O.
- * Errors : KVP_E_INVALID, KVP_E_RANGE (positions); KVP_E_CORRUPT, KVP_E_LOST (the message names the
- *          page), KVP_E_IO, KVP_E_NOSPACE. On failure `out` and `page_mass` are unspecified.
+ * Errors : KVP_E_INVALID, KVP_E_RANGE (positions); KVP_E_UNSUPPORTED the layer is opaque;
+ *          KVP_E_CORRUPT, KVP_E_LOST (the message names the page), KVP_E_IO, KVP_E_NOSPACE. On
+ *          failure `out` and `page_mass` are unspecified.
  * Source : online softmax, Milakov and Gimelshein 2018 (arXiv 1805.02867); split along the keys and
  *          merged by log-sum-exp, Flash-Decoding (Dao et al. 2023); block tables, PagedAttention
  *          (Kwon et al. 2023), section 4. */

@@ -6,7 +6,8 @@
  *
  * row-major in the layer's dtype, so that the rows of one KV head are contiguous. The page starts
  * at an address aligned to 4 KiB. Rows at or after `n_valid` are zero. Keys are stored as the
- * caller gave them (with RoPE: already rotated). */
+ * caller gave them (with RoPE: already rotated). Opaque rows are bytes that the caller has encoded:
+ * an element is a byte, and nobody here looks at it. */
 #ifndef KVPAGER_VIEW_H
 #define KVPAGER_VIEW_H
 
@@ -21,12 +22,16 @@ typedef enum kvp_dtype {
     KVP_F32 = 0,
     KVP_F16 = 1, /* IEEE 754 binary16 */
     KVP_BF16 = 2,
+    KVP_OPAQUE = 3, /* bytes encoded by the caller, e.g. quantised: stored, never computed with */
 } kvp_dtype;
 
 /* Bytes per element; 0 for an unknown dtype. */
 static inline size_t kvp_dtype_bytes(kvp_dtype dtype)
 {
-    return dtype == KVP_F32 ? 4 : dtype == KVP_F16 || dtype == KVP_BF16 ? 2 : 0;
+    return dtype == KVP_F32                        ? 4
+           : dtype == KVP_F16 || dtype == KVP_BF16 ? 2
+           : dtype == KVP_OPAQUE                   ? 1
+                                                   : 0;
 }
 
 /* One pinned page. Read-only; borrowed from the pager until it is unpinned. */

@@ -14,7 +14,7 @@
 #include <string.h>
 
 #define MAX_TOKENS 2048u
-#define MAX_LAYERS 3u
+#define MAX_LAYERS 5u
 #define MAX_SEQS 5u
 #define MAX_APPEND 150u
 
@@ -56,8 +56,8 @@ static void do_append(run *r, model_seq *s)
         return;
     for (uint32_t i = 0; i < n; i++)
         s->salts[layer][before + i] = r->next_salt++;
-    pattern_rows(&r->kinds[layer], &s->salts[layer][before], n, r->k, r->v);
-    kvp_status status = kvp_seq_append(s->seq, layer, r->k, r->v, n);
+    kvp_status status =
+        pattern_append(s->seq, layer, &r->kinds[layer], &s->salts[layer][before], n, r->k, r->v);
     if (status == KVP_E_NOSPACE && r->may_run_out) {
         r->n_refused++;
         assert_int_equal(kvp_seq_layer_length(s->seq, layer), before);
@@ -208,6 +208,8 @@ static void run_model(kvp_config cfg, uint64_t seed, uint32_t n_steps, kvp_stats
     r->kinds[0] = (kvp_layer_kind){4, 16, 16, cfg.geometry.dtype};
     r->kinds[1] = (kvp_layer_kind){3, 24, 8, cfg.geometry.dtype};
     r->kinds[2] = (kvp_layer_kind){1, 5, 7, KVP_F32};
+    r->kinds[3] = (kvp_layer_kind){2, 37, 11, KVP_OPAQUE};
+    r->kinds[4] = (kvp_layer_kind){3, 61, 0, KVP_OPAQUE};
     cfg.geometry.n_layers = r->n_layers;
     cfg.geometry.layers = r->kinds;
     cfg.geometry.page_tokens = 32;

@@ -16,7 +16,13 @@
 
 enum { MAX_BYTES = 64 << 10 };
 
-static const kvp_dtype dtypes[] = {KVP_F32, KVP_F16, KVP_BF16};
+static const kvp_dtype dtypes[] = {KVP_F32, KVP_F16, KVP_BF16, KVP_OPAQUE};
+enum { N_DTYPES = sizeof dtypes / sizeof dtypes[0] };
+
+static kvpi_codec_id packed_by(kvp_dtype dtype)
+{
+    return dtype == KVP_OPAQUE ? KVPI_CODEC_ZSTD : KVPI_CODEC_PLANES;
+}
 
 static uint64_t next_random(uint64_t *state)
 {
@@ -30,7 +36,8 @@ static kvpi_codec *open_codec(size_t max_bytes)
 {
     kvpi_codec *c;
     size_t workspace_bytes = 0;
-    assert_int_equal(kvpi_codec_open(&kvpi_mem_default, max_bytes, &c, &workspace_bytes), KVP_OK);
+    assert_int_equal(kvpi_codec_open(&kvpi_mem_default, max_bytes, true, &c, &workspace_bytes),
+                     KVP_OK);
     assert_true(workspace_bytes > 0);
     return c;
 }
@@ -48,7 +55,9 @@ static void store(void *page, size_t i, kvp_dtype dtype, float x)
 {
     uint32_t bits;
     memcpy(&bits, &x, sizeof bits);
-    if (dtype == KVP_F32) {
+    if (dtype == KVP_OPAQUE) { /* quantised to some bits */
+        ((signed char *)page)[i] = (signed char)(x * 8);
+    } else if (dtype == KVP_F32) {
         memcpy((char *)page + 4 * i, &bits, 4);
     } else if (dtype == KVP_BF16) {
         uint16_t b = (uint16_t)(bits >> 16);
@@ -95,7 +104,7 @@ static size_t check_round_trip(kvpi_codec *c, kvp_dtype dtype, const unsigned ch
     size_t n_dst = SIZE_MAX;
     kvpi_codec_encode(c, dtype, page, n, dst, &n_dst, id);
     assert_true(n_dst <= n);
-    assert_int_equal(*id, n_dst < n ? KVPI_CODEC_PLANES : KVPI_CODEC_RAW);
+    assert_int_equal(*id, n_dst < n ? packed_by(dtype) : KVPI_CODEC_RAW);
     unsigned char *exact = malloc(n_dst ? n_dst : 1);
     memcpy(exact, dst, n_dst);
     memset(back, 0xee, n);
@@ -115,17 +124,17 @@ static void test_pages_of_every_kind_and_size_come_back(void **state)
                                    16384, 30001, 32768, 65533, 65534, 65535, 65536};
     unsigned char *page = malloc(MAX_BYTES);
     kvpi_codec *c = open_codec(MAX_BYTES);
-    size_t n_planes = 0, n_raw = 0;
-    for (size_t d = 0; d < 3; d++)
+    size_t n_packed = 0, n_raw = 0;
+    for (size_t d = 0; d < N_DTYPES; d++)
         for (int k = 0; k < N_KINDS; k++)
             for (size_t s = 0; s < sizeof sizes / sizeof sizes[0]; s++) {
                 kvpi_codec_id id;
                 fill_page(page, sizes[s], dtypes[d], (kind)k, 99 + s);
                 check_round_trip(c, dtypes[d], page, sizes[s], &id);
-                *(id == KVPI_CODEC_PLANES ? &n_planes : &n_raw) += 1;
+                *(id == KVPI_CODEC_RAW ? &n_raw : &n_packed) += 1;
             }
 #ifdef KVP_HAVE_ZSTD
-    assert_true(n_planes > 100);
+    assert_true(n_packed > 130);
 #endif
     assert_true(n_raw > 30);
     kvpi_codec_close(c);
@@ -144,7 +153,8 @@ static void test_ratios_are_near_the_entropy_bound(void **state)
         {KVP_F32, NORMAL, 1.19, 1.22},  {KVP_F16, NORMAL, 1.16, 1.20},
         {KVP_BF16, NORMAL, 1.48, 1.53}, {KVP_F32, OPEN_PAGE, 8.5, 10},
         {KVP_F16, OPEN_PAGE, 8.5, 10},  {KVP_BF16, OPEN_PAGE, 10.5, 12.5},
-        {KVP_F16, ZEROS, 400, 600},
+        {KVP_F16, ZEROS, 400, 600},     {KVP_OPAQUE, NORMAL, 1.5, 1.7},
+        {KVP_OPAQUE, TEXT, 500, 2000},
     };
     unsigned char *page = malloc(MAX_BYTES);
     kvpi_codec *c = open_codec(MAX_BYTES);
@@ -157,9 +167,11 @@ static void test_ratios_are_near_the_entropy_bound(void **state)
         assert_true(ratio >= cases[i].min && ratio <= cases[i].max);
     }
     fill_page(page, MAX_BYTES, KVP_F16, NOISE, 7);
-    kvpi_codec_id id;
-    assert_int_equal(check_round_trip(c, KVP_F16, page, MAX_BYTES, &id), MAX_BYTES);
-    assert_int_equal(id, KVPI_CODEC_RAW);
+    for (size_t d = 0; d < N_DTYPES; d++) {
+        kvpi_codec_id id;
+        assert_int_equal(check_round_trip(c, dtypes[d], page, MAX_BYTES, &id), MAX_BYTES);
+        assert_int_equal(id, KVPI_CODEC_RAW);
+    }
     kvpi_codec_close(c);
     free(page);
 }
@@ -170,7 +182,7 @@ static void test_pages_far_larger_than_a_window_shrink_too(void **state)
     enum { LARGE_BYTES = 1 << 20 };
     unsigned char *page = malloc(LARGE_BYTES);
     kvpi_codec *c = open_codec(LARGE_BYTES);
-    for (size_t d = 0; d < 3; d++) {
+    for (size_t d = 0; d < N_DTYPES; d++) {
         kvpi_codec_id id;
         fill_page(page, LARGE_BYTES, dtypes[d], NORMAL, 7);
         assert_in_range(check_round_trip(c, dtypes[d], page, LARGE_BYTES, &id), LARGE_BYTES / 2,
@@ -188,14 +200,20 @@ static void test_encoding_is_deterministic_whatever_came_before(void **state)
     kvpi_codec *c = open_codec(N), *fresh = open_codec(N);
     size_t n_first, n_second, n_other;
     kvpi_codec_id id;
-    fill_page(page, N, KVP_BF16, NORMAL, 1);
-    fill_page(other, N, KVP_F16, OPEN_PAGE, 2);
-    kvpi_codec_encode(c, KVP_F16, other, N, first, &n_other, &id);
-    kvpi_codec_encode(c, KVP_BF16, page, N, first, &n_first, &id);
-    kvpi_codec_encode(fresh, KVP_BF16, page, N, second, &n_second, &id);
-    assert_int_equal(id, KVPI_CODEC_PLANES);
-    assert_int_equal(n_first, n_second);
-    assert_memory_equal(first, second, n_first);
+    static const kvp_dtype tried[] = {KVP_BF16, KVP_OPAQUE};
+    for (size_t d = 0; d < 2; d++)
+        for (int k = 0; k < N_KINDS; k++) /* noise does not fit, and other dtypes take turns */
+            for (size_t o = 0; o < N_DTYPES; o++) {
+                fill_page(page, N, tried[d], NORMAL, 1);
+                fill_page(other, N, dtypes[o], (kind)k, 2);
+                kvpi_codec_encode(c, dtypes[o], other, N, first, &n_other, &id);
+                kvpi_codec_encode(c, tried[d], page, N, first, &n_first, &id);
+                assert_int_equal(id, packed_by(tried[d]));
+                kvpi_codec_encode(fresh, tried[d], page, N, second, &n_second, &id);
+                assert_int_equal(id, packed_by(tried[d]));
+                assert_int_equal(n_first, n_second);
+                assert_memory_equal(first, second, n_first);
+            }
     kvpi_codec_close(c);
     kvpi_codec_close(fresh);
 }
@@ -210,7 +228,7 @@ static void decode_damaged(kvpi_codec *c, kvp_dtype dtype, const unsigned char *
     unsigned char *src = malloc(n_src ? n_src : 1), *back = malloc(n_page + 16);
     memcpy(src, bytes, n_src);
     memset(back + n_page, 0x77, 16);
-    kvp_status status = kvpi_codec_decode(c, KVPI_CODEC_PLANES, dtype, src, n_src, back, n_page);
+    kvp_status status = kvpi_codec_decode(c, packed_by(dtype), dtype, src, n_src, back, n_page);
     assert_true(status == KVP_OK || status == KVP_E_CORRUPT);
     *n_refused += status == KVP_E_CORRUPT;
     for (int i = 0; i < 16; i++)
@@ -227,7 +245,7 @@ static void check_damage(kvpi_codec *c, kvp_dtype dtype, kind k, size_t n)
     uint64_t seed = 1234 + n;
     fill_page(page, n, dtype, k, seed);
     kvpi_codec_encode(c, dtype, page, n, encoded, &n_encoded, &id);
-    assert_int_equal(id, KVPI_CODEC_PLANES);
+    assert_int_equal(id, packed_by(dtype));
     memset(encoded + n_encoded, 0, 2 * n - n_encoded);
 
     for (size_t cut = 0; cut < n_encoded; cut++) /* every truncation is noticed */
@@ -268,7 +286,7 @@ static void test_damaged_pages_are_refused_or_decode_to_their_length(void **stat
 {
     (void)state;
     kvpi_codec *c = open_codec(MAX_BYTES);
-    for (size_t d = 0; d < 3; d++) {
+    for (size_t d = 0; d < N_DTYPES; d++) {
         check_damage(c, dtypes[d], NORMAL, 1400);
         check_damage(c, dtypes[d], NORMAL, 1403);
         check_damage(c, dtypes[d], OPEN_PAGE, 8192 + 1024 + 3);
@@ -323,7 +341,7 @@ static void test_noise_is_never_more_than_refused(void **state)
         if (round % 2) /* plausible words */
             memcpy(bytes, (uint32_t[]){4096, (uint32_t)(seed % 4096), (uint32_t)(seed >> 32) % 64},
                    12);
-        decode_damaged(c, dtypes[round % 3], bytes, n, 4096, &n_refused);
+        decode_damaged(c, dtypes[round % N_DTYPES], bytes, n, 4096, &n_refused);
     }
     assert_true(n_refused > 19000);
     kvpi_codec_close(c);
@@ -375,7 +393,7 @@ static void test_workspace_is_accounted_and_taken_once(void **state)
     size_t workspace_bytes = 0, n_dst;
     kvpi_codec_id id;
     n_allocs = asked_bytes = given_bytes = 0;
-    assert_int_equal(kvpi_codec_open(&counting, MAX_BYTES, &c, &workspace_bytes), KVP_OK);
+    assert_int_equal(kvpi_codec_open(&counting, MAX_BYTES, true, &c, &workspace_bytes), KVP_OK);
     assert_int_equal(asked_bytes, workspace_bytes);
     assert_true(workspace_bytes < 512 << 10);
     fill_page(page, MAX_BYTES, KVP_BF16, NORMAL, 3);
@@ -394,7 +412,7 @@ static void test_no_memory_is_reported(void **state)
     kvp_mem none = {.alloc = counting_alloc, .free = counting_free, .opaque = &none};
     kvpi_codec *c = NULL;
     size_t workspace_bytes = 5;
-    assert_int_equal(kvpi_codec_open(&none, 4096, &c, &workspace_bytes), KVP_E_NOMEM);
+    assert_int_equal(kvpi_codec_open(&none, 4096, true, &c, &workspace_bytes), KVP_E_NOMEM);
     assert_null(c);
     assert_int_equal(workspace_bytes, 5);
 }

@@ -14,6 +14,10 @@
  *  5. early ones, which fit, by rank;
  *  6. hot ones, whose layer is being filled: every chunk of a prefill reads them again, by rank.
  *
+ * A page that was early and comes late counts as early once more: it may be the first use of many,
+ * as of a text that several sequences share, or of a conversation that goes on. One that has not
+ * been used before counts as late.
+ *
  * Rank. Decode reads all pages in a cycle: all are late, none is overdue. Any subset that stays
  * gives hits of budget / size, as many as there can be, where LRU has none. A group of neighbours
  * has a rank in [0, 1) that depends on nothing but where it is: frac(group * golden ratio + lane *

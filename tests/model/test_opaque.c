@@ -91,7 +91,7 @@ static void check_page(const kvp_page_view *page)
 static void test_bytes_come_back_from_every_tier(void **state)
 {
     (void)state;
-    static const uint64_t zram_bytes[] = {0, 60000, 0, 9000}; /* beside a disk: too little */
+    static const uint64_t zram_bytes[] = {0, 60000, 0, 16000}; /* beside a disk: too little */
     for (int tiers = 1; tiers <= 3; tiers++) {
         kvp_pager *pager = open_pager(zram_bytes[tiers], tiers & 2 ? KVP_UNLIMITED : 0);
         kvp_seq *seq;

@@ -31,7 +31,7 @@ struct kvp_seq {
     struct {              /* of the advice KVP_WILLNEED: not fetched yet */
         uint64_t begin, end;
         uint32_t lane, entry; /* where to go on */
-        kvp_seq *next;        /* the pager's list */
+        kvp_seq *prev, *next; /* the pager's list */
         bool is_listed;
     } wanted;
     bool is_scanned;    /* a scan is open */

@@ -12,27 +12,27 @@
 
 void kvpi_wanted_drop(kvp_seq *seq)
 {
+    kvp_pager *p = seq->pager;
+    kvp_seq *prev = seq->wanted.prev, *next = seq->wanted.next;
     if (!seq->wanted.is_listed)
         return;
-    kvp_seq **at = &seq->pager->wanted;
-    while (*at != seq)
-        at = &(*at)->wanted.next;
-    *at = seq->wanted.next;
+    *(prev ? &prev->wanted.next : &p->wanted) = next;
+    *(next ? &next->wanted.prev : &p->last_wanted) = prev;
     seq->wanted.is_listed = false;
 }
 
 static void want(kvp_seq *seq, uint64_t begin, uint64_t end)
 {
-    kvp_seq **at = &seq->pager->wanted;
+    kvp_pager *p = seq->pager;
     kvpi_wanted_drop(seq);
     seq->wanted.begin = begin;
     seq->wanted.end = end;
     seq->wanted.lane = seq->wanted.entry = 0;
+    seq->wanted.prev = p->last_wanted; /* first come, first served */
     seq->wanted.next = NULL;
     seq->wanted.is_listed = true;
-    while (*at)
-        at = &(*at)->wanted.next;
-    *at = seq; /* first come, first served */
+    *(p->last_wanted ? &p->last_wanted->wanted.next : &p->wanted) = seq;
+    p->last_wanted = seq;
 }
 
 /* Would the next frame be one that is as much wanted? */

@@ -137,7 +137,7 @@ struct kvp_pager {
     kvpi_linears *linears;         /* NULL: no RAM for linear views */
     kvp_pool *own_pool;            /* NULL: cfg.pool is the caller's, or parallel_for is used */
 
-    kvp_seq *wanted; /* the first of those of which something is to be fetched (advise.c) */
+    kvp_seq *wanted, *last_wanted; /* those of which something is to be fetched (advise.c) */
 
     kvp_ticket *tickets, *last_ticket; /* open ones */
     uint32_t ticket_round;

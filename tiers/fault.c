@@ -4,10 +4,11 @@
 #include <assert.h>
 #include <string.h>
 
-static kvp_status fail_page(const kvp_pager *p, const kvpi_page *page)
+static kvp_status fail_page(const kvp_seq *seq, const kvpi_page *page)
 {
+    const kvp_pager *p = seq->pager;
     char name[160];
-    kvpi_page_name(p, page, name, sizeof name);
+    kvpi_page_name(seq, page, name, sizeof name);
     if (page->error == KVP_E_CORRUPT)
         return kvp_fail(KVP_E_CORRUPT,
                         "%s failed its checksum: what was read back is not what was written; its "
@@ -20,10 +21,10 @@ static kvp_status fail_page(const kvp_pager *p, const kvpi_page *page)
                     kvp_status_str((kvp_status)page->error));
 }
 
-static kvp_status fail_lost(const kvp_pager *p, const kvpi_page *page)
+static kvp_status fail_lost(const kvp_seq *seq, const kvpi_page *page)
 {
     char name[160];
-    kvpi_page_name(p, page, name, sizeof name);
+    kvpi_page_name(seq, page, name, sizeof name);
     return kvp_fail(KVP_E_LOST,
                     "%s is lost: it failed its checksum when it was read earlier; its tokens must "
                     "be computed again",
@@ -43,7 +44,7 @@ kvp_status kvpi_fault_start(kvp_pager *p, uint32_t page, bool is_prefetch)
     if (kvpi_page_is(pg, KVPI_PAGE_RESIDENT | KVPI_PAGE_LOADING))
         return KVP_OK;
     if (kvpi_page_is(pg, KVPI_PAGE_LOST))
-        return fail_lost(p, pg);
+        return KVP_E_LOST;
     /* Prefetches leave some for demand, and for writing. */
     if (!p->free_transfers || (is_prefetch && p->n_transfers >= KVPI_MAX_AHEAD))
         return KVP_E_AGAIN;
@@ -76,8 +77,9 @@ kvp_status kvpi_fault_start(kvp_pager *p, uint32_t page, bool is_prefetch)
     return KVP_OK;
 }
 
-kvp_status kvpi_fault_in(kvp_pager *p, uint32_t page, uint64_t deadline_ns)
+kvp_status kvpi_fault_in(const kvp_seq *seq, uint32_t page, uint64_t deadline_ns)
 {
+    kvp_pager *p = seq->pager;
     kvpi_page *pg = kvpi_page_at(&p->pages, page);
     uint8_t errors_before = pg->n_errors;
     /* Begun by read-ahead, by others, or by us some time ago: if that fails, we try ourselves. */
@@ -91,13 +93,13 @@ kvp_status kvpi_fault_in(kvp_pager *p, uint32_t page, uint64_t deadline_ns)
         }
         if (pg->n_errors != errors_before) {
             if (!is_others || kvpi_page_is(pg, KVPI_PAGE_LOST))
-                return fail_page(p, pg);
+                return fail_page(seq, pg);
             is_others = false;
             errors_before = pg->n_errors;
         }
         kvp_status status = kvpi_fault_start(p, page, false);
         if (status && status != KVP_E_AGAIN)
-            return status;
+            return status == KVP_E_LOST ? fail_lost(seq, pg) : status;
         status = kvpi_wait_for(p, page, deadline_ns);
         if (status && deadline_ns == 0) /* what had landed has been taken in */
             return kvp_fail(KVP_E_AGAIN, "the page is on its way");

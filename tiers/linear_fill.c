@@ -55,7 +55,7 @@ static kvp_status copy_strip(const kvpi_linear *v, uint64_t strip, size_t offset
     kvp_pager *p = v->all->p;
     kvpi_lock(p);
     uint32_t number = page_number(v, strip);
-    kvp_status status = kvpi_fault_in(p, number, KVP_FOREVER);
+    kvp_status status = kvpi_fault_in(v->seq, number, KVP_FOREVER);
     kvp_page_view page;
     if (!status)
         kvpi_fill_view(p, v->seq, v->layer, v->group, v->first_entry + (uint32_t)strip, &page);

@@ -251,17 +251,18 @@ void kvpi_drop_copy(kvp_pager *p, uint32_t page, kvpi_lower lower);
 bool kvpi_leaves_zram_first(kvp_pager *p, uint32_t page, uint32_t *victim);
 /* Seed of the page's checksums with n_valid tokens in it. */
 uint64_t kvpi_page_seed(const kvp_pager *p, const kvpi_page *page, uint32_t n_valid);
-/* "page at tokens 64..127 of sequence 3, layer 2, heads 0..3" */
-void kvpi_page_name(const kvp_pager *p, const kvpi_page *page, char *buf, size_t n);
+/* "the page with tokens 64..127 of sequence 3, layer 2, KV heads 0..3"; the sequence is the one that
+ * asks: others may share the page. */
+void kvpi_page_name(const kvp_seq *seq, const kvpi_page *page, char *buf, size_t n);
 
 /* ---- fault.c ---- */
 
 /* Start bringing a page up; it is LOADING when this returns KVP_OK. KVP_E_AGAIN: wait, then try
- * again; other errors are the page's or the budget's. */
+ * again; KVP_E_LOST (without a message); other errors are the budget's. */
 KVP_NODISCARD kvp_status kvpi_fault_start(kvp_pager *p, uint32_t page, bool is_prefetch);
-/* Make the page resident and pin it, out of the caller's reservation. May drop the lock.
+/* Make the page of `seq` resident and pin it, out of the caller's reservation. May drop the lock.
  * KVP_E_AGAIN, KVP_E_TIMEOUT: not yet, the fault goes on. */
-KVP_NODISCARD kvp_status kvpi_fault_in(kvp_pager *p, uint32_t page, uint64_t deadline_ns);
+KVP_NODISCARD kvp_status kvpi_fault_in(const kvp_seq *seq, uint32_t page, uint64_t deadline_ns);
 
 /* ---- readahead.c ---- */
 

@@ -153,7 +153,7 @@ kvp_status kvpi_pin_advance(kvp_ticket *t, uint64_t deadline_ns)
     kvp_status status = t->has_frames ? KVP_OK : hold(t, deadline_ns);
     while (!status && t->n_pinned < t->n_pages) {
         start_faults(t);
-        status = kvpi_fault_in(t->seq->pager, t->view.pages[t->n_pinned].handle, deadline_ns);
+        status = kvpi_fault_in(t->seq, t->view.pages[t->n_pinned].handle, deadline_ns);
         t->n_pinned += !status;
     }
     if (!status) {

@@ -132,7 +132,7 @@ static kvp_status reopen_page(const append *a, uint32_t page)
                         "the open page of sequence %u, layer %u is pinned: unpin its "
                         "view before appending",
                         a->seq->id, a->layer);
-    kvp_status status = kvpi_fault_in(p, page, KVP_FOREVER);
+    kvp_status status = kvpi_fault_in(a->seq, page, KVP_FOREVER);
     if (status)
         return status;
     status = wait_until_still(p, pg);
@@ -190,7 +190,7 @@ static kvp_status replace_page(const append *a, uint32_t group, kvpi_entry *e, t
 {
     kvp_pager *p = a->p;
     uint32_t source = e->page, page;
-    kvp_status status = kvpi_fault_in(p, source, KVP_FOREVER);
+    kvp_status status = kvpi_fault_in(a->seq, source, KVP_FOREVER);
     if (status)
         return status;
     status = new_page(a, group, e->index, &page);

@@ -243,7 +243,7 @@ kvp_status kvp_scan_next(kvp_scan *s, uint32_t part_no, kvp_page_view *view)
         (void)!kvpi_fault_start(p, page, false);
     kvpi_ahead_pass(s->seq, oldest_place(s));
     kvpi_ahead_fill(p, false);
-    kvp_status status = kvpi_fault_in(p, page, KVP_FOREVER);
+    kvp_status status = kvpi_fault_in(s->seq, page, KVP_FOREVER);
     if (was_ahead) /* fault_in() pinned it once more */
         kvpi_unpin(p, page);
     if (!status) {

@@ -317,27 +317,15 @@ uint64_t kvpi_page_seed(const kvp_pager *p, const kvpi_page *page, uint32_t n_va
     return kvpi_identity_seed(&id);
 }
 
-/* The sequence that has the page; the newest, if several share it. Only errors ask. */
-static uint32_t owner_id(const kvp_pager *p, const kvpi_page *page)
+void kvpi_page_name(const kvp_seq *seq, const kvpi_page *page, char *buf, size_t n)
 {
-    uint64_t position = kvpi_page_first_position(p, page);
-    for (const kvp_seq *seq = p->seqs; seq; seq = seq->next) {
-        const kvpi_lane *lane = &seq->lanes[page->lane];
-        uint32_t i = kvpi_lane_find(lane, position, p->geometry.page_tokens);
-        if (i < lane->n_entries && kvpi_page_at(&p->pages, lane->entries[i].page) == page)
-            return seq->id;
-    }
-    return UINT32_MAX;
-}
-
-void kvpi_page_name(const kvp_pager *p, const kvpi_page *page, char *buf, size_t n)
-{
+    const kvp_pager *p = seq->pager;
     uint32_t layer;
     const kvpi_layer *l = kvpi_geometry_layer_of(&p->geometry, page->lane, &layer);
     uint32_t group = page->lane - l->lane_base;
     uint32_t head = group * l->page_heads;
     unsigned long long first = kvpi_page_first_position(p, page);
     snprintf(buf, n, "the page with tokens %llu..%llu of sequence %u, layer %u, KV heads %u..%u",
-             first, first + (page->n_stored ? page->n_stored - 1u : 0u), owner_id(p, page), layer,
-             head, head + kvpi_layer_group_heads(l, group) - 1);
+             first, first + (page->n_stored ? page->n_stored - 1u : 0u), seq->id, layer, head,
+             head + kvpi_layer_group_heads(l, group) - 1);
 }

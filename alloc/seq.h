@@ -4,12 +4,13 @@
 
 #include "alloc/walk.h"
 
-/* The last scan of a layer, and which scan was opened next. */
+/* The last scan of a layer, and which scan was opened next; who holds its open pages. */
 typedef struct kvpi_trail {
     uint64_t sinks_end, begin; /* as in kvpi_walk */
     uint32_t next_seq, next_layer;
-    bool is_known; /* next_* are set */
-    bool is_sure;  /* they were the same the time before, or this was the first time */
+    uint32_t n_open_pins; /* views of the sequence with the pages that are written to next */
+    bool is_known;        /* next_* are set */
+    bool is_sure;         /* they were the same the time before, or this was the first time */
 } kvpi_trail;
 
 /* Where read-ahead stands. */

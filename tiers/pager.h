@@ -377,6 +377,8 @@ uint32_t kvpi_cpu_count(void);
 
 void kvpi_fill_view(kvp_pager *p, const kvp_seq *seq, uint32_t layer, uint32_t group,
                     uint32_t index, kvp_page_view *view);
+/* The view's pages are pinned from now on; until it is unpinned. With the lock held. */
+void kvpi_view_begin(kvp_view *view);
 
 /* ---- linear.c ---- */
 

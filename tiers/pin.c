@@ -145,7 +145,7 @@ static void fill_view(kvp_ticket *t)
     t->view.seq = t->seq;
     t->view.n_pages = t->n_pages;
     t->view.n_groups = p->geometry.layers[t->layer].n_groups;
-    t->seq->n_pins += (uint32_t)t->n_pages;
+    kvpi_view_begin(&t->view);
 }
 
 kvp_status kvpi_pin_advance(kvp_ticket *t, uint64_t deadline_ns)

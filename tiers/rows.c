@@ -127,11 +127,6 @@ static kvp_status reopen_page(const append *a, uint32_t page)
 {
     kvp_pager *p = a->p;
     kvpi_page *pg = kvpi_page_at(&p->pages, page);
-    if (pg->pins)
-        return kvp_fail(KVP_E_BUSY,
-                        "the open page of sequence %u, layer %u is pinned: unpin its "
-                        "view before appending",
-                        a->seq->id, a->layer);
     kvp_status status = kvpi_fault_in(a->seq, page, KVP_FOREVER);
     if (status)
         return status;
@@ -241,17 +236,32 @@ static kvp_status reserve(const append *a, uint32_t group, kvpi_claim *claim)
     }
 }
 
+/* What this sequence reads, it does not write to; and while it has a view of a page that others
+ * share, it keeps its own reference. */
+static kvp_status check_not_held(const append *a, const kvpi_lane *lane)
+{
+    if (!kvpi_lane_open_entry(lane, a->p->geometry.page_tokens))
+        return KVP_OK;
+    if (a->seq->trails[a->layer].n_open_pins)
+        return kvp_fail(KVP_E_BUSY,
+                        "the open page of sequence %u, layer %u is pinned: unpin its "
+                        "view before appending",
+                        a->seq->id, a->layer);
+    if (kvpi_ticket_has(a->seq, a->layer, lane->n_entries - 1))
+        return kvp_fail(KVP_E_BUSY, "append: a ticket of sequence %u, layer %u wants its open page",
+                        a->seq->id, a->layer);
+    return KVP_OK;
+}
+
 /* The page to write to: resident, pinned, and nobody else's. */
 static kvp_status open_page(const append *a, uint32_t group, target *t)
 {
     kvp_pager *p = a->p;
     kvpi_lane *lane = lane_of(a, group);
-    if (kvpi_lane_open_entry(lane, p->geometry.page_tokens) &&
-        kvpi_ticket_has(a->seq, a->layer, lane->n_entries - 1))
-        return kvp_fail(KVP_E_BUSY, "append: a ticket of sequence %u, layer %u wants its open page",
-                        a->seq->id, a->layer);
     kvpi_claim claim;
-    kvp_status status = reserve(a, group, &claim);
+    kvp_status status = check_not_held(a, lane);
+    if (!status)
+        status = reserve(a, group, &claim);
     if (status)
         return status;
     kvpi_entry *e = kvpi_lane_open_entry(lane, p->geometry.page_tokens);

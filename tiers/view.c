@@ -27,6 +27,22 @@ void kvpi_fill_view(kvp_pager *p, const kvp_seq *seq, uint32_t layer, uint32_t g
                             .handle = page};
 }
 
+/* Does it hold the layer's open pages? Append refuses to write to them meanwhile, so the answer
+ * stays what it is. */
+static bool has_open_pages(const kvp_view *view)
+{
+    const kvpi_geometry *g = &view->seq->pager->geometry;
+    const kvp_page_view *last = &view->pages[view->n_pages / view->n_groups - 1];
+    const kvpi_lane *lane = &view->seq->lanes[g->layers[last->layer].lane_base];
+    return last->index + 1 == lane->n_entries && kvpi_lane_open_entry(lane, g->page_tokens);
+}
+
+void kvpi_view_begin(kvp_view *view)
+{
+    view->seq->n_pins += (uint32_t)view->n_pages;
+    view->seq->trails[view->pages[0].layer].n_open_pins += has_open_pages(view);
+}
+
 void kvp_view_unpin(kvp_view *view)
 {
     if (!view || !view->seq)
@@ -36,6 +52,7 @@ void kvp_view_unpin(kvp_view *view)
     for (size_t i = 0; i < view->n_pages; i++)
         kvpi_unpin(p, view->pages[i].handle);
     view->seq->n_pins -= (uint32_t)view->n_pages;
+    view->seq->trails[view->pages[0].layer].n_open_pins -= has_open_pages(view);
     kvpi_unhold(p, view->held, true);
     kvpi_unlock(p);
     view->seq = NULL;

@@ -251,6 +251,27 @@ static void test_a_shared_page_that_is_pinned_can_be_written_by_its_copy(void **
     kvp_pager_close(pager);
 }
 
+/* Else the page would be the child's alone, who knows nothing of the view. */
+static void test_who_has_pinned_a_shared_page_stays_with_it(void **state)
+{
+    (void)state;
+    kvp_pager *pager = open_pager(100000, 0);
+    told_seq parent = seq_of(pager, 50), child = fork_of(&parent);
+    float rows[64] = {0};
+    kvp_page_view pages[4];
+    kvp_view view = {.pages = pages, .max_pages = 4};
+    must(kvp_seq_pin(parent.seq, 0, 40, 1, KVP_FOREVER, &view));
+    assert_int_equal(kvp_seq_append(parent.seq, 0, rows, rows, 1), KVP_E_BUSY);
+    must(kvp_seq_truncate(child.seq, 0));
+    must(kvp_pager_check(pager));
+    assert_true(pattern_page_ok(&pages[0], parent.salts));
+    kvp_view_unpin(&view);
+    append(&parent, 3, 7000);
+    assert_true(has_its_tokens(&parent));
+    must(kvp_pager_check(pager));
+    kvp_pager_close(pager);
+}
+
 /* Descriptors, entries, and the pages of a sequence's own tables. */
 static void test_a_page_takes_less_than_96_bytes_of_tables(void **state)
 {
@@ -336,6 +357,7 @@ int main(void)
         cmocka_unit_test(test_pages_live_as_long_as_somebody_has_them),
         cmocka_unit_test(test_a_refused_append_leaves_the_fork_as_it_was),
         cmocka_unit_test(test_a_shared_page_that_is_pinned_can_be_written_by_its_copy),
+        cmocka_unit_test(test_who_has_pinned_a_shared_page_stays_with_it),
         cmocka_unit_test(test_a_page_takes_less_than_96_bytes_of_tables),
         cmocka_unit_test(test_threads_that_grow_forks_of_one_sequence),
     };

@@ -10,6 +10,10 @@
 
 #define STRING2(x) #x
 #define STRING(x) STRING2(x)
+/* Every append looks at so many of the pages that leave next: as many as are in flight together, not
+ * a share of all. */
+#define MAX_LOW_WATER 64u
+#define MAX_HIGH_WATER 128u
 #define REGISTER_LIMIT_BYTES (1ull << 30) /* registering populates: not for more than this */
 
 const char *kvp_version(void)
@@ -128,8 +132,8 @@ static kvp_status plan_ram(kvp_pager *p)
     p->fixed_bytes = frame_metadata_bytes(p->n_frames);
     p->stats.ram_peak_bytes = kvpi_ram_charged(p, 0);
     kvpi_ahead_open(p);
-    p->low_water = p->n_frames / 16 + 1;
-    p->high_water = p->n_frames / 8 + 2;
+    p->low_water = p->n_frames < 16 * MAX_LOW_WATER ? p->n_frames / 16 + 1 : MAX_LOW_WATER;
+    p->high_water = p->n_frames < 8 * MAX_HIGH_WATER ? p->n_frames / 8 + 2 : MAX_HIGH_WATER;
     return KVP_OK;
 }
 

@@ -310,7 +310,8 @@ kvp_status kvpi_swap_file_open(const char *path, size_t slot_bytes, uint64_t max
                         .slot_bytes = slot_bytes,
                         .is_named = path != NULL,
                         .owner = getpid(),
-                        .mem = mem};
+                        .mem = mem,
+                        .env = env};
     const char *text = path ? path : folder;
     assert(max_bytes >= KVPI_SWAP_HEADER_BYTES);
     kvp_status s = kvpi_alloc(mem, strlen(text) + 1, "the swap file's name", &n.path);
@@ -349,6 +350,8 @@ void kvpi_swap_file_close(kvpi_swap_file *f)
  * UNTESTED: a fallocate that fails half-way; tmpfs, which tests can fill, undoes that by itself. */
 static int extend(const kvpi_swap_file *f, uint64_t to_bytes)
 {
+    if (f->env->file_grow)
+        return f->env->file_grow(f->env->opaque, f->fd, f->size_bytes, to_bytes);
     if (is_over_file_limit(to_bytes))
         return EFBIG;
     off_t from = (off_t)f->size_bytes, n = (off_t)(to_bytes - f->size_bytes);

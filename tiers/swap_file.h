@@ -26,6 +26,7 @@ typedef struct kvpi_swap_file {
     bool is_named;
     int owner; /* the process that removes it */
     const kvp_mem *mem;
+    const kvp_env *env;
 } kvpi_swap_file;
 
 /* Open the file, with its header written, in *f. `path` NULL: an unlinked file in $TMPDIR or

@@ -22,6 +22,9 @@ typedef struct kvp_env {
     void (*thread_join)(void *opaque, void *thread);
     /* Open a disk engine; the default is kvp_disk_open. */
     kvp_status (*disk_open)(void *opaque, const kvp_disk_config *cfg, kvp_disk **out);
+    /* Make the swap file behind `fd` longer, with the room allocated: 0, or an errno, and the file
+     * is as it was. NULL: fallocate(2). For engines that keep the bytes elsewhere. */
+    int (*file_grow)(void *opaque, int fd, uint64_t from_bytes, uint64_t to_bytes);
 } kvp_env;
 
 /* The real world. Copy it and replace members to build your own. */

@@ -1,7 +1,11 @@
 /* test_pager_model.c - random operations against a model that knows what every token must be.
  *
  * After each operation the pager's own invariants are checked; pages are read through pins and
- * scans and compared element by element. One seed replays a run. */
+ * scans and compared element by element. One seed replays a run, as far as real disk engines allow.
+ *
+ * tests/sim/ plays the same game on a simulated disk and clock, with errors, tickets and deadlines,
+ * a hundred times longer, and to the byte the same from a seed. What is here runs on the engines
+ * that users have, and with threads. */
 #include "tests/support/pattern.h"
 
 #include <setjmp.h>

@@ -369,7 +369,7 @@ static void test_cold_sequence_makes_room_for_others(void **state)
         append(&f, 0, n_tokens);
         append(&f, 1, n_tokens);
         assert_true(count_resident(seqs[cold]) < n_pages / 2);
-        assert_int_equal(count_resident(seqs[!cold]), n_pages);
+        assert_true(count_resident(seqs[!cold]) >= n_pages - 2); /* while others are written */
         must(kvp_pager_check(f.pager));
         kvp_pager_close(f.pager);
     }
@@ -381,6 +381,8 @@ static void find_stayers(uint32_t which, uint64_t first, char stays[4 * 5 + 1])
 {
     const uint32_t n_tokens = 5 * 32, n_pages = 2 * 5;
     kvp_config cfg = small_config(KVP_UNLIMITED);
+    cfg.disk_bytes = 0; /* no device's timing in the choice */
+    cfg.zram_bytes = 4 << 20;
     cfg.ram_bytes = bytes_needed(cfg) + 2 * n_pages * 8192;
     fixture f = open_fixture(&cfg, n_tokens);
     kvp_seq *seqs[3] = {f.seq};

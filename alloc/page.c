@@ -77,7 +77,6 @@ uint32_t kvpi_page_new(kvpi_page_table *t)
     t->free_head = p->frame;
     t->n_used++;
     *p = (kvpi_page){.flags = KVPI_PAGE_USED,
-                     .frame = KVPI_FRAME_NONE,
                      .blob = KVP_SLOT_NONE,
                      .disk_slot = KVPI_DISK_SLOT_NONE,
                      .refs = 1};
@@ -109,8 +108,8 @@ const char *kvpi_page_check(const kvpi_page *p)
 {
     bool resident = kvpi_page_is(p, KVPI_PAGE_RESIDENT);
     bool loading = kvpi_page_is(p, KVPI_PAGE_LOADING);
-    if ((resident || loading) != (p->frame != KVPI_FRAME_NONE) || (resident && loading))
-        return "P1: frame and state disagree";
+    if (resident && loading)
+        return "P1: in RAM, and on its way there";
     if (p->pins && !resident && !loading && !p->error)
         return "P2: pinned but not in RAM";
     bool has_copy = kvpi_page_is(p, KVPI_PAGE_COPIED);

@@ -27,6 +27,16 @@ static kvpi_lower source_of(const kvpi_page *page)
     return kvpi_page_is(page, KVPI_PAGE_IN_ZRAM) ? KVPI_ZRAM : KVPI_DISK;
 }
 
+/* So many frames more, a power of two, and the page would still be there, had all been given up in
+ * the order of their last use. One has just been given up for it. */
+static void count_refault(kvp_pager *p, const kvpi_page *page)
+{
+    uint32_t n_frames = p->n_left - page->left_at, bucket = 0;
+    while (bucket + 1 < KVP_REFAULT_BUCKETS && (UINT64_C(1) << bucket) < n_frames)
+        bucket++;
+    p->stats.refaults[bucket]++;
+}
+
 kvp_status kvpi_fault_start(kvp_pager *p, uint32_t page, bool is_prefetch)
 {
     kvpi_page *pg = kvpi_page_at(&p->pages, page);
@@ -38,7 +48,8 @@ kvp_status kvpi_fault_start(kvp_pager *p, uint32_t page, bool is_prefetch)
     if (!p->free_transfers || (is_prefetch && p->n_transfers >= KVPI_MAX_AHEAD))
         return KVP_E_AGAIN;
     uint32_t frame;
-    kvp_status status = kvpi_frame_take(p, is_prefetch, &frame);
+    kvp_group *account = kvpi_account_of(p, pg);
+    kvp_status status = kvpi_frame_take(p, account, is_prefetch, &frame);
     if (status)
         return status;
     /* Only now: taking a frame may have changed where the page's copies are. */
@@ -46,11 +57,12 @@ kvp_status kvpi_fault_start(kvp_pager *p, uint32_t page, bool is_prefetch)
     bool is_raw = pg->form_codec == KVPI_CODEC_RAW;
     kvpi_transfer *t = kvpi_transfer_get(p, KVPI_PROMOTE, page, !is_raw);
     if (!t) {
-        kvpi_frame_give(p, frame);
+        kvpi_frame_give(p, account, frame);
         return KVP_E_AGAIN;
     }
     t->lower = lower;
     t->slot = kvpi_page_slot(pg, lower);
+    count_refault(p, pg);
     pg->frame = frame;
     kvpi_set_flags(p, page, KVPI_PAGE_LOADING, 0);
     p->stats.prefetches += is_prefetch;
@@ -73,6 +85,7 @@ kvp_status kvpi_fault_in(kvp_pager *p, uint32_t page, uint64_t deadline_ns)
     uint8_t errors_before = pg->n_errors;
     /* Begun by read-ahead, by others, or by us some time ago: if that fails, we try ourselves. */
     bool is_others = kvpi_page_is(pg, KVPI_PAGE_LOADING);
+    bool is_counted = false; /* as one that found no frame */
     for (;;) {
         if (kvpi_page_is(pg, KVPI_PAGE_RESIDENT)) {
             kvpi_pin(p, page);
@@ -89,6 +102,10 @@ kvp_status kvpi_fault_in(kvp_pager *p, uint32_t page, uint64_t deadline_ns)
         kvp_status status = kvpi_fault_start(p, page, false);
         if (status && status != KVP_E_AGAIN)
             return status;
+        if (status && p->free_transfers && !is_counted) {
+            p->stats.direct_reclaims++;
+            is_counted = true;
+        }
         status = kvpi_wait_for(p, page, deadline_ns);
         if (status && deadline_ns == 0) /* what had landed has been taken in */
             return kvp_fail(KVP_E_AGAIN, "the page is on its way");

@@ -5,8 +5,11 @@
 #include <string.h>
 
 /* With the lock held. */
-static void enlist(kvp_pager *p, kvp_seq *seq)
+static void enlist(kvp_pager *p, kvp_seq *seq, kvp_group *group)
 {
+    seq->account = group;
+    kvpi_account_ref(group);
+    group->n_seqs++;
     seq->id = p->next_seq_id++;
     seq->next = p->seqs;
     if (seq->next)
@@ -14,19 +17,39 @@ static void enlist(kvp_pager *p, kvp_seq *seq)
     p->seqs = seq;
 }
 
+static void strike(kvp_pager *p, kvp_seq *seq)
+{
+    if (seq->prev)
+        seq->prev->next = seq->next;
+    else
+        p->seqs = seq->next;
+    if (seq->next)
+        seq->next->prev = seq->prev;
+    kvpi_seq_group(seq)->n_seqs--;
+    kvpi_account_unref(seq->account);
+}
+
+kvp_status kvp_seq_create_in(kvp_group *group, kvp_seq **out)
+{
+    if (!group || !out)
+        return kvp_fail(KVP_E_INVALID, "kvp_seq_create_in: group or seq is NULL");
+    kvp_pager *p = group->pager;
+    kvp_seq *seq;
+    kvp_status status = kvpi_seq_new(p, &p->geometry, &p->table_mem, &seq);
+    if (status)
+        return status;
+    kvpi_lock(p);
+    enlist(p, seq, group);
+    kvpi_unlock(p);
+    *out = seq;
+    return KVP_OK;
+}
+
 kvp_status kvp_seq_create(kvp_pager *pager, kvp_seq **out)
 {
     if (!pager || !out)
         return kvp_fail(KVP_E_INVALID, "kvp_seq_create: pager or seq is NULL");
-    kvp_seq *seq;
-    kvp_status status = kvpi_seq_new(pager, &pager->geometry, &pager->table_mem, &seq);
-    if (status)
-        return status;
-    kvpi_lock(pager);
-    enlist(pager, seq);
-    kvpi_unlock(pager);
-    *out = seq;
-    return KVP_OK;
+    return kvp_seq_create_in(pager->root, out);
 }
 
 /* ---- fork ---- */
@@ -48,6 +71,31 @@ static kvp_status copy_tables(const kvp_seq *parent, kvp_seq *child)
     return KVP_OK;
 }
 
+/* What two sequences share is their group's: has it room for that, and the min of the first? */
+static kvp_status check_share(kvp_pager *p, const kvp_seq *parent)
+{
+    kvp_group *account = parent->account;
+    uint64_t rise;
+    if (!account->is_seq)
+        return KVP_OK;
+    while ((rise = kvpi_account_rise(account, KVP_TIER_RAM)) >
+           kvpi_account_room(account->parent, KVP_TIER_RAM)) {
+        uint32_t n = (uint32_t)rise;
+        kvpi_claim claim = {.account = account->parent, .n_min = n, .n_max = n};
+        kvp_status status = kvpi_hold(p, &claim, KVP_FOREVER, &n); /* others give room back */
+        if (status)
+            return status;
+        kvpi_unhold(p, claim.account, n, false);
+    }
+    for (int tier = KVP_TIER_ZRAM; tier <= KVP_TIER_DISK; tier++)
+        if (kvpi_account_rise(account, tier) > kvpi_account_room(account->parent, tier))
+            return kvp_fail(KVP_E_NOSPACE,
+                            "fork: \"%s\" has no room for the pages that are shared beside what "
+                            "is kept for %s: lower the min of the sequence",
+                            account->parent->name, account->name);
+    return KVP_OK;
+}
+
 kvp_status kvp_seq_fork(const kvp_seq *parent, kvp_seq **out)
 {
     if (!parent || !out)
@@ -63,13 +111,18 @@ kvp_status kvp_seq_fork(const kvp_seq *parent, kvp_seq **out)
         return status;
     }
     kvpi_lock(p);
-    for (uint32_t i = 0; i < p->geometry.n_lanes; i++)
+    status = check_share(p, parent);
+    for (uint32_t i = 0; i < p->geometry.n_lanes && !status; i++)
         for (uint32_t e = 0; e < child->lanes[i].n_entries; e++)
             kvpi_page_share(p, child->lanes[i].entries[e].page);
-    enlist(p, child);
+    if (!status)
+        enlist(p, child, kvpi_seq_group(parent));
     kvpi_unlock(p);
-    *out = child;
-    return KVP_OK;
+    if (status)
+        kvpi_seq_delete(child, &p->geometry, &p->table_mem);
+    else
+        *out = child;
+    return status;
 }
 
 void kvp_seq_destroy(kvp_seq *seq)
@@ -82,12 +135,7 @@ void kvp_seq_destroy(kvp_seq *seq)
         p->ahead_seq = NULL;
     for (uint32_t i = 0; i < p->geometry.n_lanes; i++)
         kvpi_lane_cut(p, seq, i, 0);
-    if (seq->prev)
-        seq->prev->next = seq->next;
-    else
-        p->seqs = seq->next;
-    if (seq->next)
-        seq->next->prev = seq->prev;
+    strike(p, seq);
     kvpi_unlock(p);
     kvpi_seq_delete(seq, &p->geometry, &p->table_mem);
 }

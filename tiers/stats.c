@@ -29,11 +29,12 @@ kvp_status kvp_pager_stats(kvp_pager *p, kvp_stats *out)
     if (out->size < offsetof(kvp_stats, pages) || out->size > sizeof *out)
         return kvp_fail(KVP_E_INVALID, "kvp_pager_stats: set stats.size to sizeof(kvp_stats)");
     kvpi_lock(p);
+    kvpi_pressure_pass(p);
     kvp_stats s = p->stats;
     s.size = out->size;
     fill_tiers(p, &s);
     s.ram_budget_bytes = p->cfg.ram_bytes;
-    s.frame_bytes = (uint64_t)p->n_in_use * p->geometry.slot_bytes;
+    s.frame_bytes = p->root->used[KVP_TIER_RAM] * p->geometry.slot_bytes;
     s.staging_bytes = p->staging_bytes;
     s.metadata_bytes = p->fixed_bytes;
     s.ram_bytes = s.frame_bytes + s.staging_bytes + s.metadata_bytes;

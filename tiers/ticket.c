@@ -75,14 +75,24 @@ static bool carry_all_on(kvp_pager *p)
     return goes_on;
 }
 
+/* Others have to give something back, or to ask for something. Nobody is held up by that. */
+static void sleep_idle(kvp_pager *p)
+{
+    kvpi_pressure_pass(p);
+    p->pressure.n_inside--;
+    pthread_cond_wait(&p->progress, &p->lock);
+    kvpi_pressure_pass(p);
+    p->pressure.n_inside++;
+}
+
 static void run(void *arg)
 {
     kvp_pager *p = arg;
     kvpi_lock(p);
     while (!p->stop_tickets) {
         kvp_status status = carry_all_on(p) ? kvpi_wait(p, KVP_FOREVER) : KVP_E_NOSPACE;
-        if (status == KVP_E_NOSPACE && !p->stop_tickets) /* others have to give something back */
-            status = kvpi_sleep(p, KVP_FOREVER);
+        if (status == KVP_E_NOSPACE && !p->stop_tickets)
+            sleep_idle(p);
     }
     kvpi_unlock(p);
 }

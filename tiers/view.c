@@ -36,7 +36,7 @@ void kvp_view_unpin(kvp_view *view)
     for (size_t i = 0; i < view->n_pages; i++)
         kvpi_unpin(p, view->pages[i].handle);
     view->seq->n_pins -= (uint32_t)view->n_pages;
-    kvpi_unhold(p, view->held, true);
+    kvpi_unhold(p, view->seq->account, view->held, true);
     kvpi_unlock(p);
     view->seq = NULL;
     view->n_pages = 0;

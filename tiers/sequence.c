@@ -87,8 +87,9 @@ static kvp_status check_share(kvp_pager *p, const kvp_seq *parent)
             return status;
         kvpi_unhold(p, claim.account, n, false);
     }
-    for (int tier = KVP_TIER_ZRAM; tier <= KVP_TIER_DISK; tier++)
-        if (kvpi_account_rise(account, tier) > kvpi_account_room(account->parent, tier))
+    static const kvp_tier_id below[] = {KVP_TIER_ZRAM, KVP_TIER_DISK};
+    for (size_t i = 0; i < 2; i++)
+        if (kvpi_account_rise(account, below[i]) > kvpi_account_room(account->parent, below[i]))
             return kvp_fail(KVP_E_NOSPACE,
                             "fork: \"%s\" has no room for the pages that are shared beside what "
                             "is kept for %s: lower the min of the sequence",

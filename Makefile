@@ -20,7 +20,7 @@ JOBS   := $(shell nproc)
 # Not fixed in the preset, so that a machine without Ninja builds as well.
 export CMAKE_GENERATOR ?= $(if $(shell command -v ninja),Ninja,Unix Makefiles)
 
-.PHONY: build fuzz demo demo-long test test-full test-long bench install command deps deps-build deps-long deps-test format clean help
+.PHONY: build fuzz demo demo-long test test-full test-long bench install command deps deps-bench deps-build deps-long deps-test format clean help
 .NOTPARALLEL:
 
 build: $(BUILD)/.configured
@@ -64,12 +64,15 @@ fuzz: deps
 	        build/fuzz/corpus/$$name tests/fuzz/corpus/$$name || exit 1; \
 	done
 
-bench: deps-test build
+bench: deps-bench build
 	@KVP_COMMIT=$$(git describe --always --dirty 2>/dev/null); export KVP_COMMIT; \
 	    for bench in $(BUILD)/bench/bench_*; do $$bench || exit 1; done
 
 install: build
 	@cmake --install $(BUILD) --prefix $(PREFIX)
+
+deps-bench:
+	@sh cmake/deps.sh bench
 
 deps-build:
 	@sh cmake/deps.sh build

@@ -2,7 +2,8 @@
  *
  * The whole 2 MiB units inside the range ask for huge pages (a cold 64 KiB direct read is a third
  * faster into them, and registering them with io_uring six times faster); the rest refuses them, so
- * that a huge page never reaches past the budget. The range is mapped once and unmapped once. */
+ * that a huge page never reaches past the budget. The range is mapped once and unmapped once; its
+ * upper end can lose its memory in between. */
 #include "alloc/region.h"
 
 #include "kvpager/status.h"
@@ -61,6 +62,13 @@ void kvpi_region_close(kvpi_region *r)
     if (r->map)
         munmap(r->map, r->map_bytes);
     *r = (kvpi_region){0};
+}
+
+void kvpi_region_trim(kvpi_region *r, size_t used_bytes)
+{
+    size_t from = used_bytes < r->bytes ? round_up(used_bytes, HUGE_BYTES) : r->bytes;
+    if (from < r->bytes)
+        (void)madvise(r->base + from, r->bytes - from, MADV_DONTNEED); /* fails for locked memory */
 }
 
 size_t kvpi_machine_bytes(void)

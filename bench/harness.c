@@ -40,6 +40,13 @@ uint64_t bench_now_ns(void)
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
+uint64_t bench_cpu_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
 uint64_t bench_random(uint64_t *state)
 {
     *state ^= *state << 13;
@@ -84,7 +91,8 @@ double bench_p95(const bench_case *c)
 static void print_help(const bench_spec *spec)
 {
     printf("usage: bench_%s [options]\n%s\n\n", spec->name, spec->summary);
-    printf("  --json            one JSON object on stdout instead of the table\n"
+    printf("  --json[=FILE]     one JSON object on stdout instead of the table; or in FILE, beside "
+           "it\n"
            "  --reps N          samples per case (default 5)\n"
            "  --quick           small sizes: only shows that everything runs\n"
            "  --dir DIR         scratch folder for files (default $TMPDIR or /var/tmp)\n"
@@ -142,6 +150,10 @@ bool bench_init(bench *b, const bench_spec *spec, int argc, char **argv, int *ex
         }
         if (!strcmp(a, "--json") || !strcmp(a, "--quick")) {
             *(a[2] == 'j' ? &b->json : &b->quick) = true;
+            continue;
+        }
+        if (!strncmp(a, "--json=", 7) && a[7]) {
+            b->file = a + 7;
             continue;
         }
         if (!strcmp(a, "--reps"))
@@ -332,10 +344,8 @@ static machine describe_machine(const char *dir)
 
 /* ---- report -----------------------------------------------------------------------------------*/
 
-static void print_table(const bench *b, const machine *m)
+static void print_cases(const bench *b)
 {
-    printf("bench_%s: %s\n%s (%ld CPUs), %s, %s, commit %s\n\n", b->spec->name, b->spec->summary,
-           m->cpu, m->n_cpus, m->kernel, m->disk, m->commit);
     printf("%-30s %-44s %4s %10s %10s %10s  %-8s %s\n", "case", "parameters", "n", "min", "median",
            "p95", "unit", "ratio");
     for (const bench_case *c = b->first; c; c = c->next) {
@@ -352,109 +362,127 @@ static void print_table(const bench *b, const machine *m)
             printf(" %.2f x %s", bench_median(c) / bench_median(c->baseline), c->baseline->name);
         printf("\n");
     }
+}
+
+static void print_table(const bench *b, const machine *m)
+{
+    printf("bench_%s: %s\n%s (%ld CPUs), %s, %s, commit %s\n\n", b->spec->name, b->spec->summary,
+           m->cpu, m->n_cpus, m->kernel, m->disk, m->commit);
+    (b->spec->report ? b->spec->report : print_cases)(b);
     for (size_t i = 0; i < b->n_notes; i++)
         printf("%s%s\n", i ? "" : "\n", b->notes[i]);
 }
 
-static void json_string(const char *s)
+static void json_string(FILE *f, const char *s)
 {
-    putchar('"');
+    putc('"', f);
     for (; *s; s++) {
         unsigned char ch = (unsigned char)*s;
         if (ch == '"' || ch == '\\')
-            printf("\\%c", ch);
+            fprintf(f, "\\%c", ch);
         else if (ch < 0x20)
-            printf("\\u%04x", ch);
+            fprintf(f, "\\u%04x", ch);
         else
-            putchar(ch);
+            putc(ch, f);
     }
-    putchar('"');
+    putc('"', f);
 }
 
-static void json_member(const char *key, const char *value)
+static void json_member(FILE *f, const char *key, const char *value)
 {
-    json_string(key);
-    putchar(':');
-    json_string(value);
+    json_string(f, key);
+    putc(':', f);
+    json_string(f, value);
 }
 
-static void json_number(const char *key, double value)
+static void json_number(FILE *f, const char *key, double value)
 {
-    json_string(key);
+    json_string(f, key);
     if (isfinite(value))
-        printf(":%.10g", value);
+        fprintf(f, ":%.10g", value);
     else
-        printf(":null");
+        fprintf(f, ":null");
 }
 
-static void json_case(const bench_case *c)
+static void json_case(FILE *f, const bench_case *c)
 {
-    printf("{");
-    json_member("name", c->name);
-    printf(",\"params\":{");
+    fprintf(f, "{");
+    json_member(f, "name", c->name);
+    fprintf(f, ",\"params\":{");
     for (size_t i = 0; i < c->n_params; i++) {
         if (i)
-            putchar(',');
+            putc(',', f);
         if (c->params[i].is_number) {
-            json_string(c->params[i].key);
-            printf(":%s", c->params[i].text);
+            json_string(f, c->params[i].key);
+            fprintf(f, ":%s", c->params[i].text);
         } else {
-            json_member(c->params[i].key, c->params[i].text);
+            json_member(f, c->params[i].key, c->params[i].text);
         }
     }
-    printf("},");
-    json_member("unit", c->unit);
-    printf(",\"n\":%zu,", c->n);
-    json_number("min", bench_min(c));
-    putchar(',');
-    json_number("median", bench_median(c));
-    putchar(',');
-    json_number("p95", bench_p95(c));
+    fprintf(f, "},");
+    json_member(f, "unit", c->unit);
+    fprintf(f, ",\"n\":%zu,", c->n);
+    json_number(f, "min", bench_min(c));
+    putc(',', f);
+    json_number(f, "median", bench_median(c));
+    putc(',', f);
+    json_number(f, "p95", bench_p95(c));
     if (c->baseline && c->baseline->n) {
-        putchar(',');
-        json_member("baseline", c->baseline->name);
-        putchar(',');
-        json_number("ratio", bench_median(c) / bench_median(c->baseline));
+        putc(',', f);
+        json_member(f, "baseline", c->baseline->name);
+        putc(',', f);
+        json_number(f, "ratio", bench_median(c) / bench_median(c->baseline));
     }
-    printf("}");
+    fprintf(f, "}");
 }
 
-static void print_json(const bench *b, const machine *m)
+static void print_json(FILE *f, const bench *b, const machine *m)
 {
-    printf("{");
-    json_member("bench", b->spec->name);
-    printf(",\"machine\":{");
-    json_member("cpu", m->cpu);
-    printf(",\"cpus\":%ld,", m->n_cpus);
-    json_member("kernel", m->kernel);
-    putchar(',');
-    json_member("disk", m->disk);
-    printf("},");
-    json_member("commit", m->commit);
-    printf(",\"quick\":%s,\"cases\":[", b->quick ? "true" : "false");
+    fprintf(f, "{");
+    json_member(f, "bench", b->spec->name);
+    fprintf(f, ",\"machine\":{");
+    json_member(f, "cpu", m->cpu);
+    fprintf(f, ",\"cpus\":%ld,", m->n_cpus);
+    json_member(f, "kernel", m->kernel);
+    putc(',', f);
+    json_member(f, "disk", m->disk);
+    fprintf(f, "},");
+    json_member(f, "commit", m->commit);
+    fprintf(f, ",\"quick\":%s,\"cases\":[", b->quick ? "true" : "false");
     bool comma = false;
     for (const bench_case *c = b->first; c; c = c->next) {
         if (!c->n)
             continue;
-        printf("%s", comma ? "," : "");
+        fprintf(f, "%s", comma ? "," : "");
         comma = true;
-        json_case(c);
+        json_case(f, c);
     }
-    printf("],\"notes\":[");
+    fprintf(f, "],\"notes\":[");
     for (size_t i = 0; i < b->n_notes; i++) {
-        printf("%s", i ? "," : "");
-        json_string(b->notes[i]);
+        fprintf(f, "%s", i ? "," : "");
+        json_string(f, b->notes[i]);
     }
-    printf("]}\n");
+    fprintf(f, "]}\n");
+}
+
+static void write_json(bench *b, const machine *m)
+{
+    FILE *f = fopen(b->file, "we");
+    if (f)
+        print_json(f, b, m);
+    if (!f || fclose(f))
+        bench_fail(b, "cannot write %s: %s", b->file, strerror(errno));
 }
 
 int bench_finish(bench *b)
 {
     machine m = describe_machine(b->dir);
     if (b->json)
-        print_json(b, &m);
+        print_json(stdout, b, &m);
     else
         print_table(b, &m);
+    if (b->file)
+        write_json(b, &m);
     for (bench_case *c = b->first; c;) {
         bench_case *next = c->next;
         free(c->samples);

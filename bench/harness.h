@@ -26,6 +26,8 @@
 #define BENCH_MAX_PARAMS 8
 #define BENCH_MAX_OPTIONS 8
 
+struct bench;
+
 /* An option of one benchmark's own, "--name VALUE"; shown in --help. */
 typedef struct bench_option {
     const char *name;  /* "--file-mib" */
@@ -39,6 +41,7 @@ typedef struct bench_spec {
     const char *summary;                     /* one line */
     const char *details;                     /* more lines for --help, or NULL */
     bench_option options[BENCH_MAX_OPTIONS]; /* up to the first without a name */
+    void (*report)(const struct bench *b);   /* prints in place of the list of cases, or NULL */
 } bench_spec;
 
 typedef struct bench_case {
@@ -60,6 +63,7 @@ typedef struct bench {
     const bench_spec *spec;
     uint32_t reps;      /* samples per case, >= 1 */
     bool json;          /* --json: nothing but one object on stdout */
+    const char *file;   /* --json=FILE: the object goes there, beside the table; NULL: not */
     bool quick;         /* --quick: small sizes, to see that everything runs */
     const char *dir;    /* scratch folder for files */
     const char *filter; /* only cases whose name contains it; NULL: all */
@@ -103,6 +107,8 @@ void bench_note(bench *b, const char *format, ...) __attribute__((format(printf,
 void bench_fail(bench *b, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 uint64_t bench_now_ns(void);
+/* CPU time of the calling thread: other work on the machine disturbs it less. */
+uint64_t bench_cpu_ns(void);
 /* A deterministic stream of numbers; *state must not be 0. */
 uint64_t bench_random(uint64_t *state);
 /* Keep the compiler from dropping the computation of *p. */

@@ -1,10 +1,10 @@
 #!/bin/sh
 # Install what building kvpager needs and this machine lacks.
 #
-#   cmake/deps.sh [build|test|long|ci]       YES=1: do not ask
+#   cmake/deps.sh [build|test|long|bench|ci]       YES=1: do not ask
 #
 # build: compiler, tools, libraries. test: what the tests need besides. long: build, and what fetches
-# the pretrained model. ci: everything.
+# the pretrained model. bench: build, and what the benchmarks compare with. ci: everything but that.
 # With nothing missing it does nothing, at once. On Debian and its derivatives it shows the apt-get
 # command, asks if there is a terminal, and runs it as root or through sudo; elsewhere it names what
 # is missing.
@@ -16,12 +16,14 @@ build="gcc libc6-dev cmake ninja-build pkg-config libxxhash-dev
        libutf8proc-dev"
 test="libcmocka-dev g++ binutils git util-linux"
 long="python3 python3-pip ca-certificates"
+bench="git libmimalloc2.0 libtcmalloc-minimal4 gnuplot-nox"
 ci="clang clang-format libclang-rt-dev"
 
 case ${1:-build} in
 build) packages=$build ;;
 test) packages="$build $test" ;;
 long) packages="$build $long" ;;
+bench) packages="$build $bench" ;;
 ci) packages="$build $test $long $ci" ;;
 *)
     sed -n '2,10p' "$0" >&2

@@ -5,6 +5,7 @@
 #ifndef KVPI_TIERS_BLOB_H
 #define KVPI_TIERS_BLOB_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -32,5 +33,12 @@ void kvpi_blob_free(kvpi_blob_heap *heap, void *p, size_t n);
 /* What all pieces take now, the allocator's bookkeeping included: never more than the cap. */
 uint64_t kvpi_blob_used(const kvpi_blob_heap *heap);
 uint64_t kvpi_blob_peak(const kvpi_blob_heap *heap);
+
+/* Another cap, at most the one of open; what is in use beyond it stays until it is freed. */
+void kvpi_blob_set_cap(kvpi_blob_heap *heap, uint64_t cap_bytes);
+uint64_t kvpi_blob_over(const kvpi_blob_heap *heap);
+/* Give OS pages without a piece back to the system. Any thread. False: the allocator does that as
+ * it sees fit. */
+bool kvpi_blob_trim(kvpi_blob_heap *heap);
 
 #endif

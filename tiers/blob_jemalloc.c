@@ -1,8 +1,9 @@
 /* blob_jemalloc.c - blob memory from a private jemalloc arena inside a region of the cap's size.
  *
- * The arena's extent hooks carve from the region and never give anything back to the system, so
- * that compressed pages cannot take more than the cap, fragmentation included. A second range holds
- * the arena's own bookkeeping; both are unmapped when the arena is gone.
+ * The arena's extent hooks carve from the region, so that compressed pages cannot take more than
+ * the cap, fragmentation included. What jemalloc has no use for it "decommits", which here only
+ * sets a bit per OS page: trim() gives those back to the system. A second range holds the arena's
+ * own bookkeeping; both are unmapped when the arena is gone.
  *
  * What had to be found out about jemalloc 5.3
  *  - Large classes (16 KiB and up) get a page of padding each that sallocx() does not report; small
@@ -13,7 +14,9 @@
  *    them. Bookkeeping comes in blocks aligned to 2 MiB, which no extent is: that tells them apart.
  *    Left to jemalloc's own mapping, each arena leaves one such block behind when it is destroyed.
  *
- * Invariants: pieces lie in the first carved_bytes of `extents`; carved_bytes only grows. */
+ * Invariants: pieces lie in the first carved_bytes of `extents`; carved_bytes only grows. No OS
+ * page that is marked as unused has a piece, and none comes to have one while `unused_lock` is
+ * held. */
 #include "tiers/blob.h"
 
 #include "alloc/mem.h"
@@ -21,8 +24,10 @@
 #include "tiers/charge.h"
 
 #include <jemalloc/jemalloc.h>
+#include <pthread.h>
 #include <stddef.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/mman.h>
 
 #define PAGE_BYTES ((size_t)4096)
@@ -40,6 +45,9 @@ struct kvpi_blob_heap {
     range extents, bookkeeping;
     unsigned arena;
     kvpi_charge charge;
+    pthread_mutex_t unused_lock; /* taken inside jemalloc's locks */
+    uint64_t *unused;            /* a bit per OS page of `extents`: its content is of no use */
+    size_t unused_bytes;         /* of the bits */
 };
 
 /* `alignment` is at most that of the region itself. NULL: exhausted. */
@@ -54,18 +62,77 @@ static void *carve(range *r, size_t size, size_t alignment)
     return r->region.base + at;
 }
 
+/* ---- OS pages without use ---- */
+
+static size_t page_of(const kvpi_blob_heap *heap, const void *p)
+{
+    return (size_t)((const char *)p - heap->extents.region.base) / PAGE_BYTES;
+}
+
+static bool is_unused(const kvpi_blob_heap *heap, size_t page)
+{
+    return heap->unused[page / 64] >> (page % 64) & 1;
+}
+
+/* Bookkeeping is always in use. */
+static bool is_extent(const kvpi_blob_heap *heap, const void *p)
+{
+    const kvpi_region *r = &heap->extents.region;
+    return (uintptr_t)p - (uintptr_t)r->base < r->bytes;
+}
+
+static void mark(kvpi_blob_heap *heap, const void *p, size_t n, bool unused)
+{
+    pthread_mutex_lock(&heap->unused_lock);
+    for (size_t page = page_of(heap, p), end = page + n / PAGE_BYTES; page < end; page++) {
+        uint64_t bit = UINT64_C(1) << (page % 64);
+        if (unused)
+            heap->unused[page / 64] |= bit;
+        else
+            heap->unused[page / 64] &= ~bit;
+    }
+    pthread_mutex_unlock(&heap->unused_lock);
+}
+
+bool kvpi_blob_trim(kvpi_blob_heap *heap)
+{
+    pthread_mutex_lock(&heap->unused_lock);
+    size_t end = atomic_load(&heap->extents.carved_bytes) / PAGE_BYTES, first = 0;
+    for (size_t page = 0; page <= end; page++) {
+        if (page < end && is_unused(heap, page))
+            continue;
+        if (page > first)
+            (void)madvise(heap->extents.region.base + first * PAGE_BYTES,
+                          (page - first) * PAGE_BYTES, MADV_DONTNEED);
+        first = page + 1;
+    }
+    pthread_mutex_unlock(&heap->unused_lock);
+    return true;
+}
+
 /* ---- extent hooks: true means refused ---- */
+
+static kvpi_blob_heap *heap_of(extent_hooks_t *hooks)
+{
+    return (kvpi_blob_heap *)((char *)hooks - offsetof(kvpi_blob_heap, hooks));
+}
 
 static void *extent_alloc(extent_hooks_t *hooks, void *new_addr, size_t size, size_t alignment,
                           bool *zero, bool *commit, unsigned arena)
 {
     (void)arena;
-    kvpi_blob_heap *heap = (kvpi_blob_heap *)((char *)hooks - offsetof(kvpi_blob_heap, hooks));
+    kvpi_blob_heap *heap = heap_of(hooks);
     if (new_addr || alignment > BLOCK_BYTES)
         return NULL;
     *zero = true; /* never touched before */
-    *commit = true;
-    return carve(alignment == BLOCK_BYTES ? &heap->bookkeeping : &heap->extents, size, alignment);
+    if (alignment == BLOCK_BYTES) {
+        *commit = true;
+        return carve(&heap->bookkeeping, size, alignment);
+    }
+    void *p = carve(&heap->extents, size, alignment);
+    if (p && *commit) /* else it is committed when it comes into use */
+        mark(heap, p, size, false);
+    return p;
 }
 
 static bool extent_dalloc(extent_hooks_t *hooks, void *addr, size_t size, bool committed,
@@ -73,6 +140,27 @@ static bool extent_dalloc(extent_hooks_t *hooks, void *addr, size_t size, bool c
 {
     (void)hooks, (void)addr, (void)size, (void)committed, (void)arena;
     return true;
+}
+
+static bool extent_commit(extent_hooks_t *hooks, void *addr, size_t size, size_t offset,
+                          size_t length, unsigned arena)
+{
+    (void)size, (void)arena;
+    kvpi_blob_heap *heap = heap_of(hooks);
+    if (is_extent(heap, addr))
+        mark(heap, (char *)addr + offset, length, false);
+    return false;
+}
+
+static bool extent_decommit(extent_hooks_t *hooks, void *addr, size_t size, size_t offset,
+                            size_t length, unsigned arena)
+{
+    (void)size, (void)arena;
+    kvpi_blob_heap *heap = heap_of(hooks);
+    if (!is_extent(heap, addr))
+        return true;
+    mark(heap, (char *)addr + offset, length, true);
+    return false;
 }
 
 static bool extent_purge(extent_hooks_t *hooks, void *addr, size_t size, size_t offset,
@@ -100,7 +188,8 @@ static bool extent_merge(extent_hooks_t *hooks, void *addr_a, size_t size_a, voi
 static const extent_hooks_t region_hooks = {
     .alloc = extent_alloc,
     .dalloc = extent_dalloc,
-    .decommit = extent_purge,
+    .commit = extent_commit,
+    .decommit = extent_decommit,
     .purge_lazy = extent_purge,
     .purge_forced = extent_purge,
     .split = extent_split,
@@ -155,15 +244,25 @@ static kvp_status open_arena(kvpi_blob_heap *heap)
     return KVP_OK;
 }
 
-/* Address space for twice what extents need, plus the blocks that are never full. In small OS
- * pages: a huge one would take 2 MiB for the first arena structure. */
-static kvp_status open_bookkeeping(kvpi_blob_heap *heap, uint64_t cap_bytes)
+/* In small OS pages: of huge ones more would be taken than is charged, and not all that is trimmed
+ * would be given back. */
+static kvp_status open_range(range *r, size_t bytes)
 {
-    size_t bytes = 4 * BLOCK_BYTES + cap_bytes / 16;
-    kvp_status status = kvpi_region_open(bytes, &heap->bookkeeping.region);
+    kvp_status status = kvpi_region_open(bytes, &r->region);
     if (status == KVP_OK)
-        (void)madvise(heap->bookkeeping.region.base, heap->bookkeeping.region.bytes,
-                      MADV_NOHUGEPAGE);
+        (void)madvise(r->region.base, r->region.bytes, MADV_NOHUGEPAGE);
+    return status;
+}
+
+/* All unused at first. */
+static kvp_status open_unused(kvpi_blob_heap *heap)
+{
+    size_t n_pages = heap->extents.region.bytes / PAGE_BYTES;
+    heap->unused_bytes = (n_pages + 63) / 64 * sizeof *heap->unused;
+    kvp_status status =
+        kvpi_alloc(heap->mem, heap->unused_bytes, "a map of OS pages", &heap->unused);
+    if (status == KVP_OK)
+        memset(heap->unused, 0xff, heap->unused_bytes);
     return status;
 }
 
@@ -175,13 +274,18 @@ kvp_status kvpi_blob_heap_open(const kvp_mem *mem, uint64_t cap_bytes, kvpi_blob
         return status;
     heap->mem = mem;
     heap->hooks = region_hooks;
-    heap->charge.cap_bytes = cap_bytes;
-    status = kvpi_region_open(cap_bytes, &heap->extents.region);
+    pthread_mutex_init(&heap->unused_lock, NULL);
+    atomic_init(&heap->charge.cap_bytes, cap_bytes);
+    status = open_range(&heap->extents, cap_bytes);
     if (status)
         goto fail_alloc;
-    status = open_bookkeeping(heap, cap_bytes);
+    status = open_unused(heap);
     if (status)
         goto fail_extents;
+    /* Address space for twice what extents need, plus the blocks that are never full. */
+    status = open_range(&heap->bookkeeping, 4 * BLOCK_BYTES + cap_bytes / 16);
+    if (status)
+        goto fail_unused;
     status = open_arena(heap);
     if (status)
         goto fail_bookkeeping;
@@ -190,9 +294,12 @@ kvp_status kvpi_blob_heap_open(const kvp_mem *mem, uint64_t cap_bytes, kvpi_blob
 
 fail_bookkeeping:
     kvpi_region_close(&heap->bookkeeping.region);
+fail_unused:
+    kvpi_free(mem, heap->unused, heap->unused_bytes);
 fail_extents:
     kvpi_region_close(&heap->extents.region);
 fail_alloc:
+    pthread_mutex_destroy(&heap->unused_lock);
     kvpi_free(mem, heap, sizeof *heap);
     return status;
 }
@@ -204,6 +311,8 @@ void kvpi_blob_heap_close(kvpi_blob_heap *heap)
     destroy_arena(heap);
     kvpi_region_close(&heap->bookkeeping.region);
     kvpi_region_close(&heap->extents.region);
+    kvpi_free(heap->mem, heap->unused, heap->unused_bytes);
+    pthread_mutex_destroy(&heap->unused_lock);
     kvpi_free(heap->mem, heap, sizeof *heap);
 }
 
@@ -238,6 +347,16 @@ void kvpi_blob_free(kvpi_blob_heap *heap, void *p, size_t n)
 {
     sdallocx(p, n, flags(heap));
     kvpi_charge_sub(&heap->charge, cost(n));
+}
+
+void kvpi_blob_set_cap(kvpi_blob_heap *heap, uint64_t cap_bytes)
+{
+    atomic_store(&heap->charge.cap_bytes, cap_bytes);
+}
+
+uint64_t kvpi_blob_over(const kvpi_blob_heap *heap)
+{
+    return kvpi_charge_over(&heap->charge);
 }
 
 uint64_t kvpi_blob_used(const kvpi_blob_heap *heap)

@@ -37,7 +37,7 @@ kvp_status kvpi_blob_heap_open(const kvp_mem *mem, uint64_t cap_bytes, kvpi_blob
     if (status)
         return status;
     heap->mem = mem;
-    heap->charge.cap_bytes = cap_bytes;
+    atomic_init(&heap->charge.cap_bytes, cap_bytes);
     pthread_mutex_init(&heap->lock, NULL);
     *out = heap;
     return KVP_OK;
@@ -83,6 +83,22 @@ void kvpi_blob_free(kvpi_blob_heap *heap, void *piece, size_t n)
     pthread_mutex_unlock(&heap->lock);
     free(p);
     kvpi_charge_sub(&heap->charge, cost(n));
+}
+
+void kvpi_blob_set_cap(kvpi_blob_heap *heap, uint64_t cap_bytes)
+{
+    atomic_store(&heap->charge.cap_bytes, cap_bytes);
+}
+
+uint64_t kvpi_blob_over(const kvpi_blob_heap *heap)
+{
+    return kvpi_charge_over(&heap->charge);
+}
+
+bool kvpi_blob_trim(kvpi_blob_heap *heap)
+{
+    (void)heap;
+    return false;
 }
 
 uint64_t kvpi_blob_used(const kvpi_blob_heap *heap)

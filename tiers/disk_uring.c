@@ -11,6 +11,9 @@
  *   3. n_ring = requests in SQEs or in the kernel <= depth <= entries of the ring, so that neither
  *      queue of the ring ever overflows.
  *   4. n_taken = requests taken and not reaped, wherever they are.
+ *   5. Which pieces are registered is read and changed by whoever set `is_submitting`. The kernel
+ *      looks a piece up when it consumes the request, and holds on to it until that is done: so
+ *      only what is prepared and not consumed must not name a piece that goes away.
  *
  * `lock` guards everything else and is never held across a system call. */
 #include "tiers/disk_engine.h"
@@ -20,20 +23,35 @@
 #include <assert.h>
 #include <liburing.h>
 #include <pthread.h>
+#include <sched.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "alloc/mem.h"
 
 #define MAX_DEPTH 4096u
-#define PIECE_BYTES ((size_t)1 << 30) /* the kernel's limit for one registered buffer */
-#define RETRY_NS 1000000u             /* after the kernel had no memory for a request */
+/* Ranges are registered in pieces: a range that shrinks or grows has to register one again. */
+#define PIECE_BYTES ((size_t)64 << 20)
+#define RETRY_NS 1000000u /* after the kernel had no memory for a request */
 
 typedef struct range {
     char *base;
     size_t bytes;
-    uint32_t first_piece; /* index of its first registered buffer */
+    uint32_t first_piece, n_pieces;
 } range;
+
+/* A registered buffer. */
+typedef struct piece {
+    char *base;
+    size_t max_bytes;
+    size_t bytes; /* registered: none, or the beginning */
+} piece;
+
+/* In an SQE that the kernel has not consumed. */
+typedef struct prepared_io {
+    kvp_disk_io *io;
+    struct io_uring_sqe *sqe;
+} prepared_io;
 
 typedef struct uring {
     kvp_disk base;
@@ -44,9 +62,11 @@ typedef struct uring {
     bool is_fixed;
     range ranges[2];
     uint32_t n_ranges; /* registered ones */
+    piece *pieces;
+    uint32_t n_pieces;
     uint32_t depth;
-    size_t bytes; /* of this instance */
-    pid_t owner;  /* the process that opened it */
+    size_t bytes, pieces_bytes; /* of this instance, of `pieces` */
+    pid_t owner;                /* the process that opened it */
 
     pthread_mutex_t lock;
     kvpi_io_queue pending;  /* not in the ring yet */
@@ -55,7 +75,7 @@ typedef struct uring {
     bool is_submitting;
     int broken; /* errno: the ring takes nothing any more */
     uint32_t n_prepared;
-    kvp_disk_io *prepared[]; /* [depth], in SQEs that the kernel has not consumed, oldest first */
+    prepared_io prepared[]; /* [depth], the oldest first */
 } uring;
 
 /* ---- submitting -------------------------------------------------------------------------------*/
@@ -68,8 +88,9 @@ static int find_piece(const uring *u, const void *buf, size_t n)
         size_t offset = (size_t)((uintptr_t)buf - (uintptr_t)r->base);
         if ((uintptr_t)buf < (uintptr_t)r->base || offset >= r->bytes || n > r->bytes - offset)
             continue;
-        if (offset / PIECE_BYTES == (offset + n - 1) / PIECE_BYTES)
-            return (int)(r->first_piece + offset / PIECE_BYTES);
+        uint32_t i_piece = r->first_piece + (uint32_t)(offset / PIECE_BYTES);
+        if (offset % PIECE_BYTES + n <= u->pieces[i_piece].bytes)
+            return (int)i_piece;
     }
     return -1;
 }
@@ -89,7 +110,7 @@ static void prepare(uring *u, kvp_disk_io *io)
     if (u->is_fixed)
         io_uring_sqe_set_flags(sqe, IOSQE_FIXED_FILE);
     io_uring_sqe_set_data(sqe, io);
-    u->prepared[u->n_prepared++] = io;
+    u->prepared[u->n_prepared++] = (prepared_io){io, sqe};
     u->n_ring++;
 }
 
@@ -111,7 +132,7 @@ static void fail_io(uring *u, kvp_disk_io *io)
 static void fail_unsubmitted(uring *u)
 {
     for (uint32_t i = 0; i < u->n_prepared; i++)
-        fail_io(u, u->prepared[i]);
+        fail_io(u, u->prepared[i].io);
     u->n_ring -= u->n_prepared;
     u->n_prepared = 0;
     for (kvp_disk_io *io; (io = kvpi_io_queue_take(&u->pending));)
@@ -153,6 +174,74 @@ static kvp_status uring_submit(kvp_disk *disk, kvp_disk_io *io)
     flush(u);
     pthread_mutex_unlock(&u->lock);
     return KVP_OK;
+}
+
+/* ---- registered memory ------------------------------------------------------------------------*/
+
+/* What has been prepared and not consumed does without registered buffers. */
+static void unfix_prepared(uring *u)
+{
+    for (uint32_t i = 0; i < u->n_prepared; i++) {
+        struct io_uring_sqe *sqe = u->prepared[i].sqe;
+        sqe->opcode = u->prepared[i].io->op == KVP_IO_READ ? IORING_OP_READ : IORING_OP_WRITE;
+        sqe->buf_index = 0;
+    }
+}
+
+static int update_piece(uring *u, uint32_t i, size_t bytes)
+{
+    struct iovec at = {.iov_base = bytes ? u->pieces[i].base : NULL, .iov_len = bytes};
+    __u64 tag = 0;
+    int n = io_uring_register_buffers_update_tag(&u->ring, i, &at, &tag, 1);
+    u->pieces[i].bytes = n == 1 ? bytes : 0;
+    return n == 1 ? 0 : -1;
+}
+
+static void unregister_all(uring *u)
+{
+    io_uring_unregister_buffers(&u->ring);
+    for (uint32_t i = 0; i < u->n_pieces; i++)
+        u->pieces[i].bytes = 0;
+    u->n_pieces = 0; /* nothing is registered again */
+}
+
+/* Let go of the piece before its new size is registered: both count against RLIMIT_MEMLOCK. A
+ * kernel that cannot do it for one (before 5.13) does it for all. */
+static void resize_piece(uring *u, uint32_t i, size_t bytes)
+{
+    if (i >= u->n_pieces || u->pieces[i].bytes == bytes)
+        return;
+    if (u->pieces[i].bytes && update_piece(u, i, 0))
+        unregister_all(u);
+    else if (bytes)
+        (void)update_piece(u, i, bytes); /* refused: transfers there do without */
+}
+
+static void uring_resize(kvp_disk *disk, void *base, size_t bytes)
+{
+    uring *u = (uring *)disk;
+    pthread_mutex_lock(&u->lock);
+    while (u->is_submitting) { /* for as long as a system call */
+        pthread_mutex_unlock(&u->lock);
+        sched_yield();
+        pthread_mutex_lock(&u->lock);
+    }
+    u->is_submitting = true;
+    unfix_prepared(u);
+    pthread_mutex_unlock(&u->lock);
+
+    for (uint32_t i = 0; i < u->n_ranges; i++) {
+        const range *r = &u->ranges[i];
+        for (uint32_t k = 0; r->base == base && k < r->n_pieces; k++) {
+            size_t begin = k * PIECE_BYTES, left = bytes > begin ? bytes - begin : 0;
+            size_t max = u->pieces[r->first_piece + k].max_bytes;
+            resize_piece(u, r->first_piece + k, left < max ? left : max);
+        }
+    }
+    pthread_mutex_lock(&u->lock);
+    u->is_submitting = false;
+    flush(u);
+    pthread_mutex_unlock(&u->lock);
 }
 
 /* ---- reaping ----------------------------------------------------------------------------------*/
@@ -224,15 +313,19 @@ static void uring_close(kvp_disk *disk)
     /* The kernel takes a ring apart later, and until then its buffers count against
      * RLIMIT_MEMLOCK: the next ring would not get them. A forked child leaves the parent's alone.
      */
-    if (u->n_ranges && u->owner == getpid())
+    if (u->n_pieces && u->owner == getpid())
         io_uring_unregister_buffers(&u->ring);
     io_uring_queue_exit(&u->ring);
     pthread_mutex_destroy(&u->lock);
+    kvpi_free(u->mem, u->pieces, u->pieces_bytes);
     kvpi_free(u->mem, u, u->bytes);
 }
 
-static const kvp_disk_ops uring_fixed_ops = {
-    .name = "uring-fixed", .submit = uring_submit, .reap = uring_reap, .close = uring_close};
+static const kvp_disk_ops uring_fixed_ops = {.name = "uring-fixed",
+                                             .submit = uring_submit,
+                                             .reap = uring_reap,
+                                             .close = uring_close,
+                                             .resize = uring_resize};
 static const kvp_disk_ops uring_ops = {
     .name = "uring", .submit = uring_submit, .reap = uring_reap, .close = uring_close};
 
@@ -251,7 +344,17 @@ static kvp_status cannot(const char *engine, const char *step, int error)
                     step, advice);
 }
 
-/* Register the caller's memory in pieces that the kernel accepts. */
+static void cut_range(uring *u, char *base, size_t bytes)
+{
+    range *r = &u->ranges[u->n_ranges++];
+    *r = (range){.base = base, .bytes = bytes, .first_piece = u->n_pieces};
+    for (size_t done = 0; done < bytes; done += PIECE_BYTES, r->n_pieces++) {
+        size_t left = bytes - done, n = left < PIECE_BYTES ? left : PIECE_BYTES;
+        u->pieces[u->n_pieces++] = (piece){.base = base + done, .max_bytes = n, .bytes = n};
+    }
+}
+
+/* Register the caller's memory. On failure the ring is the caller's to take apart. */
 static kvp_status register_ranges(uring *u, const kvp_disk_config *cfg)
 {
     size_t n = 0;
@@ -259,22 +362,20 @@ static kvp_status register_ranges(uring *u, const kvp_disk_config *cfg)
         n += (cfg->ranges[i].bytes + PIECE_BYTES - 1) / PIECE_BYTES;
     if (!n)
         return KVP_OK;
-    struct iovec *pieces;
-    kvp_status s = kvpi_alloc(u->mem, n * sizeof *pieces, "registering buffers", &pieces);
+    u->pieces_bytes = n * sizeof *u->pieces;
+    kvp_status s = kvpi_alloc(u->mem, u->pieces_bytes, "registered buffers", &u->pieces);
     if (s)
         return s;
-    uint32_t at = 0;
-    for (uint32_t i = 0; i < cfg->n_ranges; i++) {
-        range *r = &u->ranges[u->n_ranges++];
-        *r = (range){cfg->ranges[i].base, cfg->ranges[i].bytes, at};
-        for (size_t done = 0; done < r->bytes; done += PIECE_BYTES) {
-            size_t left = r->bytes - done;
-            pieces[at].iov_base = r->base + done;
-            pieces[at++].iov_len = left < PIECE_BYTES ? left : PIECE_BYTES;
-        }
-    }
-    int error = -io_uring_register_buffers(&u->ring, pieces, at);
-    kvpi_free(u->mem, pieces, n * sizeof *pieces);
+    for (uint32_t i = 0; i < cfg->n_ranges; i++)
+        cut_range(u, cfg->ranges[i].base, cfg->ranges[i].bytes);
+    struct iovec *at;
+    s = kvpi_alloc(u->mem, n * sizeof *at, "registering buffers", &at);
+    if (s)
+        return s;
+    for (size_t i = 0; i < n; i++)
+        at[i] = (struct iovec){u->pieces[i].base, u->pieces[i].max_bytes};
+    int error = -io_uring_register_buffers(&u->ring, at, (unsigned)n);
+    kvpi_free(u->mem, at, n * sizeof *at);
     return error ? cannot(u->base.ops->name, "registering the buffers", error) : KVP_OK;
 }
 
@@ -300,7 +401,7 @@ static kvp_status set_up(uring *u, const kvp_disk_config *cfg)
 static kvp_status open_uring(const kvp_disk_config *cfg, const kvp_disk_ops *ops, kvp_disk **out)
 {
     uint32_t depth = cfg->max_depth < MAX_DEPTH ? cfg->max_depth : MAX_DEPTH;
-    size_t bytes = sizeof(uring) + depth * sizeof(kvp_disk_io *);
+    size_t bytes = sizeof(uring) + depth * sizeof(prepared_io);
     uring *u;
     kvp_status s = kvpi_alloc(cfg->mem, bytes, "a disk engine", &u);
     if (s)
@@ -315,6 +416,7 @@ static kvp_status open_uring(const kvp_disk_config *cfg, const kvp_disk_ops *ops
     u->owner = getpid();
     s = set_up(u, cfg);
     if (s) {
+        kvpi_free(cfg->mem, u->pieces, u->pieces_bytes);
         kvpi_free(cfg->mem, u, bytes);
         return s;
     }

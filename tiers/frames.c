@@ -387,7 +387,8 @@ kvp_status kvpi_frame_take(kvp_pager *p, kvp_group *account, bool is_prefetch, u
     if (status != KVP_E_NOSPACE)
         return status;
     kvpi_demote_next(p, account);
-    if (!kvpi_demote_one(p, full_account(account), account) || p->n_transfers || is_prefetch)
+    if (!kvpi_demote_one(p, full_account(account), account) || p->n_transfers || p->n_finishing ||
+        is_prefetch)
         return KVP_E_AGAIN;
     return take_any_frame(p, account, frame);
 }

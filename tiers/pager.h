@@ -2,7 +2,7 @@
  *
  *   pager.c     open, close, plan of RAM        frames.c    the frame ledger: reservations
  *   account.c   who is charged for what         victims.c   whose page leaves
- *   budget.c    groups and their budgets        resize.c    budgets change
+ *   budget.c    groups and their budgets        resize.c    budgets change (drain.c: of RAM)
  *   state.c     a page's state changes           check.c     every invariant (check_accounts.c)
  *   fault.c     make a page resident, pin it    transfer.c  bytes on the way, by completions
  *   progress.c  submit, reap, wait              reclaim.c   victims, demotion, watermarks
@@ -277,6 +277,13 @@ KVP_NODISCARD kvp_status kvpi_fault_start(kvp_pager *p, uint32_t page, bool is_p
 /* Make the page resident and pin it, out of the caller's reservation. May drop the lock.
  * KVP_E_AGAIN, KVP_E_TIMEOUT: not yet, the fault goes on. */
 KVP_NODISCARD kvp_status kvpi_fault_in(kvp_pager *p, uint32_t page, uint64_t deadline_ns);
+
+/* ---- drain.c ---- */
+
+/* Frames beyond n_frames are emptied, and their memory goes back to the system; or they are there
+ * again. May drop the lock. Errors: KVP_E_TIMEOUT; KVP_E_NOSPACE views have some of them; then call
+ * it with the old number. */
+KVP_NODISCARD kvp_status kvpi_ram_resize(kvp_pager *p, uint32_t n_frames, uint64_t deadline_ns);
 
 /* ---- readahead.c ---- */
 

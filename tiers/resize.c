@@ -142,18 +142,24 @@ static kvp_status lower(const change *c, kvp_group *at)
     return fail_in_use(c, at);
 }
 
+static kvp_status late(const change *c, kvp_status status)
+{
+    if (status != KVP_E_TIMEOUT)
+        return status;
+    return kvp_fail(
+        KVP_E_TIMEOUT,
+        "the deadline passed before \"%s\" had come down to its new budget; the old one "
+        "is in force",
+        c->g->name);
+}
+
 static kvp_status bring_down(const change *c)
 {
     kvp_status status = KVP_OK;
     kvp_group *at;
     while (!status && (at = above_limits(c)))
         status = lower(c, at);
-    if (status == KVP_E_TIMEOUT)
-        return kvp_fail(KVP_E_TIMEOUT,
-                        "the deadline passed before \"%s\" had come down to its new budget; the "
-                        "old one is in force",
-                        c->g->name);
-    return status;
+    return late(c, status);
 }
 
 /* ---- the change ---- */
@@ -178,20 +184,45 @@ static void finish(const change *c)
     kvpi_accounts_settle(p); /* there may be room now for promises that there was none for */
 }
 
+/* The tiers themselves: they give back what the pager does not use any more, or take it again. */
+static kvp_status resize_tier(const change *c, uint64_t max, uint64_t deadline_ns)
+{
+    kvp_pager *p = c->p;
+    uint64_t over_bytes;
+    if (c->g->parent)
+        return KVP_OK;
+    if (c->tier == KVP_TIER_RAM)
+        return kvpi_ram_resize(p, (uint32_t)max, deadline_ns);
+    if (c->tier == KVP_TIER_DISK || !p->lower[KVPI_ZRAM])
+        return KVP_OK;
+    pthread_mutex_lock(&p->zram_lock);
+    kvp_status status = kvpi_tier_resize(p->lower[KVPI_ZRAM], NULL, max, &over_bytes);
+    pthread_mutex_unlock(&p->zram_lock);
+    return status;
+}
+
 static kvp_status change_limits(const change *c, uint64_t min, uint64_t max)
 {
     kvpi_quota old = c->p->resized_from = c->g->quota[c->tier];
     bool has_policy = c->tier == KVP_TIER_RAM || c->tier == KVP_TIER_ZRAM;
+    kvp_status status = max > old.max ? resize_tier(c, max, c->deadline_ns) : KVP_OK;
     kvpi_account_set_limits(c->g, c->tier, min, max);
-    kvp_status status = check_limits(c);
+    if (!status)
+        status = check_limits(c);
     if (!status && has_policy && (min || max != KVP_UNLIMITED))
         status = kvpi_policy_open(c->p, c->g, c->tier);
     if (!status)
         status = bring_down(c);
-    if (status)
-        kvpi_account_set_limits(c->g, c->tier, old.min, old.max);
-    else
+    bool is_cut = !status && max < old.max;
+    if (is_cut)
+        status = late(c, resize_tier(c, max, c->deadline_ns));
+    if (!status) {
         finish(c);
+        return KVP_OK;
+    }
+    if (is_cut && resize_tier(c, old.max, KVP_FOREVER)) /* first: there is room then */
+        kvpi_log(c->p, KVP_LOG_WARNING, "a tier did not get its old size back");
+    kvpi_account_set_limits(c->g, c->tier, old.min, old.max);
     return status;
 }
 

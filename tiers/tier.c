@@ -1,6 +1,6 @@
 /* tier.c - the only caller of kvp_tier_ops: checks arguments, fills in what a backend leaves out.
  *
- * It knows no backend and keeps no state. */
+ * It keeps no state, and knows of the backends only that frames may be registered for I/O. */
 #include "tiers/tier.h"
 
 #include <assert.h>
@@ -82,4 +82,30 @@ void *kvpi_tier_addr(kvp_tier *tier, kvp_slot slot)
 kvp_status kvpi_tier_reserve(kvp_tier *tier, uint64_t n_slots)
 {
     return tier->ops->reserve ? tier->ops->reserve(tier, n_slots) : KVP_OK;
+}
+
+kvp_status kvpi_tier_resize(kvp_tier *tier, kvp_tier *disk, uint64_t budget_bytes,
+                            uint64_t *over_bytes)
+{
+    if (!tier->ops->set_budget)
+        return kvp_fail(KVP_E_UNSUPPORTED,
+                        "the budget of the tier %s cannot be changed while it is open",
+                        tier->ops->name);
+    kvp_status s = tier->ops->set_budget(tier, budget_bytes);
+    if (s)
+        return s;
+    kvp_tier_usage usage;
+    kvpi_tier_usage(tier, &usage);
+    *over_bytes = usage.bytes_over;
+    if (usage.bytes_over)
+        return KVP_OK;
+    if (disk && disk->ops->resize_range && tier->ops == &kvpi_tier_ram) {
+        void *base;
+        size_t bytes;
+        kvpi_tier_ram_range(tier, &base, &bytes);
+        disk->ops->resize_range(disk, base, bytes);
+    }
+    if (tier->ops->trim)
+        tier->ops->trim(tier);
+    return KVP_OK;
 }

@@ -22,7 +22,17 @@ KVP_NODISCARD kvp_status kvpi_tier_reserve(kvp_tier *tier, uint64_t n_slots);
 
 /* The disk tier's engine ("uring-fixed", ...). */
 const char *kvpi_tier_disk_engine(const kvp_tier *tier);
-/* The ram tier's whole range, for registering it. */
+/* The range of the ram tier's frames, as far as its budget goes; for registering it. */
 void kvpi_tier_ram_range(const kvp_tier *tier, void **base, size_t *bytes);
+/* Frames at or above it are beyond the budget. */
+uint32_t kvpi_tier_ram_end(const kvp_tier *tier);
+
+/* Give a tier another budget, at most the one that it was opened with. What is in use beyond it has
+ * to be freed first, by the caller: as long as *over_bytes is not 0, call again. Then memory that
+ * is not needed goes back to the system; `disk` (or NULL) is the tier whose engine may have
+ * registered it, and lets go of it before, or takes it up again. Not two calls at a time.
+ * Errors: KVP_E_BUDGET, KVP_E_INVALID; KVP_E_UNSUPPORTED it stays what it is. */
+KVP_NODISCARD kvp_status kvpi_tier_resize(kvp_tier *tier, kvp_tier *disk, uint64_t budget_bytes,
+                                          uint64_t *over_bytes);
 
 #endif

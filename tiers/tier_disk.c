@@ -258,6 +258,13 @@ static kvp_status disk_reap(kvp_tier *tier, uint64_t deadline_ns, kvp_io **done)
     return KVP_OK;
 }
 
+static void disk_resize_range(kvp_tier *tier, void *base, size_t bytes)
+{
+    kvp_disk *disk = ((tier_disk *)tier)->disk;
+    if (disk->ops->resize)
+        disk->ops->resize(disk, base, bytes);
+}
+
 /* ---- open and close ---------------------------------------------------------------------------*/
 
 static void disk_close(kvp_tier *tier)
@@ -334,6 +341,7 @@ const kvp_tier_ops kvpi_tier_disk = {
     .reap = disk_reap,
     .usage = disk_usage,
     .reserve = disk_reserve,
+    .resize_range = disk_resize_range,
 };
 
 const char *kvpi_tier_disk_engine(const kvp_tier *tier)

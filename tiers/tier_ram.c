@@ -2,7 +2,8 @@
  *
  * Owns the region and which of its slots are in use. The budget is what frames take; the pager
  * charges the slot pool's bookkeeping (kvpi_slot_pool_bytes) beside it. The region is only
- * reserved: memory is taken when a frame is first written, and then kept.
+ * reserved: memory is taken when a frame is first written, and then kept, until a lower budget
+ * empties the region's upper end and trim() gives it back.
  *
  * Threads: any call at any time, except open and close. */
 #include "tiers/tier.h"
@@ -22,7 +23,8 @@ typedef struct tier_ram {
     kvpi_region region;
     kvpi_slot_pool *pool;
     size_t slot_bytes;
-    uint32_t n_slots;
+    uint32_t n_slots;           /* of the region */
+    atomic_uint end;            /* frames below it are handed out */
     atomic_uint n_used, n_peak; /* slots */
     kvpi_done_queue done;
 } tier_ram;
@@ -58,6 +60,7 @@ static kvp_status ram_open(const kvp_tier_config *cfg, kvp_tier **out)
     t->mem = cfg->mem;
     t->slot_bytes = cfg->slot_bytes;
     t->n_slots = n_slots;
+    atomic_init(&t->end, n_slots);
     kvpi_done_queue_init(&t->done);
     *out = &t->tier;
     return KVP_OK;
@@ -88,12 +91,11 @@ static void note_peak(tier_ram *t, unsigned n_used)
 static kvp_status ram_slot_alloc(kvp_tier *tier, size_t size_bytes, kvp_slot *out)
 {
     tier_ram *t = (tier_ram *)tier;
-    uint32_t slot;
     assert(size_bytes <= t->slot_bytes);
     (void)size_bytes;
-    kvp_status status = kvpi_slot_pool_alloc(t->pool, &slot);
-    if (status)
-        return status;
+    uint32_t slot = kvpi_slot_pool_alloc(t->pool);
+    if (slot == KVPI_NO_SLOT)
+        return KVP_E_NOSPACE; /* an answer that reclaim waits for: no message */
     note_peak(t, atomic_fetch_add(&t->n_used, 1) + 1);
     *out = slot;
     return KVP_OK;
@@ -150,10 +152,36 @@ static void ram_usage(kvp_tier *tier, kvp_tier_usage *out)
     unsigned n_used = atomic_load(&t->n_used);
     *out = (kvp_tier_usage){
         .slots_used = n_used,
-        .slots_free = t->n_slots - n_used,
+        .slots_free = kvpi_slot_pool_n_free(t->pool),
         .bytes_used = (uint64_t)n_used * t->slot_bytes,
         .bytes_peak = (uint64_t)atomic_load(&t->n_peak) * t->slot_bytes,
+        .bytes_over = (uint64_t)kvpi_slot_pool_n_above(t->pool) * t->slot_bytes,
     };
+}
+
+static kvp_status ram_set_budget(kvp_tier *tier, uint64_t budget_bytes)
+{
+    tier_ram *t = (tier_ram *)tier;
+    uint64_t n = budget_bytes == KVP_UNLIMITED ? t->n_slots : budget_bytes / t->slot_bytes;
+    if (n == 0)
+        return kvp_fail(KVP_E_BUDGET, "a RAM budget of %llu bytes holds no frame of %zu bytes",
+                        (unsigned long long)budget_bytes, t->slot_bytes);
+    if (n > t->n_slots)
+        return kvp_fail(KVP_E_INVALID,
+                        "a RAM budget of %llu bytes: it grows to the %llu of opening and no "
+                        "further; open with more",
+                        (unsigned long long)budget_bytes,
+                        (unsigned long long)t->n_slots * t->slot_bytes);
+    kvpi_slot_pool_set_end(t->pool, (uint32_t)n);
+    atomic_store(&t->end, (unsigned)n);
+    return KVP_OK;
+}
+
+static void ram_trim(kvp_tier *tier)
+{
+    tier_ram *t = (tier_ram *)tier;
+    if (kvpi_slot_pool_n_above(t->pool) == 0)
+        kvpi_region_trim(&t->region, atomic_load(&t->end) * t->slot_bytes);
 }
 
 void kvpi_tier_ram_range(const kvp_tier *tier, void **base, size_t *bytes)
@@ -161,7 +189,13 @@ void kvpi_tier_ram_range(const kvp_tier *tier, void **base, size_t *bytes)
     const tier_ram *t = (const tier_ram *)tier;
     assert(tier->ops == &kvpi_tier_ram);
     *base = t->region.base;
-    *bytes = t->region.bytes;
+    *bytes = atomic_load(&t->end) * t->slot_bytes;
+}
+
+uint32_t kvpi_tier_ram_end(const kvp_tier *tier)
+{
+    assert(tier->ops == &kvpi_tier_ram);
+    return atomic_load(&((const tier_ram *)tier)->end);
 }
 
 const kvp_tier_ops kvpi_tier_ram = {
@@ -176,4 +210,6 @@ const kvp_tier_ops kvpi_tier_ram = {
     .reap = ram_reap,
     .usage = ram_usage,
     .addr = ram_addr,
+    .set_budget = ram_set_budget,
+    .trim = ram_trim,
 };

@@ -32,6 +32,7 @@ typedef struct tier_zram {
     kvp_tier tier;
     const kvp_mem *mem;
     kvpi_blob_heap *heap;
+    uint64_t max_bytes;          /* the budget of open */
     atomic_uint_fast64_t n_used; /* blobs */
     kvpi_done_queue done;
 } tier_zram;
@@ -131,6 +132,7 @@ static kvp_status zram_open(const kvp_tier_config *cfg, kvp_tier **out)
     }
     t->tier.ops = &kvpi_tier_zram;
     t->mem = cfg->mem;
+    t->max_bytes = cap_bytes;
     kvpi_done_queue_init(&t->done);
     *out = &t->tier;
     return KVP_OK;
@@ -207,7 +209,27 @@ static void zram_usage(kvp_tier *tier, kvp_tier_usage *out)
         .slots_free = UINT64_MAX,
         .bytes_used = kvpi_blob_used(t->heap),
         .bytes_peak = kvpi_blob_peak(t->heap),
+        .bytes_over = kvpi_blob_over(t->heap),
     };
+}
+
+static kvp_status zram_set_budget(kvp_tier *tier, uint64_t budget_bytes)
+{
+    tier_zram *t = (tier_zram *)tier;
+    if (budget_bytes == KVP_UNLIMITED)
+        budget_bytes = t->max_bytes;
+    if (budget_bytes > t->max_bytes)
+        return kvp_fail(KVP_E_INVALID,
+                        "a budget of %llu bytes of compressed RAM: it grows to the %llu of opening "
+                        "and no further; open with more",
+                        (unsigned long long)budget_bytes, (unsigned long long)t->max_bytes);
+    kvpi_blob_set_cap(t->heap, budget_bytes);
+    return KVP_OK;
+}
+
+static void zram_trim(kvp_tier *tier)
+{
+    (void)kvpi_blob_trim(((tier_zram *)tier)->heap);
 }
 
 const kvp_tier_ops kvpi_tier_zram = {
@@ -221,4 +243,6 @@ const kvp_tier_ops kvpi_tier_zram = {
     .submit = zram_submit,
     .reap = zram_reap,
     .usage = zram_usage,
+    .set_budget = zram_set_budget,
+    .trim = zram_trim,
 };

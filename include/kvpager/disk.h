@@ -11,6 +11,11 @@
  *           short transfer is KVP_E_IO with done_bytes < len_bytes. One thread at a time reaps. It
  *           waits until something finished or the deadline passed; with nothing in flight it
  *           returns at once with none.
+ *   resize  optional: the range of the config that begins at `base` has `bytes` bytes from now on,
+ *           at most as many as when it was opened. When it returns, what lies beyond is not
+ *           registered any more, and the caller may give it back to the system: no request is in
+ *           flight there. Memory that cannot be registered again is used as it is. Any thread, one
+ *           at a time.
  *   close   nothing is in flight. */
 #ifndef KVPAGER_DISK_H
 #define KVPAGER_DISK_H
@@ -67,6 +72,8 @@ typedef struct kvp_disk_ops {
     kvp_status (*submit)(kvp_disk *disk, kvp_disk_io *io);
     kvp_status (*reap)(kvp_disk *disk, uint64_t deadline_ns, kvp_disk_io **done);
     void (*close)(kvp_disk *disk);
+    /* NULL: the engine registers nothing. */
+    void (*resize)(kvp_disk *disk, void *base, size_t bytes);
 } kvp_disk_ops;
 
 /* First member of every engine's instance. */

@@ -81,6 +81,7 @@ typedef struct kvp_tier_usage {
     uint64_t slots_free; /* UINT64_MAX: unknown (variable sizes) */
     uint64_t bytes_used; /* charged against the budget now */
     uint64_t bytes_peak; /* the most ever charged */
+    uint64_t bytes_over; /* what has to be freed before a lowered budget holds */
 } kvp_tier_usage;
 
 typedef struct kvp_tier_ops {
@@ -98,6 +99,16 @@ typedef struct kvp_tier_ops {
     void *(*addr)(kvp_tier *tier, kvp_slot slot);
     /* Optional: make sure that `n` more slots can be had; NULL: nothing to do ahead of time. */
     kvp_status (*reserve)(kvp_tier *tier, uint64_t n_slots);
+    /* Optional: another budget, at most the one of open; NULL: it stays what it is. Nothing is
+     * handed out beyond it from now on. What is in use there stays until it is freed:
+     * usage.bytes_over. Errors: KVP_E_BUDGET nothing fits; KVP_E_INVALID more than at open. */
+    kvp_status (*set_budget)(kvp_tier *tier, uint64_t budget_bytes);
+    /* Optional: give memory that the budget has no use for back to the system, once bytes_over is
+     * 0. I/O engines must have let go of it. */
+    void (*trim)(kvp_tier *tier);
+    /* Optional: the range of the config that begins at `base` has `bytes` bytes from now on: see
+     * kvp_disk_ops.resize. */
+    void (*resize_range)(kvp_tier *tier, void *base, size_t bytes);
 } kvp_tier_ops;
 
 /* First member of every backend's instance. */

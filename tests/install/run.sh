@@ -76,6 +76,15 @@ quietly "building by pkg-config" "$cc" -std=c17 -Wall -Wextra -Werror "$work/exa
     -Wl,-rpath,"$libdir"
 check pkg-config "$work/example"
 
+# Loaded at run time by a program that is not linked to it; in each of two rounds the same.
+if [ "$kind" = shared ]; then
+    quietly "building load.c" "$cc" -std=gnu17 -Wall -Wextra -Werror \
+        "$source/tests/install/consumer/load.c" -I"$prefix/include" -o "$work/load" -ldl -lpthread
+    quietly "loading by dlopen" "$work/load" "$libdir/libkvpager.so"
+    cat "$work/expected" "$work/expected" | diff - "$work/log"
+    echo "$kind, by dlopen: $(sort -u "$work/log")"
+fi
+
 # Each kind really is what it says.
 needed=$(readelf -d "$work/example" | grep -c 'NEEDED.*libkvpager\.so\.[0-9]') || true
 [ "$needed" = "$([ "$kind" = shared ] && echo 1 || echo 0)" ]

@@ -7,12 +7,24 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <cmocka.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define PAGE_TOKENS 64u
 #define PAGE 4096u /* 64 tokens of one head, K and V 8 floats wide */
 #define MAX_PAGES 256u
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define SANITIZED 1 /* shadow memory stays */
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define SANITIZED 1
+#endif
+#endif
+#ifndef SANITIZED
+#define SANITIZED 0
+#endif
 
 static const kvp_layer_kind kind = {1, 8, 8, KVP_F32};
 static uint32_t salts[PAGE_TOKENS * MAX_PAGES];
@@ -399,6 +411,51 @@ static void test_ram_of_the_pager_shrinks_and_grows(void **state)
     close_pager(pager);
 }
 
+/* Memory of this process in 4 KiB pages. */
+static uint64_t resident_pages(void)
+{
+    unsigned long long total, resident;
+    FILE *f = fopen("/proc/self/statm", "r");
+    assert_non_null(f);
+    assert_int_equal(fscanf(f, "%llu %llu", &total, &resident), 2);
+    fclose(f);
+    return resident;
+}
+
+static void test_shrinking_gives_memory_back(void **state)
+{
+    (void)state;
+    for (int has_disk = 0; has_disk < 2; has_disk++) {
+        kvp_pager *pager = open_pager(10000, 0, has_disk ? 100 : 0);
+        kvp_seq *seqs[41];
+        kvp_page_view page;
+        kvp_view view = {.pages = &page, .max_pages = 1};
+        for (int i = 0; i < 41; i++) {
+            must(kvp_seq_create(pager, &seqs[i]));
+            append_pages(seqs[i], i < 40 ? 240 : 20);
+        }
+        for (int i = 0; i < 40; i++) /* what is left lies at the end */
+            kvp_seq_destroy(seqs[i]);
+        uint64_t before = resident_pages(), n_frames = stats_of(pager).n_frames;
+        must(kvp_seq_pin(seqs[40], 0, 0, 1, KVP_FOREVER, &view));
+        assert_fails(kvp_pager_set_budget(pager, KVP_TIER_RAM, 100 * PAGE, KVP_FOREVER),
+                     KVP_E_NOSPACE, "given back");
+        kvp_view_unpin(&view);
+        assert_int_equal(stats_of(pager).n_frames, n_frames);
+        must(kvp_pager_set_budget(pager, KVP_TIER_RAM, 100 * PAGE, KVP_FOREVER));
+        must(kvp_pager_check(pager));
+        uint64_t after = resident_pages();
+        if (!SANITIZED)
+            assert_true(before - after > 8000);
+        assert_int_equal(stats_of(pager).pages[KVP_TIER_RAM], 20);
+        read_all(seqs[40]);
+        must(kvp_pager_set_budget(pager, KVP_TIER_RAM, KVP_UNLIMITED, 0));
+        append_pages(seqs[40], 200);
+        read_all(seqs[40]);
+        close_pager(pager);
+    }
+}
+
 static void test_shrinking_that_cannot_be_leaves_the_old_budget(void **state)
 {
     (void)state;
@@ -650,6 +707,7 @@ int main(void)
         cmocka_unit_test(test_what_sequences_share_is_the_groups),
         cmocka_unit_test(test_shared_pins_beside_a_sequence_with_a_min),
         cmocka_unit_test(test_ram_of_the_pager_shrinks_and_grows),
+        cmocka_unit_test(test_shrinking_gives_memory_back),
         cmocka_unit_test(test_shrinking_that_cannot_be_leaves_the_old_budget),
         cmocka_unit_test(test_dirty_pages_need_time_to_leave),
         cmocka_unit_test(test_pages_that_have_nowhere_else_to_go_stop_shrinking),

@@ -140,6 +140,12 @@ static kvp_status faulty_reap(kvp_disk *disk, uint64_t deadline_ns, kvp_disk_io 
     return status;
 }
 
+static void faulty_resize(kvp_disk *disk, void *base, size_t bytes)
+{
+    wrapper *w = (wrapper *)disk;
+    w->real->ops->resize(w->real, base, bytes);
+}
+
 static void faulty_close(kvp_disk *disk)
 {
     wrapper *w = (wrapper *)disk;
@@ -164,7 +170,8 @@ static kvp_status faulty_open(void *opaque, const kvp_disk_config *cfg, kvp_disk
     w->ops = (kvp_disk_ops){.name = w->real->ops->name,
                             .submit = faulty_submit,
                             .reap = faulty_reap,
-                            .close = faulty_close};
+                            .close = faulty_close,
+                            .resize = w->real->ops->resize ? faulty_resize : NULL};
     w->base.ops = &w->ops;
     w->f = f;
     pthread_mutex_init(&w->lock, NULL);

@@ -14,6 +14,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define SLACK_BYTES (1u << 20) /* of the measuring, and of what an arena takes at least */
+
 static uint64_t next_random(uint64_t *state)
 {
     *state ^= *state << 13;
@@ -118,6 +120,100 @@ static void test_random_pieces_keep_their_bytes_under_the_cap(void **state)
     kvpi_blob_heap_close(heap); /* with pieces in use */
 }
 
+static uint64_t resident_bytes(void)
+{
+    char line[256];
+    unsigned long long kib = 0;
+    FILE *f = fopen("/proc/self/smaps_rollup", "re");
+    assert_non_null(f);
+    while (fgets(line, sizeof line, f) && sscanf(line, "Rss: %llu", &kib) != 1)
+        continue;
+    fclose(f);
+    return kib << 10;
+}
+
+/* What the system says that a heap takes, all its bookkeeping included, is what the heap says. */
+static void test_full_heap_takes_no_more_memory_than_its_cap(void **state)
+{
+    (void)state;
+    enum { CAP = 32 << 20 };
+    static const size_t sizes[] = {8192, 4096, 512, 8192};
+    static void *pieces[CAP / 512 + 1];
+    memset(pieces, 1, sizeof pieces);
+    kvpi_blob_heap_close(open_heap(CAP)); /* what the first one of a process leaves behind */
+    uint64_t before = resident_bytes();
+    kvpi_blob_heap *heap = open_heap(CAP);
+    bool is_exact = kvpi_blob_trim(heap); /* malloc rounds up, and keeps what was freed */
+    for (size_t k = 0; k < sizeof sizes / sizeof sizes[0]; k++) {
+        size_t n = 0;
+        while ((pieces[n] = kvpi_blob_alloc(heap, sizes[k])))
+            memset(pieces[n++], 1, sizes[k]);
+        uint64_t taken = resident_bytes() - before;
+        print_message("pieces of %zu: %zu KiB taken, %zu used, cap %d\n", sizes[k],
+                      (size_t)taken >> 10, (size_t)kvpi_blob_used(heap) >> 10, CAP >> 10);
+        if (is_exact)
+            assert_in_range(taken, n * sizes[k], CAP + SLACK_BYTES);
+        while (n > 0)
+            kvpi_blob_free(heap, pieces[--n], sizes[k]);
+    }
+    kvpi_blob_heap_close(heap);
+}
+
+/* Every fourth piece stays. */
+static void test_trimming_gives_back_what_has_no_piece(void **state)
+{
+    (void)state;
+    enum { CAP = 16 << 20, PIECE = 8192, N = CAP / PIECE };
+    static unsigned char *pieces[N], tags[N], last_tag;
+    kvpi_blob_heap *heap = open_heap(CAP);
+    size_t n = 0;
+    for (int round = 0; round < 3; round++) {
+        for (; n < N && (pieces[n] = kvpi_blob_alloc(heap, PIECE)); n++)
+            memset(pieces[n], tags[n] = ++last_tag, PIECE);
+        uint64_t full = resident_bytes();
+        size_t n_kept = 0;
+        for (size_t i = 0; i < n; i++) {
+            if (i % 4) {
+                kvpi_blob_free(heap, pieces[i], PIECE);
+                continue;
+            }
+            pieces[n_kept] = pieces[i];
+            tags[n_kept++] = tags[i];
+        }
+        bool is_exact = kvpi_blob_trim(heap);
+        uint64_t now = resident_bytes(), wanted = (n - n_kept) * PIECE;
+        print_message("%zu KiB of %zu given back\n", (size_t)(full - now) >> 10,
+                      (size_t)wanted >> 10);
+        assert_true(!is_exact || full - now >= wanted * 9 / 10);
+        for (size_t i = 0; i < n_kept; i++)
+            for (size_t k = 0; k < PIECE; k++)
+                assert_int_equal(pieces[i][k], tags[i]);
+        n = n_kept;
+    }
+    kvpi_blob_heap_close(heap);
+}
+
+static void test_cap_moves(void **state)
+{
+    (void)state;
+    enum { CAP = 1 << 20 };
+    kvpi_blob_heap *heap = open_heap(CAP);
+    filled f = fill(heap, CAP, 4096);
+    uint64_t used = kvpi_blob_used(heap);
+    kvpi_blob_set_cap(heap, CAP / 4);
+    assert_int_equal(kvpi_blob_over(heap), used - CAP / 4);
+    assert_null(kvpi_blob_alloc(heap, 64));
+    empty(heap, f, 4096);
+    assert_int_equal(kvpi_blob_over(heap), 0);
+    f = fill(heap, CAP / 4, 4096);
+    empty(heap, f, 4096);
+    kvpi_blob_set_cap(heap, CAP);
+    f = fill(heap, CAP, 4096);
+    assert_true(f.n > CAP / 4096 * 9 / 10);
+    empty(heap, f, 4096);
+    kvpi_blob_heap_close(heap);
+}
+
 static uint64_t address_space_bytes(void)
 {
     unsigned long pages = 0;
@@ -201,6 +297,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_cap_is_used_up_to_a_few_percent_again_and_again),
         cmocka_unit_test(test_random_pieces_keep_their_bytes_under_the_cap),
+        cmocka_unit_test(test_full_heap_takes_no_more_memory_than_its_cap),
+        cmocka_unit_test(test_trimming_gives_back_what_has_no_piece),
+        cmocka_unit_test(test_cap_moves),
         cmocka_unit_test(test_opening_and_closing_leaks_nothing),
         cmocka_unit_test(test_threads_share_a_heap_under_its_cap),
         cmocka_unit_test(test_no_memory_is_reported),

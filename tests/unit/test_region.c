@@ -67,6 +67,45 @@ static void test_region_stays_out_of_core_dumps_and_huge_pages_stay_inside(void 
     kvpi_region_close(&r);
 }
 
+/* OS pages of the region that take memory, from `first` on. */
+static size_t resident_pages(const kvpi_region *r, size_t first)
+{
+    static unsigned char vec[16384];
+    size_t n_pages = r->bytes / 4096, n = 0;
+    assert_true(n_pages <= sizeof vec);
+    assert_int_equal(mincore(r->base, r->bytes, vec), 0);
+    for (size_t i = first; i < n_pages; i++)
+        n += vec[i] & 1;
+    return n;
+}
+
+static void test_trimming_gives_back_whole_units_beyond_what_is_used(void **state)
+{
+    (void)state;
+    const size_t unit = (size_t)2 << 20, bytes = 4 * unit + 8192;
+    static const struct {
+        size_t used, kept; /* units; kept 5: all */
+    } cases[] = {{4 * 2048 + 8, 5}, {4 * 2048 + 4, 5}, {3 * 2048 + 4, 4}, {2 * 2048, 2}, {4, 1}};
+    kvpi_region r;
+    assert_int_equal(kvpi_region_open(bytes, &r), KVP_OK);
+    memset(r.base, 0x5a, bytes);
+    assert_int_equal(resident_pages(&r, 0), bytes / 4096);
+    for (size_t k = 0; k < sizeof cases / sizeof cases[0]; k++) {
+        size_t kept_bytes = cases[k].kept < 5 ? cases[k].kept * unit : bytes;
+        kvpi_region_trim(&r, cases[k].used * 1024);
+        assert_int_equal(resident_pages(&r, kept_bytes / 4096), 0);
+        assert_int_equal(resident_pages(&r, 0), kept_bytes / 4096);
+        for (size_t i = 0; i < kept_bytes; i += 1024)
+            assert_int_equal(r.base[i], 0x5a);
+    }
+    for (size_t i = unit; i < bytes; i += 4096)
+        assert_int_equal(r.base[i], 0);
+    kvpi_region_trim(&r, 0);
+    assert_int_equal(resident_pages(&r, 0), 0);
+    memset(r.base, 1, bytes); /* it can be had again */
+    kvpi_region_close(&r);
+}
+
 /* What reserves all of a machine's RAM must not take it. */
 static void test_region_takes_no_memory_before_it_is_touched(void **state)
 {
@@ -99,6 +138,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_region_is_aligned_zeroed_and_writable),
         cmocka_unit_test(test_region_stays_out_of_core_dumps_and_huge_pages_stay_inside),
+        cmocka_unit_test(test_trimming_gives_back_whole_units_beyond_what_is_used),
         cmocka_unit_test(test_region_takes_no_memory_before_it_is_touched),
         cmocka_unit_test(test_impossible_sizes_are_refused_with_a_message),
     };

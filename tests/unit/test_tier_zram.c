@@ -169,6 +169,39 @@ static void test_refused_blob_costs_nothing(void **state)
     tier->ops->close(tier);
 }
 
+static void test_lower_budget_takes_nothing_more_until_enough_is_freed(void **state)
+{
+    (void)state;
+    enum { N = 8, BLOB_BYTES = 32 << 10 };
+    static unsigned char out[BLOB_BYTES], in[BLOB_BYTES];
+    kvp_tier *tier = open_tier(1 << 20);
+    kvp_slot slots[N], slot;
+    for (unsigned i = 0; i < N; i++) {
+        assert_int_equal(tier->ops->slot_alloc(tier, BLOB_BYTES, &slots[i]), KVP_OK);
+        fill_buffer(out, BLOB_BYTES, i);
+        transfer(tier, KVP_IO_WRITE, slots[i], out, BLOB_BYTES);
+    }
+    uint64_t used = usage_of(tier).bytes_used;
+    assert_int_equal(tier->ops->set_budget(tier, used / 2), KVP_OK);
+    assert_int_equal(usage_of(tier).bytes_over, used - used / 2);
+    assert_int_equal(tier->ops->slot_alloc(tier, 1, &slot), KVP_E_NOSPACE);
+    for (unsigned i = N - 1; i >= N / 2; i--) {
+        assert_true(usage_of(tier).bytes_over > 0);
+        tier->ops->slot_free(tier, slots[i]);
+    }
+    assert_int_equal(usage_of(tier).bytes_over, 0);
+    assert_int_equal(tier->ops->slot_alloc(tier, BLOB_BYTES, &slot), KVP_E_NOSPACE);
+    for (unsigned i = 0; i < N / 2; i++) {
+        fill_buffer(out, BLOB_BYTES, i);
+        transfer(tier, KVP_IO_READ, slots[i], in, BLOB_BYTES);
+        assert_memory_equal(in, out, BLOB_BYTES);
+    }
+    assert_int_equal(tier->ops->set_budget(tier, (1 << 20) + 1), KVP_E_INVALID);
+    assert_int_equal(tier->ops->set_budget(tier, KVP_UNLIMITED), KVP_OK);
+    assert_int_equal(tier->ops->slot_alloc(tier, BLOB_BYTES, &slot), KVP_OK);
+    tier->ops->close(tier);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -176,6 +209,7 @@ int main(void)
         cmocka_unit_test(test_each_blob_is_charged_for_little_more_than_its_bytes),
         cmocka_unit_test(test_full_tier_stays_full_of_blobs_while_they_are_replaced),
         cmocka_unit_test(test_refused_blob_costs_nothing),
+        cmocka_unit_test(test_lower_budget_takes_nothing_more_until_enough_is_freed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL) != 0;
 }

@@ -39,7 +39,10 @@ enum {
     KVPI_PAGE_IN_RAM_POLICY = 1024,
     KVPI_PAGE_IN_ZRAM_POLICY = 2048,
     KVPI_PAGE_AHEAD = 4096, /* in the window of read-ahead */
-    KVPI_PAGE_HOT = 8192,   /* for the policies: its layer is being filled */
+    KVPI_PAGE_HOT =
+        8192, /* for the policies: it is wanted soon, until it is used or its layer full */
+    KVPI_PAGE_LOW = 16384,  /* its priority; the caller's word */
+    KVPI_PAGE_KEPT = 32768, /* likewise */
 };
 
 #define KVPI_DISK_SLOT_NONE UINT32_MAX

@@ -29,8 +29,15 @@ struct kvp_seq {
     uint32_t n_pins;      /* pages pinned by views */
     uint32_t n_tickets;   /* that are open */
     kvp_seq *prev, *next; /* the pager's list */
-    bool is_scanned;      /* a scan is open */
-    uint32_t hot_layer;   /* that is being filled; UINT32_MAX: none */
+    kvp_seq *chained;     /* the next one in its chain, by number */
+    struct {              /* of the advice KVP_WILLNEED: not fetched yet */
+        uint64_t begin, end;
+        uint32_t lane, entry; /* where to go on */
+        kvp_seq *next;        /* the pager's list */
+        bool is_listed;
+    } wanted;
+    bool is_scanned;    /* a scan is open */
+    uint32_t hot_layer; /* that is being filled; UINT32_MAX: none */
     kvpi_outlook ahead;
     kvpi_trail *trails; /* [geometry.n_layers] */
     kvpi_lane lanes[];  /* [geometry.n_lanes] */

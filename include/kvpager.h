@@ -175,12 +175,26 @@ KVP_API KVP_NODISCARD kvp_status kvp_seq_evict(kvp_seq *seq, uint32_t layer, uin
 
 typedef enum kvp_advice {
     KVP_COLD = 1, /* not needed soon: these pages leave RAM before others, until they are used */
+    KVP_WILLNEED = 2, /* needed soon: what is missing is fetched in the background as far as RAM has
+                         room for it; all leave after others, until they are used */
+    KVP_DONTNEED = 3, /* not needed for long: they leave RAM now; those that have to be written
+                         first, as soon as others want the room */
+    KVP_KEEP = 4,     /* they leave RAM after all others, for good: the highest priority */
+    KVP_LOW = 5,      /* they leave RAM before all others, for good: the lowest priority */
+    KVP_NORMAL = 6,   /* takes KVP_KEEP and KVP_LOW back */
 } kvp_advice;
 
-/* A hint about the pages that hold a position in [first, first + n_tokens). It changes no result
- * and moves nothing by itself. Errors: KVP_E_INVALID there is no such advice. */
+/* A hint about the pages that hold a position in [first, first + n_tokens), for all layers. It
+ * changes no result, and nothing waits for it. Pages that several sequences share are not sent away
+ * for one of them (COLD, DONTNEED, LOW). Errors: KVP_E_INVALID there is no such advice. */
 KVP_API KVP_NODISCARD kvp_status kvp_seq_advise(kvp_seq *seq, uint64_t first, uint64_t n_tokens,
                                                 kvp_advice advice);
+
+/* Which tokens' KV is lost, once a call has failed with KVP_E_CORRUPT (what was read back is not
+ * what was written) or KVP_E_LOST (that was found out earlier): the smallest range that contains
+ * them all, [*first, *first + *n_tokens); n_tokens 0: none is. To put them back, truncate the
+ * sequence to *first and append again from there. */
+KVP_API KVP_NODISCARD kvp_status kvp_seq_lost(kvp_seq *seq, uint64_t *first, uint64_t *n_tokens);
 
 /* The next position: tokens appended to the shortest lane, evicted ones included. `seq` is not
  * NULL. */
@@ -270,8 +284,9 @@ KVP_API KVP_NODISCARD kvp_status kvp_ticket_wait(kvp_ticket *ticket, uint64_t de
 /* Give up a ticket that is open; NULL and others do nothing. */
 KVP_API void kvp_ticket_cancel(kvp_ticket *ticket);
 /* A descriptor for poll(2) that becomes readable when a ticket can be taken: read its 8 bytes, then
- * ask for the open tickets with deadline 0. The first call starts a thread that carries tickets on;
- * without it they move when somebody calls the library. The pager's: do not close it.
+ * ask for the open tickets with deadline 0. The first call starts a thread that carries tickets and
+ * KVP_WILLNEED on; without it they move when somebody calls the library. The pager's: do not close
+ * it.
  * Errors: KVP_E_UNSUPPORTED, KVP_E_NOMEM. */
 KVP_API KVP_NODISCARD kvp_status kvp_pager_eventfd(kvp_pager *pager, int *fd);
 
@@ -310,9 +325,10 @@ typedef struct kvp_stats {
     const char *disk_engine; /* "uring-fixed", ...; "" without a disk tier */
     const char *placement;
     uint64_t prefetches_used,
-        prefetches_wasted;    /* of `prefetches`: asked for, or given up before */
-    uint64_t pages_shared;    /* that more than one sequence has, now */
-    uint64_t copies_on_write; /* of shared pages */
+        prefetches_wasted;       /* of `prefetches`: asked for, or given up before */
+    uint64_t pages_shared;       /* that more than one sequence has, now */
+    uint64_t copies_on_write;    /* of shared pages */
+    uint64_t prefetches_advised; /* faults started by KVP_WILLNEED; not in `prefetches` */
 
     uint64_t direct_reclaims; /* faults that found no frame: no clean page to take it from */
     /* What threads waited for. RAM: frames; zram: bytes that another thread was encoding or

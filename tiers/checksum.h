@@ -1,5 +1,6 @@
-/* checksum.h - XXH3-64 of a page, seeded with the page's identity, so that a torn, stale,
- * misdirected or wrongly interpreted page fails verification, also between two sequences. */
+/* checksum.h - XXH3 of token ids, and of a page. The latter is seeded with the page's identity: a
+ * torn, stale, misdirected or wrongly interpreted page fails verification, also between two
+ * sequences. */
 #ifndef KVPI_TIERS_CHECKSUM_H
 #define KVPI_TIERS_CHECKSUM_H
 
@@ -22,5 +23,12 @@ uint64_t kvpi_identity_seed(const kvpi_identity *id);
 uint64_t kvpi_checksum_raw(const void *page, size_t n, uint64_t seed);
 /* The stored (encoded) bytes of a copy: covers the codec id too. */
 uint64_t kvpi_checksum_stored(const void *bytes, size_t n, uint32_t codec, uint64_t seed);
+
+/* A chain of blocks: the hash of what came before, then n more bytes. */
+typedef struct kvpi_hash128 {
+    uint64_t low, high;
+} kvpi_hash128;
+
+kvpi_hash128 kvpi_hash_chain(kvpi_hash128 before, const void *bytes, size_t n);
 
 #endif

@@ -8,7 +8,7 @@ static kvp_status fail_page(const kvp_pager *p, const kvpi_page *page)
 {
     char name[160];
     kvpi_page_name(p, page, name, sizeof name);
-    if (page->error == KVP_E_CORRUPT || page->error == KVP_E_LOST)
+    if (page->error == KVP_E_CORRUPT)
         return kvp_fail(KVP_E_CORRUPT,
                         "%s failed its checksum: what was read back is not what was written; its "
                         "tokens must be computed again",
@@ -18,6 +18,16 @@ static kvp_status fail_page(const kvp_pager *p, const kvpi_page *page)
                         p->read_errno ? strerror(p->read_errno) : "short read");
     return kvp_fail((kvp_status)page->error, "%s could not be brought back: %s", name,
                     kvp_status_str((kvp_status)page->error));
+}
+
+static kvp_status fail_lost(const kvp_pager *p, const kvpi_page *page)
+{
+    char name[160];
+    kvpi_page_name(p, page, name, sizeof name);
+    return kvp_fail(KVP_E_LOST,
+                    "%s is lost: it failed its checksum when it was read earlier; its tokens must "
+                    "be computed again",
+                    name);
 }
 
 /* Where to read from: memory before disk. */
@@ -43,7 +53,7 @@ kvp_status kvpi_fault_start(kvp_pager *p, uint32_t page, bool is_prefetch)
     if (kvpi_page_is(pg, KVPI_PAGE_RESIDENT | KVPI_PAGE_LOADING))
         return KVP_OK;
     if (kvpi_page_is(pg, KVPI_PAGE_LOST))
-        return fail_page(p, pg);
+        return fail_lost(p, pg);
     /* Prefetches leave some for demand, and for writing. */
     if (!p->free_transfers || (is_prefetch && p->n_transfers >= KVPI_MAX_AHEAD))
         return KVP_E_AGAIN;
@@ -65,7 +75,6 @@ kvp_status kvpi_fault_start(kvp_pager *p, uint32_t page, bool is_prefetch)
     count_refault(p, pg);
     pg->frame = frame;
     kvpi_set_flags(p, page, KVPI_PAGE_LOADING, 0);
-    p->stats.prefetches += is_prefetch;
     if (lower == KVPI_ZRAM) {
         kvpi_transfer_ready(p, t);
         return KVP_OK;
@@ -94,7 +103,7 @@ kvp_status kvpi_fault_in(kvp_pager *p, uint32_t page, uint64_t deadline_ns)
             return KVP_OK;
         }
         if (pg->n_errors != errors_before) {
-            if (!is_others)
+            if (!is_others || kvpi_page_is(pg, KVPI_PAGE_LOST))
                 return fail_page(p, pg);
             is_others = false;
             errors_before = pg->n_errors;

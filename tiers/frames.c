@@ -280,7 +280,8 @@ static uint32_t find_clean_victim(kvp_pager *p, kvpi_victims v, uint32_t n_tried
         if (victim == KVP_PAGE_NONE)
             return victim;
         const kvpi_page *page = kvpi_page_at(&p->pages, victim);
-        if (i > 0 && kvpi_page_is(page, KVPI_PAGE_HOT) && n_tried == VICTIMS_TRIED)
+        bool is_wanted = kvpi_page_is(page, KVPI_PAGE_HOT | KVPI_PAGE_KEPT);
+        if (i > 0 && is_wanted && n_tried == VICTIMS_TRIED)
             return KVP_PAGE_NONE;
         if (!kvpi_page_is(page, KVPI_PAGE_WRITING) && kvpi_page_is(page, KVPI_PAGE_COPIED))
             return victim;

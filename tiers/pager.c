@@ -351,6 +351,7 @@ void kvp_pager_close(kvp_pager *p)
         next = seq->next;
         kvpi_seq_delete(seq, &p->geometry, &p->table_mem);
     }
+    kvpi_free(&p->table_mem, p->chains, p->n_chains * sizeof *p->chains);
     kvp_pool_close(p->own_pool);
     kvpi_scans_close(p);
     kvpi_accounts_close(p);

@@ -7,11 +7,11 @@
  *   fault.c     make a page resident, pin it    transfer.c  bytes on the way, by completions
  *   progress.c  submit, reap, wait              reclaim.c   victims, demotion, watermarks
  *   scan.c      stream over a layer             readahead.c what will be asked for next
- *   rows.c      append: rows into open pages    sequence.c  create, truncate, evict
+ *   rows.c      append: rows into open pages    sequence.c  create, fork, truncate, evict
  *   pin.c       pins for callers                ticket.c    the same, asynchronous
  *   view.c      what callers see of a page      advise.c    hints of the caller
- *   parallel.c  whose threads compute           stats.c     counters
- *   pressure.c  who waited how long
+ *   prefix.c    what sequences have in common   stats.c     counters
+ *   parallel.c  whose threads compute           pressure.c  who waited how long
  *
  * Lock order: kvp_pager.lock, then zram_lock, then locks that backends and workers keep to
  * themselves. It is never held while bytes move or while anybody waits: a fault is a transfer, and
@@ -90,6 +90,8 @@ struct kvp_pager {
     uint64_t store_id, next_serial;
     uint32_t next_seq_id;
     kvp_seq *seqs;
+    kvp_seq **chains; /* [n_chains], a power of two; by number */
+    uint32_t n_chains, n_seqs;
     kvpi_page_table pages;
 
     kvp_tier *ram, *lower[KVPI_N_LOWER]; /* lower: NULL where there is no such tier */
@@ -141,6 +143,8 @@ struct kvp_pager {
     uint32_t last_seq, last_layer; /* of the scan closed last; UINT32_MAX: others were open */
     uint32_t n_waiting;            /* threads that wait for a reservation */
     kvp_pool *own_pool;            /* NULL: cfg.pool is the caller's, or parallel_for is used */
+
+    kvp_seq *wanted; /* the first of those of which something is to be fetched (advise.c) */
 
     kvp_ticket *tickets, *last_ticket; /* open ones */
     uint32_t ticket_round;
@@ -238,7 +242,12 @@ void kvpi_unpin(kvp_pager *p, uint32_t page);
 void kvpi_page_invalidate(kvp_pager *p, uint32_t page);
 /* If it is resident, it leaves before all others until it is used again. */
 void kvpi_cool(kvp_pager *p, uint32_t page);
-void kvpi_set_hot(kvp_pager *p, uint32_t page, bool is_hot);
+/* Change KVPI_PAGE_HOT, LOW or KEPT, and the page's place in the policies with it. */
+void kvpi_rank(kvp_pager *p, uint32_t page, unsigned set, unsigned clear);
+static inline void kvpi_set_hot(kvp_pager *p, uint32_t page, bool is_hot)
+{
+    kvpi_rank(p, page, is_hot ? KVPI_PAGE_HOT : 0, is_hot ? 0 : KVPI_PAGE_HOT);
+}
 /* The policies that the page belongs to: KVPI_PAGE_IN_..._POLICY (G4). */
 unsigned kvpi_page_policies(const kvpi_page *page);
 static inline uint64_t kvpi_page_first_position(const kvp_pager *p, const kvpi_page *page)
@@ -306,6 +315,13 @@ void kvpi_ahead_remove(kvp_pager *p, uint32_t page, bool is_used);
 /* Give up the page in one of these states, of accounts in `scope`, that will be used last; false:
  * the window has none. */
 bool kvpi_ahead_give_up(kvp_pager *p, const kvp_group *scope, unsigned state);
+
+/* ---- advise.c: with the lock held ---- */
+
+/* Go on fetching what was said to be needed. */
+void kvpi_wanted_fill(kvp_pager *p);
+/* The sequence's tables are about to change, or to go: forget what is wanted of it. */
+void kvpi_wanted_drop(kvp_seq *seq);
 
 /* ---- transfer.c ---- */
 

@@ -75,6 +75,7 @@ static kvp_status reap(kvp_pager *p, kvp_tier_id wanted, uint64_t deadline_ns)
         kvpi_poll(p);
         if (p->n_open_scans)
             kvpi_ahead_fill(p, false);
+        kvpi_wanted_fill(p);
     }
     pthread_cond_broadcast(&p->progress); /* somebody else may reap now */
     if (status)

@@ -112,6 +112,7 @@ static bool fetch(kvp_pager *p, uint32_t page)
         kvpi_ahead_charge(p, account, -1);
         return false;
     }
+    p->stats.prefetches++;
     p->ahead[p->n_ahead].page = page;
     p->ahead[p->n_ahead++].scan_no = p->scan_no;
     kvpi_set_flags(p, page, KVPI_PAGE_AHEAD, 0);

@@ -119,8 +119,7 @@ static void drop_current(kvp_scan *s, part *pt)
 {
     if (pt->current == KVP_PAGE_NONE)
         return;
-    if (s->seq->hot_layer == s->layer)
-        kvpi_set_hot(s->p, pt->current, true);
+    kvpi_set_hot(s->p, pt->current, s->seq->hot_layer == s->layer);
     kvpi_unpin(s->p, pt->current);
     pt->current = KVP_PAGE_NONE;
     kvpi_count_work(s->p, -1);

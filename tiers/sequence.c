@@ -4,30 +4,74 @@
 
 #include <string.h>
 
-/* With the lock held. */
-static void enlist(kvp_pager *p, kvp_seq *seq, kvp_group *group)
+/* ---- all sequences: a list, and chains by number; with the lock held ---- */
+
+static kvp_seq **chain_of(const kvp_pager *p, uint32_t id)
 {
+    return &p->chains[id & (p->n_chains - 1)];
+}
+
+/* Twice as many chains, if there is memory; numbers ascend, so all get as long. */
+static void add_chains(kvp_pager *p)
+{
+    kvp_seq **chains, **old = p->chains;
+    uint32_t n = p->n_chains ? 2 * p->n_chains : 16;
+    if (p->n_seqs < p->n_chains || n > UINT32_MAX / 2 ||
+        kvpi_alloc(&p->table_mem, n * sizeof *chains, "sequences", &chains))
+        return;
+    kvpi_free(&p->table_mem, old, p->n_chains * sizeof *old);
+    p->chains = chains;
+    p->n_chains = n;
+    for (kvp_seq *seq = p->seqs; seq; seq = seq->next) {
+        kvp_seq **chain = chain_of(p, seq->id);
+        seq->chained = *chain;
+        *chain = seq;
+    }
+}
+
+static kvp_status enlist(kvp_pager *p, kvp_seq *seq, kvp_group *group)
+{
+    add_chains(p);
+    if (!p->n_chains)
+        return kvp_fail(KVP_E_NOMEM, "out of memory for the table of sequences");
     seq->account = group;
     kvpi_account_ref(group);
     group->n_seqs++;
     seq->id = p->next_seq_id++;
+    kvp_seq **chain = chain_of(p, seq->id);
+    seq->chained = *chain;
+    *chain = seq;
     seq->next = p->seqs;
     if (seq->next)
         seq->next->prev = seq;
     p->seqs = seq;
+    p->n_seqs++;
+    return KVP_OK;
 }
 
 static void strike(kvp_pager *p, kvp_seq *seq)
 {
-    if (seq->prev)
-        seq->prev->next = seq->next;
-    else
-        p->seqs = seq->next;
+    kvp_seq **at = chain_of(p, seq->id);
+    while (*at != seq)
+        at = &(*at)->chained;
+    *at = seq->chained;
+    *(seq->prev ? &seq->prev->next : &p->seqs) = seq->next;
     if (seq->next)
         seq->next->prev = seq->prev;
+    p->n_seqs--;
     kvpi_seq_group(seq)->n_seqs--;
     kvpi_account_unref(seq->account);
 }
+
+kvp_seq *kvpi_seq_find(kvp_pager *p, uint32_t id)
+{
+    kvp_seq *seq = p->n_chains ? *chain_of(p, id) : NULL;
+    while (seq && seq->id != id)
+        seq = seq->chained;
+    return seq;
+}
+
+/* ---- create and destroy ---- */
 
 kvp_status kvp_seq_create_in(kvp_group *group, kvp_seq **out)
 {
@@ -39,10 +83,13 @@ kvp_status kvp_seq_create_in(kvp_group *group, kvp_seq **out)
     if (status)
         return status;
     kvpi_lock(p);
-    enlist(p, seq, group);
+    status = enlist(p, seq, group);
     kvpi_unlock(p);
-    *out = seq;
-    return KVP_OK;
+    if (status)
+        kvpi_seq_delete(seq, &p->geometry, &p->table_mem);
+    else
+        *out = seq;
+    return status;
 }
 
 kvp_status kvp_seq_create(kvp_pager *pager, kvp_seq **out)
@@ -113,11 +160,11 @@ kvp_status kvp_seq_fork(const kvp_seq *parent, kvp_seq **out)
     }
     kvpi_lock(p);
     status = check_share(p, parent);
+    if (!status)
+        status = enlist(p, child, kvpi_seq_group(parent));
     for (uint32_t i = 0; i < p->geometry.n_lanes && !status; i++)
         for (uint32_t e = 0; e < child->lanes[i].n_entries; e++)
             kvpi_page_share(p, child->lanes[i].entries[e].page);
-    if (!status)
-        enlist(p, child, kvpi_seq_group(parent));
     kvpi_unlock(p);
     if (status)
         kvpi_seq_delete(child, &p->geometry, &p->table_mem);
@@ -134,19 +181,12 @@ void kvp_seq_destroy(kvp_seq *seq)
     kvpi_lock(p);
     if (p->ahead_seq == seq)
         p->ahead_seq = NULL;
+    kvpi_wanted_drop(seq);
     for (uint32_t i = 0; i < p->geometry.n_lanes; i++)
         kvpi_lane_cut(p, seq, i, 0);
     strike(p, seq);
     kvpi_unlock(p);
     kvpi_seq_delete(seq, &p->geometry, &p->table_mem);
-}
-
-kvp_seq *kvpi_seq_find(kvp_pager *p, uint32_t id)
-{
-    kvp_seq *seq = p->seqs;
-    while (seq && seq->id != id)
-        seq = seq->next;
-    return seq;
 }
 
 kvpi_walk kvpi_seq_walk(const kvp_seq *seq, uint32_t layer)
@@ -315,6 +355,30 @@ kvp_status kvp_seq_evict(kvp_seq *seq, uint32_t layer, uint64_t begin, uint64_t 
     for (; lane < lanes_end; lane++)
         evict_from_lane(p, &seq->lanes[lane], begin, end);
     kvpi_unlock(p);
+    return KVP_OK;
+}
+
+kvp_status kvp_seq_lost(kvp_seq *seq, uint64_t *first, uint64_t *n_tokens)
+{
+    if (!seq || !first || !n_tokens)
+        return kvp_fail(KVP_E_INVALID, "kvp_seq_lost: an argument is NULL");
+    kvp_pager *p = seq->pager;
+    uint64_t begin = UINT64_MAX, end = 0;
+    kvpi_lock(p);
+    for (uint32_t i = 0; i < p->geometry.n_lanes && p->stats.pages_lost; i++) {
+        const kvpi_lane *lane = &seq->lanes[i];
+        for (uint32_t e = 0; e < lane->n_entries; e++) {
+            if (!kvpi_page_is(kvpi_page_at(&p->pages, lane->entries[e].page), KVPI_PAGE_LOST))
+                continue;
+            uint64_t b = kvpi_lane_first_position(lane, e, p->geometry.page_tokens);
+            uint64_t e_end = kvpi_lane_end_position(lane, e, p->geometry.page_tokens);
+            begin = b < begin ? b : begin;
+            end = e_end > end ? e_end : end;
+        }
+    }
+    kvpi_unlock(p);
+    *first = end ? begin : 0;
+    *n_tokens = end ? end - begin : 0;
     return KVP_OK;
 }
 

@@ -56,7 +56,8 @@ kvp_placement_page kvpi_page_describe(const kvp_pager *p, uint32_t page)
         .lane_index = pg->index,
         .lane = pg->lane,
         .is_open = !kvpi_page_is(pg, KVPI_PAGE_SEALED),
-        .is_hot = kvpi_page_is(pg, KVPI_PAGE_HOT),
+        .is_hot = kvpi_page_is(pg, KVPI_PAGE_HOT | KVPI_PAGE_KEPT),
+        .is_cold = kvpi_page_is(pg, KVPI_PAGE_LOW),
     };
 }
 
@@ -91,12 +92,13 @@ static void sync_policies(kvp_pager *p, uint32_t page)
     pg->flags = (uint16_t)((pg->flags & ~all) | wanted);
 }
 
-void kvpi_set_hot(kvp_pager *p, uint32_t page, bool is_hot)
+void kvpi_rank(kvp_pager *p, uint32_t page, unsigned set, unsigned clear)
 {
     kvpi_page *pg = kvpi_page_at(&p->pages, page);
-    if (kvpi_page_is(pg, KVPI_PAGE_HOT) == is_hot)
+    unsigned flags = (pg->flags & ~clear) | set;
+    if (flags == pg->flags)
         return;
-    pg->flags ^= KVPI_PAGE_HOT;
+    pg->flags = (uint16_t)flags;
     kvp_placement_page info = kvpi_page_describe(p, page);
     static const struct {
         unsigned flag;

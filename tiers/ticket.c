@@ -1,5 +1,6 @@
 /* ticket.c - asynchronous pins: tickets that are carried on by whoever polls or waits for one, and
- * by a thread once somebody has asked for the descriptor that becomes readable.
+ * by a thread once somebody has asked for the descriptor that becomes readable. The same thread
+ * goes on fetching what was said to be needed (advise.c).
  *
  * Invariants, under the pager's lock
  *  K1  The pager's list has the tickets that are open: not taken by the caller yet.
@@ -90,7 +91,8 @@ static void run(void *arg)
     kvp_pager *p = arg;
     kvpi_lock(p);
     while (!p->stop_tickets) {
-        kvp_status status = carry_all_on(p) ? kvpi_wait(p, KVP_FOREVER) : KVP_E_NOSPACE;
+        bool has_work = carry_all_on(p) || p->wanted || p->n_transfers;
+        kvp_status status = has_work ? kvpi_wait(p, KVP_FOREVER) : KVP_E_NOSPACE;
         if (status == KVP_E_NOSPACE && !p->stop_tickets)
             sleep_idle(p);
     }

@@ -6,9 +6,13 @@
 #include "integration/cli/context.h"
 
 #include <assert.h>
+#include <inttypes.h>
 #include <stdlib.h>
 
+#include "integration/cli/message.h"
+
 #define ROWS_BYTES ((size_t)16 << 20) /* of logits at a time */
+#define MAX_LOSSES 8                  /* in a row: after that the disk is beyond hope */
 
 kvp_status context_init(context *c, model *m, kvp_pager *pager, const window_rule *rule)
 {
@@ -19,6 +23,8 @@ kvp_status context_init(context *c, model *m, kvp_pager *pager, const window_rul
 void context_fini(context *c)
 {
     kvp_seq_destroy(c->seq);
+    free(c->calls);
+    c->calls = NULL;
     c->seq = NULL;
 }
 
@@ -27,6 +33,7 @@ kvp_status context_restart(context *c, uint64_t start)
     kvp_seq_destroy(c->seq);
     c->seq = NULL;
     c->start = c->next = start;
+    c->n_calls = 0;
     return kvp_seq_create(c->pager, &c->seq);
 }
 
@@ -64,12 +71,27 @@ static model_forward_args call_args(const context *c, const int32_t *text, uint6
                                 .n_logits = n_rows};
 }
 
-/* It has come back. */
-static kvp_status take_in(context *c, uint64_t stop)
+static kvp_status remember(context *c, context_call call)
 {
-    c->n_fed += stop - c->next;
-    c->next = stop;
-    return free_unreachable(c);
+    if (c->n_calls == c->capacity) {
+        size_t capacity = c->capacity ? 2 * c->capacity : 64;
+        context_call *calls = realloc(c->calls, capacity * sizeof *calls);
+        if (!calls)
+            return kvp_fail(KVP_E_NOMEM, "out of memory for the calls of a text");
+        c->calls = calls;
+        c->capacity = capacity;
+    }
+    c->calls[c->n_calls++] = call;
+    return KVP_OK;
+}
+
+/* It has come back. */
+static kvp_status take_in(context *c, context_call call)
+{
+    c->n_fed += call.end - c->next;
+    c->next = call.end;
+    kvp_status status = remember(c, call);
+    return status ? status : free_unreachable(c);
 }
 
 /* It has failed: what it left of its tokens goes. */
@@ -79,14 +101,84 @@ static kvp_status undo(context *c, kvp_status failure)
     return status ? status : failure;
 }
 
+/* ---- KV that is lost ---- */
+
+static bool is_loss(kvp_status status)
+{
+    return status == KVP_E_CORRUPT || status == KVP_E_LOST;
+}
+
+/* Back to where a call ended, at or before token `first` of the sequence; to the beginning where
+ * computing again would need tokens that retention has freed. */
+static kvp_status rewind_to(context *c, uint64_t first)
+{
+    size_t n = c->rule.keep ? 0 : c->n_calls;
+    while (n > 0 && c->calls[n - 1].end - c->start > first)
+        n--;
+    c->n_calls = n;
+    c->next = n ? c->calls[n - 1].end : c->start;
+    return kvp_seq_truncate(c->seq, c->next - c->start);
+}
+
+static kvp_status repeat(context *c, const int32_t *text, context_call call)
+{
+    model_item item = {.seq = c->seq, .args = call_args(c, text, call.end, NULL, 0)};
+    if (!call.n_rows)
+        return model_forward(c->model, c->seq, &item.args);
+    float *logits = malloc(call.n_rows * model_get_info(c->model)->n_vocab * sizeof *logits);
+    if (!logits)
+        return kvp_fail(KVP_E_NOMEM, "out of memory for logits");
+    item.args.logits = logits;
+    item.args.n_logits = 1;
+    kvp_status status = model_forward_batch(c->model, &item, 1, call.n_rows);
+    free(logits);
+    return status;
+}
+
+/* Compute again what is lost, by the same calls that had computed it, of which there were n_calls:
+ * they leave the same bits. */
+static kvp_status put_back(context *c, const int32_t *text, size_t n_calls)
+{
+    uint64_t first, n;
+    kvp_status status = kvp_seq_lost(c->seq, &first, &n);
+    if (!status && n) {
+        status = rewind_to(c, first);
+        complain("the KV of tokens %" PRIu64 " to %" PRIu64 " is lost: what came back from disk is "
+                 "not what was written; computing again from token %" PRIu64,
+                 c->start + first, c->start + first + n - 1, c->next);
+    }
+    while (c->n_calls < n_calls && !status) {
+        context_call call = c->calls[c->n_calls];
+        c->n_put_back += call.end - c->next;
+        status = repeat(c, text, call);
+        status = status ? undo(c, status) : take_in(c, call);
+    }
+    return status;
+}
+
+/* Whether the call that failed can be made once more, with what it lacked put back. */
+static bool mend(context *c, const int32_t *text, kvp_status *status)
+{
+    const size_t n_calls = c->n_calls;
+    for (uint32_t i = 0; i < MAX_LOSSES && is_loss(*status); i++)
+        *status = put_back(c, text, n_calls);
+    return *status == KVP_OK;
+}
+
 static kvp_status forward(context *c, const int32_t *text, uint64_t stop, chunk_watch *watch,
                           float *logits, size_t n_rows)
 {
-    model_forward_args args = call_args(c, text, stop, logits, n_rows);
-    args.progress = c->progress ? watch_chunk : NULL;
-    args.progress_opaque = watch;
-    kvp_status status = model_forward(c->model, c->seq, &args);
-    return status ? undo(c, status) : take_in(c, stop);
+    for (uint32_t n_losses = 0;; n_losses++) {
+        model_forward_args args = call_args(c, text, stop, logits, n_rows);
+        args.progress = c->progress ? watch_chunk : NULL;
+        args.progress_opaque = watch;
+        kvp_status status = model_forward(c->model, c->seq, &args);
+        if (!status)
+            return take_in(c, (context_call){.end = stop});
+        status = undo(c, status);
+        if (n_losses == MAX_LOSSES || !mend(c, text, &status))
+            return status;
+    }
 }
 
 /* Feed text[c->next .. end) in chunks; logits of its last n_rows tokens. */
@@ -123,6 +215,25 @@ static bool begins_a_window(const context_step *s)
     return window_start(&s->context->rule, s->end - 1) != s->context->start;
 }
 
+/* The steps that begin no window, of which `items` are the calls. */
+static kvp_status forward_all(context_step *steps, size_t n, const model_item *items,
+                              size_t n_items, size_t n_rows)
+{
+    model *m = steps[0].context->model;
+    for (uint32_t n_losses = 0;; n_losses++) {
+        kvp_status status = model_forward_batch(m, items, n_items, n_rows);
+        if (!is_loss(status) || n_losses == MAX_LOSSES)
+            return status;
+        for (size_t i = 0; i < n; i++) {
+            if (begins_a_window(&steps[i]))
+                continue;
+            kvp_status failure = undo(steps[i].context, status);
+            if (!mend(steps[i].context, steps[i].text, &failure))
+                return failure;
+        }
+    }
+}
+
 /* The rows of the batch come first: the product that makes them fills up all n_rows. */
 kvp_status context_step_all(context_step *steps, size_t n, float *logits, size_t n_rows,
                             model_item *items)
@@ -139,12 +250,12 @@ kvp_status context_step_all(context_step *steps, size_t n, float *logits, size_t
         items[n_items++] = (model_item){
             .seq = s->context->seq, .args = call_args(s->context, s->text, s->end, s->logits, 1)};
     }
-    kvp_status status = n_items ? model_forward_batch(m, items, n_items, n_rows) : KVP_OK;
+    kvp_status status = n_items ? forward_all(steps, n, items, n_items, n_rows) : KVP_OK;
     size_t row = n_items;
     for (size_t i = 0; i < n && !status; i++) {
         context_step *s = &steps[i];
         if (!begins_a_window(s)) {
-            status = take_in(s->context, s->end);
+            status = take_in(s->context, (context_call){.end = s->end, .n_rows = n_rows});
         } else {
             s->logits = logits + row++ * n_vocab;
             status = context_extend(s->context, s->text, s->end, s->logits, 1);

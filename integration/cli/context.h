@@ -1,9 +1,18 @@
-/* context.h - from a text of any length to a sequence that holds what the model sees of it. */
+/* context.h - from a text of any length to a sequence that holds what the model sees of it.
+ *
+ * KV that turns out to be lost (a page failed its checksum) is computed again by the same calls as
+ * before, so the text goes on as if nothing had happened, but for a line on stderr. */
 #ifndef KVPAGER_CLI_CONTEXT_H
 #define KVPAGER_CLI_CONTEXT_H
 
 #include "integration/models/model.h"
 #include "integration/cli/window.h"
+
+/* A call of the model. */
+typedef struct context_call {
+    uint64_t end;  /* of its tokens in the text; it began where the one before ended */
+    size_t n_rows; /* of model_forward_batch(); 0: it was model_forward() */
+} context_call;
 
 typedef struct context {
     model *model;
@@ -11,10 +20,13 @@ typedef struct context {
     window_rule rule;
     bool no_cache; /* compute everything anew for every call */
     kvp_seq *seq;
-    uint64_t start;    /* token of the text at position 0 of the sequence */
-    uint64_t next;     /* token of the text that comes next */
-    uint64_t restarts; /* windows begun after the first */
-    uint64_t n_fed;    /* tokens given to the model in all, again after a restart */
+    uint64_t start;      /* token of the text at position 0 of the sequence */
+    uint64_t next;       /* token of the text that comes next */
+    uint64_t restarts;   /* windows begun after the first */
+    uint64_t n_fed;      /* tokens given to the model in all, again after a restart */
+    uint64_t n_put_back; /* of those: because their KV was lost */
+    context_call *calls; /* that filled the sequence; [capacity] */
+    size_t n_calls, capacity;
     /* See model_forward_args. */
     bool (*progress)(void *opaque, size_t done, size_t total);
     void *progress_opaque;

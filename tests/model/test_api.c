@@ -521,10 +521,10 @@ static void test_corrupt_page_is_named_lost_for_ever_and_alone(void **state)
                     (faulty_plan){.kind = FAULT_FLIP, .op = FAULT_READS, .nth = 1, .flip_bit = 77});
     assert_fails(kvp_seq_pin(f.seq, 0, t, 1, KVP_FOREVER, &view), KVP_E_CORRUPT, name);
     assert_int_equal(faulty_disk_fired(&disk), 1);
-    assert_fails(kvp_seq_pin(f.seq, 0, t, 1, KVP_FOREVER, &view), KVP_E_CORRUPT, name);
+    assert_fails(kvp_seq_pin(f.seq, 0, t, 1, KVP_FOREVER, &view), KVP_E_LOST, name);
     float q[64] = {1}, out[64];
     kvp_attend_args args = {.q = q, .out = out, .n_queries = 1, .n_heads = 2, .scale = 1};
-    assert_fails(kvp_attend(f.seq, 0, &args), KVP_E_CORRUPT, name);
+    assert_fails(kvp_attend(f.seq, 0, &args), KVP_E_LOST, name);
     must(kvp_attend(f.seq, 1, &args)); /* other lanes do not suffer */
     must(kvp_seq_pin(f.seq, 0, t - 32, 1, KVP_FOREVER, &view));
     assert_true(pattern_page_ok(&pages[0], f.salts));
@@ -532,6 +532,16 @@ static void test_corrupt_page_is_named_lost_for_ever_and_alone(void **state)
     kvp_stats s = stats_of(f.pager);
     assert_int_equal(s.pages_lost, 1);
     assert_int_equal(s.checksum_failures, 1);
+    uint64_t first, n;
+    must(kvp_seq_lost(f.seq, &first, &n));
+    assert_true(first == t && n == 32);
+    must(kvp_seq_truncate(f.seq, first));
+    must(kvp_seq_lost(f.seq, &first, &n));
+    assert_int_equal(n, 0);
+    append(&f, 0, 64); /* put back */
+    must(kvp_seq_pin(f.seq, 0, t, 1, KVP_FOREVER, &view));
+    assert_true(pattern_page_ok(&pages[0], f.salts));
+    kvp_view_unpin(&view);
     must(kvp_pager_check(f.pager));
     kvp_pager_close(f.pager);
     faulty_disk_fini(&disk);

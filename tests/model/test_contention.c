@@ -57,7 +57,8 @@ static uint32_t pick(tenant *t, uint32_t n)
 /* Assertions are for the main thread: what goes wrong here is told to it. */
 static bool is_ok(tenant *t, kvp_status status)
 {
-    bool is_expected = t->may_fail && (status == KVP_E_IO || status == KVP_E_CORRUPT);
+    bool is_expected =
+        t->may_fail && (status == KVP_E_IO || status == KVP_E_CORRUPT || status == KVP_E_LOST);
     if (status && !is_expected && !t->status) {
         t->status = status;
         snprintf(t->message, sizeof t->message, "%s", kvp_error());

@@ -266,7 +266,8 @@ static void step(tenant *t)
     } else if (what < 97) {
         do_resize_pager(t);
     } else {
-        is_ok(t, kvp_seq_advise(s->seq, 0, UINT64_MAX, KVP_COLD));
+        is_ok(t, kvp_seq_advise(s->seq, 0, UINT64_MAX,
+                                (kvp_advice)(KVP_COLD + pick(t, KVP_NORMAL - KVP_COLD + 1))));
     }
     check(t);
     kvp_status status = kvp_pager_check(t->pager); /* in the middle of what others do */

@@ -47,8 +47,10 @@ static void count_refault(kvp_pager *p, const kvpi_page *page)
     p->stats.refaults[bucket]++;
 }
 
-kvp_status kvpi_fault_start(kvp_pager *p, uint32_t page, bool is_prefetch)
+/* *has_frame: it is not for want of one that this has to wait. */
+static kvp_status start(kvp_pager *p, uint32_t page, bool is_prefetch, bool *has_frame)
 {
+    *has_frame = true;
     kvpi_page *pg = kvpi_page_at(&p->pages, page);
     if (kvpi_page_is(pg, KVPI_PAGE_RESIDENT | KVPI_PAGE_LOADING))
         return KVP_OK;
@@ -60,6 +62,7 @@ kvp_status kvpi_fault_start(kvp_pager *p, uint32_t page, bool is_prefetch)
     uint32_t frame;
     kvp_group *account = kvpi_account_of(p, pg);
     kvp_status status = kvpi_frame_take(p, account, is_prefetch, &frame);
+    *has_frame = !status;
     if (status)
         return status;
     /* Only now: taking a frame may have changed where the page's copies are. */
@@ -88,6 +91,12 @@ kvp_status kvpi_fault_start(kvp_pager *p, uint32_t page, bool is_prefetch)
     return KVP_OK;
 }
 
+kvp_status kvpi_fault_start(kvp_pager *p, uint32_t page, bool is_prefetch)
+{
+    bool has_frame;
+    return start(p, page, is_prefetch, &has_frame);
+}
+
 kvp_status kvpi_fault_in(kvp_pager *p, uint32_t page, uint64_t deadline_ns)
 {
     kvpi_page *pg = kvpi_page_at(&p->pages, page);
@@ -108,13 +117,12 @@ kvp_status kvpi_fault_in(kvp_pager *p, uint32_t page, uint64_t deadline_ns)
             is_others = false;
             errors_before = pg->n_errors;
         }
-        kvp_status status = kvpi_fault_start(p, page, false);
+        bool has_frame;
+        kvp_status status = start(p, page, false, &has_frame);
         if (status && status != KVP_E_AGAIN)
             return status;
-        if (status && p->free_transfers && !is_counted) {
-            p->stats.direct_reclaims++;
-            is_counted = true;
-        }
+        p->stats.direct_reclaims += !has_frame && !is_counted;
+        is_counted = is_counted || !has_frame;
         status = kvpi_wait_for(p, page, deadline_ns);
         if (status && deadline_ns == 0) /* what had landed has been taken in */
             return kvp_fail(KVP_E_AGAIN, "the page is on its way");

@@ -28,7 +28,7 @@
 
 typedef struct query {
     const float *q;
-    uint64_t end; /* it sees positions below */
+    uint64_t begin, end; /* positions that it sees */
     double norm;
     float inverse_norm;
     kvpi_hits hits;
@@ -53,7 +53,7 @@ typedef struct search {
     /* of the batch of queries at hand */
     query *queries; /* [n] */
     size_t n;
-    uint64_t end; /* that any of them sees */
+    uint64_t begin, end; /* that any of them sees */
     kvp_scan *scan;
     /* with digests */
     kvp_digest *digests;   /* [n_pages] */
@@ -77,9 +77,10 @@ typedef struct scored {
     uint32_t first, n;
 } scored;
 
-static uint32_t visible_keys(const kvp_page_view *page, uint64_t end)
+/* Rows of the page that lie before the position. */
+static uint32_t rows_before(const kvp_page_view *page, uint64_t position)
 {
-    uint64_t n = end > page->first_position ? end - page->first_position : 0;
+    uint64_t n = position > page->first_position ? position - page->first_position : 0;
     return n < page->n_valid ? (uint32_t)n : page->n_valid;
 }
 
@@ -99,9 +100,10 @@ static float clamp(float score)
 static void offer(search *s, query *q, const scored *keys, const float *scores)
 {
     uint32_t found[KVPI_SCORE_KEYS], n_found = 0;
-    uint32_t visible = visible_keys(keys->page, q->end);
+    const uint32_t begin = rows_before(keys->page, q->begin), end = rows_before(keys->page, q->end);
     const float least = q->hits.least;
-    for (uint32_t j = 0; j < keys->n && keys->first + j < visible; j++)
+    for (uint32_t j = begin > keys->first ? begin - keys->first : 0;
+         j < keys->n && keys->first + j < end; j++)
         if (!(scores[j] < least))
             found[n_found++] = j;
     if (!n_found)
@@ -155,7 +157,7 @@ static void score_block(search *s, const scored *keys, const kvpi_score_keys *ro
 
 static void score_page(search *s, const kvp_page_view *page)
 {
-    const uint32_t plane = s->head - page->first_head, n = visible_keys(page, s->end);
+    const uint32_t plane = s->head - page->first_head, n = rows_before(page, s->end);
     const size_t row_bytes = page->k_width * kvp_dtype_bytes(page->dtype);
     const char *k = kvp_page_k(page, plane);
     scored keys = {.page = page, .values = kvp_page_v(page, plane)};
@@ -212,6 +214,7 @@ static kvp_status scan(search *s, const uint64_t *skip)
     const kvp_scan_args args = {
         .layer = s->layer,
         .max_parts = n_threads < KVP_SCAN_MAX_PARTS ? n_threads : KVP_SCAN_MAX_PARTS,
+        .begin = s->begin,
         .end = s->end,
         .is_one_group = true,
         .group = s->head / s->info.page_heads,
@@ -258,7 +261,7 @@ static float bound_page(const search *s, const kvp_digest *d, float *bounds)
         terms.query_norm = q->norm;
         terms.product = products[i % TILE_QUERIES][0];
         bounds[i] = kvpi_search_bound(d, s->args->similarity, &terms);
-        if (q->end <= d->first_position)
+        if (q->end <= d->first_position || q->begin >= d->first_position + s->info.page_tokens)
             bounds[i] = -INFINITY; /* it sees nothing of the page */
         float relative = q->norm > 0 && s->args->similarity == KVP_PRODUCT
                              ? bounds[i] / (float)q->norm
@@ -338,7 +341,8 @@ static kvp_status scan_in_waves(search *s)
 static kvp_status scan_all(search *s)
 {
     for (uint32_t i = 0; i < s->n_pages; i++)
-        s->counts.pages += s->digests[i].first_position < s->end;
+        s->counts.pages += s->digests[i].first_position < s->end &&
+                           s->digests[i].first_position + s->info.page_tokens > s->begin;
     return scan(s, NULL);
 }
 
@@ -363,6 +367,7 @@ static void take_batch(search *s, size_t first)
         size_t n = first + i;
         q->q = args->queries + n * width;
         q->end = args->ends && args->ends[n] < length ? args->ends[n] : length;
+        q->begin = args->begins ? args->begins[n] : 0;
         q->norm = norm_of(q->q, width);
         q->inverse_norm = q->norm > 0 ? (float)(1 / q->norm) : 0;
         char *values = args->values;
@@ -370,13 +375,14 @@ static void take_batch(search *s, size_t first)
                        values ? values + n * args->k * s->value_bytes : NULL, s->value_bytes);
         s->end = q->end;
     }
+    s->begin = s->queries[0].begin;
 }
 
 static kvp_status run_batch(search *s, size_t first)
 {
     kvp_status status = KVP_OK;
     take_batch(s, first);
-    if (s->args->k && s->end)
+    if (s->args->k && s->begin < s->end)
         status = s->bounds ? scan_in_waves(s) : scan_all(s);
     for (size_t i = 0; i < s->n && !status; i++) {
         kvpi_hits_sort(&s->queries[i].hits);
@@ -438,6 +444,17 @@ static void give_memory(search *s, size_t n_queries)
 
 /* ---- the call -------------------------------------------------------------------------------- */
 
+static kvp_status check_ascent(const char *name, const uint64_t *positions, size_t n)
+{
+    for (size_t i = 1; positions && i < n; i++)
+        if (positions[i] < positions[i - 1])
+            return kvp_fail(KVP_E_RANGE,
+                            "kvp_search: %s[%zu] is %llu, below %s[%zu] = %llu: they must ascend",
+                            name, i, (unsigned long long)positions[i], name, i - 1,
+                            (unsigned long long)positions[i - 1]);
+    return KVP_OK;
+}
+
 static kvp_status check_queries(const search *s)
 {
     const kvp_search_args *args = s->args;
@@ -446,14 +463,8 @@ static kvp_status check_queries(const search *s)
         if (!isfinite(args->queries[i]))
             return kvp_fail(KVP_E_RANGE, "kvp_search: element %zu of query %zu is not finite",
                             i % width, i / width);
-    for (size_t i = 1; args->ends && i < args->n_queries; i++)
-        if (args->ends[i] < args->ends[i - 1])
-            return kvp_fail(KVP_E_RANGE,
-                            "kvp_search: ends[%zu] is %llu, below ends[%zu] = %llu: they must "
-                            "ascend",
-                            i, (unsigned long long)args->ends[i], i - 1,
-                            (unsigned long long)args->ends[i - 1]);
-    return KVP_OK;
+    kvp_status status = check_ascent("begins", args->begins, args->n_queries);
+    return status ? status : check_ascent("ends", args->ends, args->n_queries);
 }
 
 static kvp_status check_args(search *s)

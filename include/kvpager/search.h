@@ -37,8 +37,9 @@ typedef struct kvp_search_args {
     size_t n_queries;
     kvp_similarity similarity;
     size_t k; /* hits wanted per query; below 2^32 */
-    /* [n_queries], ascending: query i sees positions < ends[i]. NULL: all. */
-    const uint64_t *ends;
+    /* [n_queries], ascending: query i sees positions from begins[i] to below ends[i]. NULL: from 0,
+     * and to the lane's end. */
+    const uint64_t *begins, *ends;
     kvp_hit *hits;  /* out: [n_queries][k], best first; among equal scores the lower position */
     size_t *n_hits; /* out: [n_queries], less than k where a query sees fewer keys */
     /* Optional, out: [n_queries][k] rows of V, those of the hits, as they lie in the pages. */
@@ -53,7 +54,7 @@ typedef struct kvp_search_args {
  * the lowest; a cosine whose norms' squares are beyond float32 counts as 0.
  * Several queries share each reading of a page: with few queries, that is what takes time.
  * Threads: any; calls on one sequence must not overlap. May block on I/O.
- * Errors : KVP_E_INVALID; KVP_E_RANGE a query is not finite, or ends do not ascend;
+ * Errors : KVP_E_INVALID; KVP_E_RANGE a query is not finite, or begins or ends do not ascend;
  *          KVP_E_UNSUPPORTED the layer is opaque; KVP_E_NOMEM; KVP_E_CORRUPT, KVP_E_LOST (the
  *          message names the page), KVP_E_IO, KVP_E_NOSPACE. On failure what is `out` is
  *          unspecified. */

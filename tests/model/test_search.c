@@ -207,11 +207,11 @@ static int compare(const void *a, const void *b)
 }
 
 /* All that is visible, best first; returns how many. */
-static size_t rank(const rows *r, uint32_t head, const float *q, kvp_similarity s, uint64_t end,
-                   scored *out)
+static size_t rank(const rows *r, uint32_t head, const float *q, kvp_similarity s, uint64_t begin,
+                   uint64_t end, scored *out)
 {
     size_t n = 0;
-    for (size_t t = 0; t < r->n && t < end; t++)
+    for (size_t t = begin; t < r->n && t < end; t++)
         if (!r->is_gone[t])
             out[n++] = (scored){similarity_of(r, t, head, q, s), t};
     qsort(out, n, sizeof *out, compare);
@@ -225,7 +225,8 @@ static void check_hits(const rows *r, uint32_t head, const float *q, const kvp_s
     scored *all = malloc(MAX_TOKENS * sizeof *all);
     const kvp_hit *hits = a->hits + i * a->k;
     const unsigned char *values = (const unsigned char *)a->values + i * a->k * V_BYTES;
-    size_t n = rank(r, head, q, a->similarity, a->ends ? a->ends[i] : UINT64_MAX, all);
+    size_t n = rank(r, head, q, a->similarity, a->begins ? a->begins[i] : 0,
+                    a->ends ? a->ends[i] : UINT64_MAX, all);
     assert_int_equal(a->n_hits[i], n < a->k ? n : a->k);
     for (size_t h = 0; h < a->n_hits[i]; h++) {
         size_t t = hits[h].position;
@@ -285,12 +286,14 @@ static void search_and_check(const setup *s, key_maker make, kvp_similarity simi
     append(seq, r, n_tokens, make, s->dtype);
     const size_t n_queries = 7;
     float *q = make_queries(n_queries, s->width, make);
+    uint64_t begins[] = {0, 0, 3, 3, n_tokens / 2 - 5, n_tokens - 40, n_tokens};
     uint64_t ends[] = {0, 1, 5, n_tokens / 3, n_tokens / 2, n_tokens, UINT64_MAX};
     for (size_t k = 1; k <= MAX_K; k = k < 16 ? k * 4 : k * 3 + 12) {
         for (uint32_t head = 0; head < HEADS; head++) {
             kvp_search_args a = search_args(&f, q, n_queries, k);
             a.similarity = similarity;
             a.ends = k % 2 ? ends : NULL;
+            a.begins = k % 3 ? begins : NULL;
             must(kvp_search(seq, 0, head, &a));
             for (size_t i = 0; i < n_queries; i++)
                 check_hits(r, head, q + i * s->width, &a, i, tolerance);
@@ -573,6 +576,9 @@ static void test_bad_arguments_are_refused(void **state)
     a.ends = (uint64_t[]){2, 1};
     assert_fails(kvp_search(seq, 0, 0, &a), KVP_E_RANGE, "ends[1] is 1");
     a.ends = NULL;
+    a.begins = (uint64_t[]){1, 0};
+    assert_fails(kvp_search(seq, 0, 0, &a), KVP_E_RANGE, "begins[1] is 0");
+    a.begins = NULL;
     a.similarity = (kvp_similarity)7;
     assert_fails(kvp_search(seq, 0, 0, &a), KVP_E_INVALID, "similarity 7");
     a.similarity = KVP_PRODUCT;

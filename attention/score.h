@@ -1,8 +1,8 @@
 /* score.h - scores of keys and nothing else: kernels for kvp_search(), per instruction set and
  * dtype.
  *
- * A score depends on query, key and instruction set alone, bit for bit: not on which queries or keys
- * share the call. */
+ * A score depends on query, key and instruction set alone, bit for bit: not on which queries or
+ * keys share the call. */
 #ifndef KVPI_ATTENTION_SCORE_H
 #define KVPI_ATTENTION_SCORE_H
 

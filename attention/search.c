@@ -3,8 +3,8 @@
  * Invariants
  * 1. Which keys are hits follows from their scores and positions alone (search_hits.c), so threads
  *    may take pages in any order, and pages without a hit may be left out.
- * 2. A page is left out for a query only if its bound is below the score of that query's k-th hit so
- *    far, which only rises.
+ * 2. A page is left out for a query only if its bound is below the score of that query's k-th hit
+ *    so far, which only rises.
  * 3. Which pages are read depends on scores alone, never on timing: they are scanned in waves, in
  *    order of decreasing bounds, and what a wave leaves out is settled by the waves before it.
  *

@@ -81,8 +81,8 @@ typedef struct kvp_geometry {
      */
     const kvp_layer_kind *layers;
     const kvp_lookup_kind *lookups; /* [n_layers], copied at open; NULL: all zero */
-    uint32_t page_tokens; /* 1 .. 65535; 0: 64 */
-    uint32_t page_heads;  /* KV heads per page; 0: as many as make pages of about 64 KiB */
+    uint32_t page_tokens;           /* 1 .. 65535; 0: 64 */
+    uint32_t page_heads; /* KV heads per page; 0: as many as make pages of about 64 KiB */
 } kvp_geometry;
 
 typedef enum kvp_log_level { KVP_LOG_WARNING = 1, KVP_LOG_INFO = 2 } kvp_log_level;

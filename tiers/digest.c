@@ -1,9 +1,9 @@
 /* digest.c - centre, radius, norms and cone of a page's keys.
  *
  * A score is bounded in two ways (attention/search_bound.c): the keys lie in a ball around their
- * centre, and in a cone around its direction. The cone is the narrower one for keys of norm 1, whose
- * centre is inside the sphere. The centre is rounded to bf16 before distances are taken from it, so
- * that what is stored is true of what is stored. */
+ * centre, and in a cone around its direction. The cone is the narrower one for keys of norm 1,
+ * whose centre is inside the sphere. The centre is rounded to bf16 before distances are taken from
+ * it, so that what is stored is true of what is stored. */
 #include "tiers/digest.h"
 
 #include "alloc/mem.h"

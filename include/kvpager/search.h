@@ -3,8 +3,8 @@
  *
  * For a memory that a model or a program looks things up in: keys of any width as K, and as V what
  * is found there, e.g. bytes of the caller's (kvp_lookup_kind.has_opaque_v). Pages stream through
- * the bounded ring of a scan; of a layer with digests (kvp_lookup_kind.has_digests) those that cannot
- * hold a hit are neither read nor computed. */
+ * the bounded ring of a scan; of a layer with digests (kvp_lookup_kind.has_digests) those that
+ * cannot hold a hit are neither read nor computed. */
 #ifndef KVPAGER_SEARCH_H
 #define KVPAGER_SEARCH_H
 
@@ -47,11 +47,11 @@ typedef struct kvp_search_args {
     kvp_search_counts *counts; /* optional, out */
 } kvp_search_args;
 
-/* The k nearest keys of KV head `head` of `layer`, for each query. A score is computed in float32 by
- * the instruction set in use (kvp_isa()) and depends on query and key alone: so hits are the same
- * bits whatever the number of queries and threads, wherever pages lie, with digests and without. A
- * score beyond float32 counts as its largest number, an undefined one (infinities that cancel) as
- * the lowest; a cosine whose norms' squares are beyond float32 counts as 0.
+/* The k nearest keys of KV head `head` of `layer`, for each query. A score is computed in float32
+ * by the instruction set in use (kvp_isa()) and depends on query and key alone: so hits are the
+ * same bits whatever the number of queries and threads, wherever pages lie, with digests and
+ * without. A score beyond float32 counts as its largest number, an undefined one (infinities that
+ * cancel) as the lowest; a cosine whose norms' squares are beyond float32 counts as 0.
  * Several queries share each reading of a page: with few queries, that is what takes time.
  * Threads: any; calls on one sequence must not overlap. May block on I/O.
  * Errors : KVP_E_INVALID; KVP_E_RANGE a query is not finite, or begins or ends do not ascend;

@@ -1,6 +1,6 @@
 /* test_search.c - kvp_search() against float64 over flat arrays: which keys are hits, their order,
- * their values; the same bits whatever the budget, the number of threads, the disk engine, the batch
- * and the digests; and through appends, truncations, forks and evictions. */
+ * their values; the same bits whatever the budget, the number of threads, the disk engine, the
+ * batch and the digests; and through appends, truncations, forks and evictions. */
 #include "kvpager/search.h"
 #include "tests/support/round.h"
 

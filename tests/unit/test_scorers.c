@@ -1,5 +1,5 @@
-/* test_scorers.c - the promises of attention/score.h: scores are those of float64 within rounding, do
- * not depend on neighbours, and nothing is read beyond the rows given. */
+/* test_scorers.c - the promises of attention/score.h: scores are those of float64 within rounding,
+ * do not depend on neighbours, and nothing is read beyond the rows given. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

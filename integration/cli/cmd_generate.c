@@ -80,7 +80,7 @@ static kvp_status verify(generation *g)
         status = context_init(&context, s->model, pager, &s->rule);
     context.no_cache = g->own.no_cache;
     if (!status && s->memory)
-        status = recall_open(s, true, &memory);
+        status = recall_open(s, NULL, &memory);
     if (!status && memory)
         status = context_use_memory(&context, memory);
     const run_watcher watcher = watch_verification(&g->watch, g->result.n_new);

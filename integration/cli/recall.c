@@ -88,12 +88,12 @@ static void say_that_nothing_is_fitted(const session *s, const recall_fit *fit)
              s->options->model_path, fit->theta, fit->lambda[0], s->options->model_path);
 }
 
-static kvp_status open_with(const session *s, const recall_fit *fit, bool all_in_ram, memory **out)
+static kvp_status open_with(const session *s, const recall_fit *fit, const char *name, memory **out)
 {
-    kvp_config base = session_pager_config(s, all_in_ram);
+    kvp_config base = session_pager_config(s, !name);
     char *swap = NULL;
     base.trace = NULL;
-    if (base.disk_path && asprintf(&swap, "%s.memory", base.disk_path) < 0)
+    if (base.disk_path && asprintf(&swap, "%s.%s", base.disk_path, name) < 0)
         return kvp_fail(KVP_E_NOMEM, "out of memory: a memory");
     base.disk_path = swap;
     const memory_options options = {
@@ -107,16 +107,16 @@ static kvp_status open_with(const session *s, const recall_fit *fit, bool all_in
     return reword(s, status);
 }
 
-kvp_status recall_open(const session *s, bool all_in_ram, memory **out)
+kvp_status recall_open(const session *s, const char *name, memory **out)
 {
     recall_fit fit;
     bool is_fitted;
     kvp_status status = recall_fit_load(s->options->model_path, s->info->fingerprint,
                                         s->info->d_model, &fit, &is_fitted);
-    if (!status && !is_fitted && !all_in_ram)
+    if (!status && !is_fitted && name && !s->memory) /* once */
         say_that_nothing_is_fitted(s, &fit);
     if (!status)
-        status = open_with(s, &fit, all_in_ram, out);
+        status = open_with(s, &fit, name, out);
     recall_fit_fini(&fit);
     return status;
 }

@@ -12,10 +12,11 @@ void recall_share_budget(kvp_config *cfg);
 /* What the options must give, where KV or memory alone needs so much. */
 uint64_t recall_whole_budget(const options *o, uint64_t bytes);
 
-/* Open the memory of the session, whose model is loaded; without fitted values, say which ones are
- * used. Errors: KVP_E_BUDGET an option is too small: the message says how many bytes work; as
- * recall_fit_load() and kvp_pager_open(). */
-KVP_NODISCARD kvp_status recall_open(const session *s, bool all_in_ram, memory **out);
+/* Open a memory for the session, whose model is loaded. Without fitted values, say which ones are
+ * used. With --swap, its file is that with .NAME behind; name NULL: all is in RAM. Errors:
+ * KVP_E_BUDGET an option is too small: the message says how many bytes work; as recall_fit_load()
+ * and kvp_pager_open(). */
+KVP_NODISCARD kvp_status recall_open(const session *s, const char *name, memory **out);
 
 /* What a memory cost. */
 typedef struct recall_report {

@@ -202,7 +202,7 @@ int session_open_pager_for(session *s, uint64_t pages_per_lane, uint64_t n_seqs)
     if (!status && s->trace)
         status = trace_writer_begin(s->trace, s->pager);
     if (!status && s->options->beyond.kind == BEYOND_RECALL)
-        status = recall_open(s, false, &s->memory);
+        status = recall_open(s, "memory", &s->memory);
     return status ? report_failure(status) : EXIT_DONE;
 }
 

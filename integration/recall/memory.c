@@ -111,6 +111,11 @@ memory_counts memory_get_counts(const memory *m)
     return m->counts;
 }
 
+const recall_fit *memory_get_fit(const memory *m)
+{
+    return &m->fit;
+}
+
 uint64_t memory_size(const memory *m)
 {
     return m->n;

@@ -37,6 +37,7 @@ KVP_NODISCARD kvp_status memory_open(const memory_options *options, memory **out
 void memory_close(memory *m);
 kvp_pager *memory_pager(memory *m);
 memory_counts memory_get_counts(const memory *m);
+const recall_fit *memory_get_fit(const memory *m);
 uint64_t memory_size(const memory *m); /* pairs ever added */
 
 /* ---- step by step ---------------------------------------------------------------------------- */

@@ -176,15 +176,16 @@ static void add_masses(const kvpi_plan *plan, const kvp_page_view *page, const k
         size_t query, head;
         locate(plan, set, first + r, &query, &head);
         if (rows[r].n_visible)
-            add_mass(page_mass_row(plan, query, head) + page->index, rows[r].m, rows[r].block_l);
+            add_mass(page_mass_row(plan, query, head) + page->index, rows[r].block_m,
+                     rows[r].block_l);
     }
 }
 
 void kvpi_attend_plane(const kvpi_plan *plan, kvpi_kernel kernel, const kvp_page_view *page,
                        const kvpi_row_set *set, size_t first, size_t n, const kvpi_state *state)
 {
-    kvpi_row rows[KVPI_MANY_ROWS];
-    uint32_t visible[KVPI_MANY_ROWS];
+    kvpi_row rows[KVPI_BLOCK_ROWS];
+    uint32_t visible[KVPI_BLOCK_ROWS];
     const size_t n_seen = load_rows(plan, page, set, first, n, state, rows, visible);
     for (size_t at = 0; at < n_seen; at += KVPI_BLOCK_KEYS) {
         size_t n_keys = n_seen - at < KVPI_BLOCK_KEYS ? n_seen - at : KVPI_BLOCK_KEYS;

@@ -43,7 +43,7 @@ float *kvpi_plan_out(const kvpi_plan *plan, size_t query, size_t head);
 /* Pages that queries [first, first + n) may see; false: they see none. */
 bool kvpi_plan_range(const kvpi_plan *plan, size_t first, size_t n, kvp_scan_args *scan);
 
-/* Let rows [first, first + n) of `set`, n <= KVPI_MANY_ROWS, attend one plane of a page. */
+/* Let rows [first, first + n) of `set`, n <= KVPI_BLOCK_ROWS, attend one plane of a page. */
 void kvpi_attend_plane(const kvpi_plan *plan, kvpi_kernel kernel, const kvp_page_view *page,
                        const kvpi_row_set *set, size_t first, size_t n, const kvpi_state *state);
 

@@ -100,9 +100,9 @@ static void attend_page(const few *f, float *slot, const kvp_page_view *page)
                             .n_heads = f->plan->heads_per_kv,
                             .kv_head = page->first_head + h};
         kvpi_state state = state_in(f, slot, h * n_rows);
-        for (size_t row = 0; row < n_rows; row += KVPI_FEW_ROWS) {
-            size_t n = n_rows - row < KVPI_FEW_ROWS ? n_rows - row : KVPI_FEW_ROWS;
-            kvpi_attend_plane(f->plan, f->plan->kernels->few[page->dtype], page, &set, row, n,
+        for (size_t row = 0; row < n_rows; row += KVPI_BLOCK_ROWS) {
+            size_t n = n_rows - row < KVPI_BLOCK_ROWS ? n_rows - row : KVPI_BLOCK_ROWS;
+            kvpi_attend_plane(f->plan, f->plan->kernels->attend[page->dtype], page, &set, row, n,
                               &state);
         }
     }

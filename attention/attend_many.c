@@ -51,18 +51,18 @@ static size_t planes_of(const many *p, size_t n_heads)
 
 static size_t blocks_per_plane(const many *p)
 {
-    return (p->n_rows - p->first_row + KVPI_MANY_ROWS - 1) / KVPI_MANY_ROWS;
+    return (p->n_rows - p->first_row + KVPI_BLOCK_ROWS - 1) / KVPI_BLOCK_ROWS;
 }
 
 static void attend_block(void *arg, size_t task)
 {
     many *p = arg;
     size_t plane = task / blocks_per_plane(p);
-    size_t row = p->first_row + task % blocks_per_plane(p) * KVPI_MANY_ROWS;
-    size_t n = min(p->n_rows - row, KVPI_MANY_ROWS);
+    size_t row = p->first_row + task % blocks_per_plane(p) * KVPI_BLOCK_ROWS;
+    size_t n = min(p->n_rows - row, KVPI_BLOCK_ROWS);
     kvpi_row_set set = row_set(p, p->page.first_head, plane);
     kvpi_state state = {.m = p->m + plane * p->n_rows, .l = p->l + plane * p->n_rows};
-    kvpi_attend_plane(p->plan, p->plan->kernels->many[p->page.dtype], &p->page, &set, row, n,
+    kvpi_attend_plane(p->plan, p->plan->kernels->attend[p->page.dtype], &p->page, &set, row, n,
                       &state);
 }
 

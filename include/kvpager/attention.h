@@ -48,8 +48,8 @@ typedef struct kvp_attend_args {
 KVP_API KVP_NODISCARD kvp_status kvp_attend(kvp_seq *seq, uint32_t layer,
                                             const kvp_attend_args *args);
 
-/* The instruction set in use: "scalar", "avx2". Chosen by the CPU, or by the environment variable
- * KVP_ISA; NULL if KVP_ISA names one that is unknown or not available here (kvp_error() says so).
+/* The instruction set in use: "scalar", "avx2", "avx512" (the last two give the same bits). Chosen by
+ * the CPU, or by the environment variable KVP_ISA; NULL if KVP_ISA names one that is unknown or not available here (kvp_error() says so).
  */
 KVP_API const char *kvp_isa(void);
 

@@ -180,7 +180,7 @@ void problem_solve(problem *p)
 
 bool problem_use_isa(size_t i)
 {
-    static const char *const isas[PROBLEM_N_ISAS] = {"scalar", "avx2"};
+    static const char *const isas[PROBLEM_N_ISAS] = {"scalar", "avx2", "avx512"};
     setenv("KVP_ISA", isas[i], 1);
     return kvp_isa() != NULL;
 }

@@ -114,12 +114,13 @@ static kvp_status attend_item(few *f, uint32_t part, const kvp_scan_item *item)
     memset(slot, 0, f->at.slot * sizeof *slot);
     for (size_t row = 0; row < f->at.max_rows; row++)
         slot[row] = -INFINITY;
-    for (uint32_t i = 0; i < item->n_pages && !atomic_load(&f->has_failed); i++) {
-        kvp_page_view page;
-        kvp_status status = kvp_scan_next(f->scan, part, &page);
+    kvp_page_view pages[KVP_SEGMENT_PAGES];
+    for (uint32_t done = 0, n; done < item->n_pages && !atomic_load(&f->has_failed); done += n) {
+        kvp_status status = kvp_scan_next_run(f->scan, part, KVP_SEGMENT_PAGES, pages, &n);
         if (status)
             return status;
-        attend_page(f, slot, &page);
+        for (uint32_t i = 0; i < n; i++)
+            attend_page(f, slot, &pages[i]);
     }
     return KVP_OK;
 }

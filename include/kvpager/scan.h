@@ -72,6 +72,10 @@ KVP_API KVP_NODISCARD kvp_status kvp_scan_claim(kvp_scan *scan, uint32_t part, k
 /* The next page of the part's item; faults it in and releases the one before.
  * Errors: KVP_E_CORRUPT, KVP_E_LOST, KVP_E_IO, KVP_E_NOSPACE. */
 KVP_API KVP_NODISCARD kvp_status kvp_scan_next(kvp_scan *scan, uint32_t part, kvp_page_view *view);
+/* The next page, and with it those that follow in the item for as long as they are resident: up to
+ * `max` >= 1, or fewer where RAM is short. views [max]; all of *n are released by the next call. */
+KVP_API KVP_NODISCARD kvp_status kvp_scan_next_run(kvp_scan *scan, uint32_t part, uint32_t max,
+                                                   kvp_page_view *views, uint32_t *n);
 
 /* Is anybody to be told of attention mass: the placement policy, or a trace? Then it is worth its
  * price to ask kvp_attend() for it (page_mass), which passes it on. */

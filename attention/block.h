@@ -24,9 +24,9 @@
 
 #define CHAINS 16u
 #define TILE_ROWS 4u
-#define TILE_VECS 6u     /* of an output tile, at most */
-#define PACK_KEYS 16u    /* rows of K that are packed at a time */
-#define PACK_WIDTH 1024u /* wider ones are converted by each tile */
+#define TILE_VECS 6u    /* of an output tile, at most */
+#define PACK_KEYS 16u   /* rows of K that are packed at a time */
+#define PACK_WIDTH 512u /* wider ones are converted by each tile */
 
 /* ---- exp ------------------------------------------------------------------------------------- */
 
@@ -417,7 +417,7 @@ SIMD_TARGET static void attend_bf16(const kvpi_keys *keys, kvpi_row *rows, size_
     attend(keys, rows, n_rows, KVP_BF16);
 }
 
-SIMD_TARGET static void merge(const kvpi_partial *into, const kvpi_partial *next, size_t v_width)
+SIMD_TARGET static void merge(const kvp_partial *into, const kvp_partial *next, size_t v_width)
 {
     float old, factor;
     if (*next->l == 0) /* saw no key; a NaN goes on */

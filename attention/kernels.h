@@ -16,7 +16,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "kvpager/view.h"
+#include "kvpager/attention.h"
 
 #define KVPI_BLOCK_KEYS 64u /* keys per call, at most: a page of the default size */
 #define KVPI_BLOCK_ROWS 48u /* rows per call, at most */
@@ -42,18 +42,13 @@ typedef struct kvpi_row {
     float old_factor, block_factor; /* out: what state and block were multiplied by */
 } kvpi_row;
 
-/* The same state, where the caller keeps it. */
-typedef struct kvpi_partial {
-    float *m, *l, *o;
-} kvpi_partial;
-
 typedef void (*kvpi_kernel)(const kvpi_keys *keys, kvpi_row *rows, size_t n_rows);
 
 typedef struct kvpi_kernels {
     const char *name;
     kvpi_kernel attend[3]; /* [kvp_dtype] */
     /* Fold `next` into `into`; an l of 0 (no key) changes nothing. */
-    void (*merge)(const kvpi_partial *into, const kvpi_partial *next, size_t v_width);
+    void (*merge)(const kvp_partial *into, const kvp_partial *next, size_t v_width);
 } kvpi_kernels;
 
 /* The readable reference, in plain C. */

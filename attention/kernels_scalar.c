@@ -131,7 +131,7 @@ static void attend_bf16(const kvpi_keys *keys, kvpi_row *rows, size_t n_rows)
         attend_row(keys, &rows[r], KVP_BF16);
 }
 
-static void merge(const kvpi_partial *into, const kvpi_partial *next, size_t v_width)
+static void merge(const kvp_partial *into, const kvp_partial *next, size_t v_width)
 {
     float old, factor;
     if (*next->l == 0) /* saw no key; a NaN goes on */

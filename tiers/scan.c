@@ -71,13 +71,13 @@ static void set_up(kvp_scan *s, kvp_seq *seq, const kvp_scan_args *args)
     s->n_parts += s->n_parts == 0;
 }
 
-/* Frames for more pages of each part, which are resident anyway: what is left when read-ahead has
- * its own, and all that the parts hold stays a sixth of RAM. */
+/* Frames for more pages of each part, which are resident anyway: a quarter of what is left when
+ * read-ahead has its own, and all that the parts hold stays a sixth of RAM. */
 static void reserve_runs(kvp_scan *s)
 {
     const kvp_pager *p = s->p;
     uint64_t room = kvpi_account_room(s->account, KVP_TIER_RAM), ahead = p->max_ahead + p->max_run;
-    uint64_t limit = kvpi_account_frames(s->account) / 6, n = room > ahead ? room - ahead : 0;
+    uint64_t limit = kvpi_account_frames(s->account) / 6, n = room > ahead ? (room - ahead) / 4 : 0;
     limit = limit > s->n_parts ? limit - s->n_parts : 0;
     n = (n < limit ? n : limit) / s->n_parts;
     s->max_run = 1 + (n < KVP_SEGMENT_PAGES - 1 ? (uint32_t)n : KVP_SEGMENT_PAGES - 1);
@@ -87,12 +87,13 @@ static void reserve_runs(kvp_scan *s)
 }
 
 /* With the lock held: a frame for each part and the workspace, or nothing. */
-static kvp_status reserve(kvp_scan *s, bool with_workspace)
+static kvp_status reserve(kvp_scan *s, const kvp_scan_args *args)
 {
+    const bool with_workspace = args->workspace_bytes > 0;
     uint32_t extra = with_workspace;
     s->workspace_frame = UINT32_MAX;
     kvpi_claim claim = {.account = s->account, .n_min = 1 + extra, .n_max = s->n_parts + extra};
-    kvp_status status = kvpi_hold(s->p, &claim, KVP_FOREVER, &s->held);
+    kvp_status status = kvpi_hold(s->p, &claim, args->only_now ? 0 : KVP_FOREVER, &s->held);
     if (status)
         return status;
     if (with_workspace)
@@ -116,12 +117,16 @@ kvp_status kvp_scan_open(kvp_seq *seq, const kvp_scan_args *args, kvp_scan **sca
         return status;
     kvp_pager *p = seq->pager;
     kvpi_lock(p);
-    while (!p->free_scans)
+    while (!p->free_scans && !args->only_now)
         (void)!kvpi_sleep(p, KVP_FOREVER);
+    if (!p->free_scans) {
+        kvpi_unlock(p);
+        return kvp_fail(KVP_E_AGAIN, "scan: as many are open as the RAM budget allows");
+    }
     kvp_scan *s = p->free_scans;
     p->free_scans = s->next_free;
     set_up(s, seq, args);
-    status = reserve(s, args->workspace_bytes > 0);
+    status = reserve(s, args);
     if (status) {
         s->next_free = p->free_scans;
         p->free_scans = s;

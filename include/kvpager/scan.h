@@ -15,8 +15,9 @@
  *
  * Memory: the ring and the workspace are frames of the pager's RAM budget. kvp_scan_open() reserves
  * them all at once or waits while holding nothing, so concurrent scans cannot deadlock. A thread
- * that has a scan open must close it before it opens another, appends or pins: with a small budget
- * it would wait for itself. */
+ * that has a scan open must close it before it appends, pins, or waits for another: with a small
+ * budget it would wait for itself. What does not wait (only_now) it may open beside, of another
+ * sequence. */
 #ifndef KVPAGER_SCAN_H
 #define KVPAGER_SCAN_H
 
@@ -40,6 +41,9 @@ typedef struct kvp_scan_args {
     /* Pages that hold a position in [0, sinks_end) or [begin, end) are visited. */
     uint64_t sinks_end, begin, end;
     size_t workspace_bytes; /* wanted: see kvp_scan_workspace(); at most one frame is given */
+    /* Fail with KVP_E_AGAIN rather than wait for frames or for other scans: for a thread that has
+     * scans open, and can close them. */
+    bool only_now;
 } kvp_scan_args;
 
 typedef struct kvp_scan_item {

@@ -71,7 +71,7 @@ void problem_assert_solved(const problem *p);
 #define PROBLEM_N_ISAS ((size_t)3)
 bool problem_use_isa(size_t i);
 
-/* Make, solve, and run on every instruction set of this CPU. */
+/* Make, solve, and run in both roles on every instruction set of this CPU. */
 void problem_check(shape s);
 
 /* Zeroed memory. */

@@ -95,8 +95,8 @@ static kvp_status limit_seq(sim_player *p, const sim_actor *a, kvp_tier_id tier)
 {
     const sim_op *op = p->op;
     kvp_group_usage u = {.size = sizeof u};
-    kvp_status status = kvp_seq_set_budget(a->seq, tier, min_of(p, op->b), max_of(p, op->b >> 8),
-                                           deadline_of(p));
+    kvp_status status =
+        kvp_seq_set_budget(a->seq, tier, min_of(p, op->b), max_of(p, op->b >> 8), deadline_of(p));
     sim_detail(p, "tier %d", (int)tier);
     if (status == KVP_E_BUSY && a->hold != HOLDS_NOTHING) {
         p->out->tally.n_busy++;

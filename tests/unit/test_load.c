@@ -15,7 +15,7 @@
 
 static const int32_t tokens[N] = {0, 40000, 32783, 32784, N_VOCAB - 1}; /* of several parts */
 
-static float *logits_with(const char *dir, uint32_t n_threads, model_weights weights)
+static float *logits_with(const char *dir, uint32_t n_threads, kvp_dtype weights)
 {
     model *m;
     kvp_pager *pager;
@@ -46,7 +46,7 @@ static void test_threads_that_load_change_no_bit(void **state)
     temp_dir_make(dir);
     tiny_llama_write(dir, &shape);
     for (int i = 0; i < 2; i++) {
-        model_weights weights = i ? MODEL_WEIGHTS_BF16 : MODEL_WEIGHTS_F32;
+        kvp_dtype weights = i ? KVP_BF16 : KVP_F32;
         float *one = logits_with(dir, 1, weights), *four = logits_with(dir, 4, weights);
         assert_memory_equal(one, four, (size_t)N * N_VOCAB * sizeof *one);
         free(one);

@@ -32,6 +32,7 @@ struct decoder {
     rope rope;
     matmul *mm;
     kvp_pool *pool;
+    model_isa isa;
     uint32_t n_layers; /* of weights: fewer than the config's, if hollow */
     workspace work;
     masses masses;
@@ -245,7 +246,7 @@ static kvp_status mlp(const pass *p, const decoder_layer *layer, float *hidden, 
     kvp_status status = matmul_apply(p->m->mm, &layer->up, w->norm, n, w->up);
     if (status)
         return status;
-    const float *inner = rows_activate(m->pool, &m->config, w->up, w->gated, n);
+    const float *inner = rows_activate(m->pool, m->isa, &m->config, w->up, w->gated, n);
     status = matmul_apply(p->m->mm, &layer->down, inner, n, w->delta);
     if (!status)
         rows_add(m->pool, w->delta, n, m->config.d_model, hidden);
@@ -372,7 +373,9 @@ kvp_status decoder_open(const weights_source *source, kvp_pool *pool, decoder **
     m->config = *source->config;
     m->pool = pool;
     m->n_layers = source->hollow_layers ? source->hollow_layers : source->config->n_layers;
-    kvp_status status = matmul_open(pool, &m->mm);
+    kvp_status status = model_isa_find(&m->isa);
+    if (!status)
+        status = matmul_open(pool, m->isa, &m->mm);
     if (!status)
         status = decoder_weights_load(source, pool, &m->weights);
     if (!status && m->config.rope.dim)

@@ -37,12 +37,8 @@ typedef struct job {
 
 /* ---- life ------------------------------------------------------------------------------------ */
 
-kvp_status matmul_open(kvp_pool *pool, matmul **out)
+kvp_status matmul_open(kvp_pool *pool, model_isa isa, matmul **out)
 {
-    model_isa isa;
-    kvp_status status = model_isa_find(&isa);
-    if (status)
-        return status;
     matmul *mm = calloc(1, sizeof *mm);
     if (!mm)
         return kvp_fail(KVP_E_NOMEM, "out of memory: matrix products");
@@ -58,11 +54,6 @@ void matmul_close(matmul *mm)
         return;
     free(mm->x);
     free(mm);
-}
-
-const char *matmul_isa(const matmul *mm)
-{
-    return mm->products->name;
 }
 
 size_t matmul_scratch_bytes(const matmul *mm)

@@ -2,18 +2,16 @@
 #ifndef KVPAGER_MODELS_MATMUL_H
 #define KVPAGER_MODELS_MATMUL_H
 
+#include "integration/models/isa.h"
 #include "integration/models/matrix.h"
 #include "kvpager/pool.h"
 #include "kvpager/status.h"
 
 typedef struct matmul matmul;
 
-/* Products run on the threads of `pool`, which must outlive this. Not for concurrent calls. Errors:
- * KVP_E_NOMEM; KVP_E_UNSUPPORTED, as model_isa_find(). */
-KVP_NODISCARD kvp_status matmul_open(kvp_pool *pool, matmul **out);
+/* Products run on the threads of `pool`, which must outlive this. Not for concurrent calls. */
+KVP_NODISCARD kvp_status matmul_open(kvp_pool *pool, model_isa isa, matmul **out);
 void matmul_close(matmul *mm);
-/* The instructions in use: "scalar", "avx2", "avx512", "avx512_bf16". */
-const char *matmul_isa(const matmul *mm);
 
 /* Room for products of up to m rows with this matrix; later matmul_apply() calls allocate nothing.
  */

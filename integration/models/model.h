@@ -98,8 +98,8 @@ typedef struct model_item {
 } model_item;
 
 /* The same for several sequences at once: one pass over the weights. Sequences differ. Logits that
- * lie side by side in memory, in the order of the items, are one product. An item's results are, bit
- * for bit, those of model_forward(): what else is in the batch does not matter. Errors: as
+ * lie side by side in memory, in the order of the items, are one product. An item's results are,
+ * bit for bit, those of model_forward(): what else is in the batch does not matter. Errors: as
  * model_forward(), then any of the sequences may have lanes that differ in length. */
 KVP_NODISCARD kvp_status model_forward_batch(model *m, const model_item *items, size_t n_items);
 

@@ -62,7 +62,6 @@ static void multiply_bf16(const product_tile *t, size_t n_rows)
 }
 
 const products products_scalar = {
-    .name = "scalar",
     .tile_rows = 1,
     .kernels = {[KVP_F32] = {product_pack_floats, sizeof(float), multiply_f32},
                 [KVP_F16] = {product_pack_floats, sizeof(float), multiply_f16},

@@ -38,7 +38,6 @@ typedef struct product_kernel {
 } product_kernel;
 
 typedef struct products {
-    const char *name;
     size_t tile_rows;          /* of a call, at most; <= PRODUCT_MAX_ROWS */
     product_kernel kernels[3]; /* [kvp_dtype] of the weights */
 } products;

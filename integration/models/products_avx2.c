@@ -129,7 +129,6 @@ TARGET static void multiply_bf16(const product_tile *t, size_t n_rows)
 }
 
 const products products_avx2 = {
-    .name = "avx2",
     .tile_rows = MAX_ROWS,
     .kernels = {[KVP_F32] = {product_pack_floats, sizeof(float), multiply_f32},
                 [KVP_F16] = {product_pack_floats, sizeof(float), multiply_f16},

@@ -1,5 +1,5 @@
-/* products_avx512.c - up to 8 rows by a panel of 3 vectors: 24 sums in registers, each weight loaded
- * once for all of them.
+/* products_avx512.c - up to 8 rows by a panel of 3 vectors: 24 sums in registers, each weight
+ * loaded once for all of them.
  *
  * A single row is bound by reading the panel, which lies in the order in which it is read: one
  * stream per thread reaches what the memory gives. From about 8 rows on it is arithmetic, and 24
@@ -191,14 +191,12 @@ TARGET_BF16 static void pack_pairs(const float *x, size_t n_in, size_t depth, si
 }
 
 const products products_avx512 = {
-    .name = "avx512",
     .tile_rows = 8,
     .kernels = {[KVP_F32] = {product_pack_floats, sizeof(float), rows_f32},
                 [KVP_F16] = {product_pack_floats, sizeof(float), rows_f16},
                 [KVP_BF16] = {product_pack_floats, sizeof(float), rows_bf16}}};
 
 const products products_avx512_bf16 = {
-    .name = "avx512_bf16",
     .tile_rows = 8,
     .kernels = {[KVP_F32] = {product_pack_floats, sizeof(float), rows_f32},
                 [KVP_F16] = {product_pack_floats, sizeof(float), rows_f16},

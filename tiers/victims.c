@@ -72,8 +72,9 @@ static void expel(kvp_pager *p, kvp_group *from, kvp_tier_id tier, uint32_t page
     if (is_listed || is_in_use)
         policy->ops->remove(policy, page, KVP_REMOVED_GONE);
     from->n_listed[tier] -= is_listed;
-    if (policy->ops->remembers)
-        *(tier == KVP_TIER_RAM ? ram_memory : zram_memory)(p, page) = 0;
+    uint32_t which = tier == KVP_TIER_RAM ? 0 : 1;
+    if (which < p->pages.n_memories) /* not of a tier that is not there */
+        *kvpi_page_memory(&p->pages, page, which) = 0;
 }
 
 static uint64_t move_pages(kvp_pager *p, kvp_group *g, kvp_tier_id tier, kvp_placement *policy)

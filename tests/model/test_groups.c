@@ -12,7 +12,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#define TENANTS 4u
+#define TENANTS 8u
 #define SEQS 3u
 #define LAYERS 2u
 #define HEADS 2u
@@ -300,7 +300,7 @@ static kvp_group *open_sleeper(kvp_pager *pager)
     return group;
 }
 
-/* Groups 1 and 3 are inside 0 and 2. */
+/* Groups with odd numbers are inside the one before. */
 static void open_tenants(tenant *tenants, kvp_pager *pager, uint32_t max_frames, uint64_t seed)
 {
     kvp_group *sleeper = open_sleeper(pager);

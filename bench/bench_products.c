@@ -1,9 +1,9 @@
-/* bench_products.c - products with weight matrices: of one row against the machine's read bandwidth,
- * of many against the peak of multiply-adds, and both against the fastest that oneDNN has, whose
- * rows depend on how many there are.
+/* bench_products.c - products with weight matrices: of one row against the machine's read
+ * bandwidth, of many against the peak of multiply-adds, and both against the fastest that oneDNN
+ * has, whose rows depend on how many there are.
  *
- * Weights rotate over --total-mib, so that they come from DRAM. Samples alternate between all cases,
- * so that other work on the machine hits them alike; one thread's are in CPU time. */
+ * Weights rotate over --total-mib, so that they come from DRAM. Samples alternate between all
+ * cases, so that other work on the machine hits them alike; one thread's are in CPU time. */
 #define _GNU_SOURCE 1
 #include "harness.h"
 #include "limits.h"

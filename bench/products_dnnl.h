@@ -1,5 +1,5 @@
-/* products_dnnl.h - oneDNN's inner product, as fast as it can be: its own layout of weights, made for
- * one number of rows, OpenMP threads that wait for each other. */
+/* products_dnnl.h - oneDNN's inner product, as fast as it can be: its own layout of weights, made
+ * for one number of rows, OpenMP threads that wait for each other. */
 #ifndef BENCH_PRODUCTS_DNNL_H
 #define BENCH_PRODUCTS_DNNL_H
 

@@ -41,8 +41,8 @@ if(NOT KVP_XXHASH_INCLUDE)
 endif()
 
 # jemalloc as Debian packs it takes over malloc, as the sanitizers do. Brought along by a shared
-# library it takes over only half, the C++ operator new but not free: such a program aborts in free()
-# (seen with oneDNN's initialisers).
+# library it takes over only half, the C++ operator new but not free: a program that has C++ in it
+# aborts in free().
 if(KVP_SANITIZE OR BUILD_SHARED_LIBS)
     if(KVP_WITH_JEMALLOC STREQUAL "AUTO")
         set(KVP_WITH_JEMALLOC OFF)

@@ -1,8 +1,7 @@
 /* batch_schedule.c - places, turns and steps.
  *
- * What is computed for a prompt depends on it and on n_parallel alone: it is read by itself, every
- * step has products of n_parallel rows, and a row's result does not depend on the others. So the
- * schedule, which does depend on the budgets, changes no bit.
+ * What is computed for a prompt depends on it alone: a row's result does not depend on those that
+ * share its step. So the schedule, which depends on n_parallel and the budgets, changes no bit.
  *
  * Invariants
  *  1. turns[0 .. n_in_flight) are the places in use, in the order of their turns; the first

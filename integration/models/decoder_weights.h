@@ -44,8 +44,8 @@ typedef struct weights_source {
 
 /* Find, check and convert every tensor of the model, on the threads of `pool`. Errors:
  * KVP_E_INVALID a tensor is missing or has another shape; KVP_E_UNSUPPORTED a dtype, a tensor that
- * this model does not have (the message names it), or a weight that f16 cannot hold; KVP_E_CORRUPT a
- * divider of rotary frequencies that is not above 0; KVP_E_NOMEM. */
+ * this model does not have (the message names it), or a weight that f16 cannot hold; KVP_E_CORRUPT
+ * a divider of rotary frequencies that is not above 0; KVP_E_NOMEM. */
 KVP_NODISCARD kvp_status decoder_weights_load(const weights_source *source, kvp_pool *pool,
                                               decoder_weights *out);
 void decoder_weights_fini(decoder_weights *w);

@@ -101,10 +101,15 @@ static kvp_status verify_stored(const kvpi_page *pg, const void *stored, uint64_
     return sum == pg->form_sum ? KVP_OK : KVP_E_CORRUPT;
 }
 
-static kvp_dtype page_dtype(const kvp_pager *p, const kvpi_page *page)
+static kvpi_codec_shape page_shape(const kvp_pager *p, const kvpi_page *page)
 {
     uint32_t layer;
-    return kvpi_geometry_layer_of(&p->geometry, page->lane, &layer)->dtype;
+    const kvpi_layer *l = kvpi_geometry_layer_of(&p->geometry, page->lane, &layer);
+    return (kvpi_codec_shape){.dtype = l->dtype,
+                              .n_heads = kvpi_layer_group_heads(l, page->lane - l->lane_base),
+                              .n_tokens = p->geometry.page_tokens,
+                              .k_width = l->k_width,
+                              .v_width = l->v_width};
 }
 
 static kvp_status verify_and_decode(kvp_pager *p, kvpi_transfer *t)
@@ -115,10 +120,11 @@ static kvp_status verify_and_decode(kvp_pager *p, kvpi_transfer *t)
     uint64_t seed = kvpi_page_seed(p, t->pg, t->pg->n_stored);
     if (pg->form_codec != KVPI_CODEC_RAW) {
         const void *stored = t->unit->staging;
+        const kvpi_codec_shape shape = page_shape(p, pg);
         kvp_status status = verify_stored(pg, stored, seed);
         if (!status)
-            status = kvpi_codec_decode(t->unit->codec, pg->form_codec, page_dtype(p, pg), stored,
-                                       pg->form_bytes, frame, n);
+            status = kvpi_codec_decode(t->unit->codec, pg->form_codec, &shape, stored,
+                                       pg->form_bytes, frame);
         if (status)
             return KVP_E_CORRUPT;
     }
@@ -144,10 +150,11 @@ static void sum_page(kvp_pager *p, kvpi_transfer *t)
 static void finish_demote_zram(kvp_pager *p, kvpi_transfer *t)
 {
     void *stored = t->unit->staging;
+    const kvpi_codec_shape shape = page_shape(p, t->pg);
     if (t->needs_sum)
         sum_page(p, t);
-    kvpi_codec_encode(t->unit->codec, page_dtype(p, t->pg), kvpi_frame_addr(p, t->pg->frame),
-                      kvpi_page_bytes(p, t->pg), stored, &t->stored_bytes, &t->codec);
+    kvpi_codec_encode(t->unit->codec, &shape, kvpi_frame_addr(p, t->pg->frame), stored,
+                      &t->stored_bytes, &t->codec);
     t->stored_sum = kvpi_checksum_stored(stored, t->stored_bytes, t->codec,
                                          kvpi_page_seed(p, t->pg, t->pg->n_stored));
     pthread_mutex_lock(&p->zram_lock);

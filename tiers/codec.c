@@ -140,7 +140,7 @@ static size_t encode(kvpi_codec *c, const kvpi_codec_shape *shape, const kvpi_pl
 bool kvpi_codec_encode_by(kvpi_codec *c, const kvpi_codec_shape *shape, const kvpi_plan *plan,
                           const void *src, void *dst, size_t *n_dst)
 {
-    if (shape->dtype != KVP_OPAQUE)
+    if (shape->dtype != KVP_OPAQUE && plan->codec != KVPI_CODEC_RAW)
         kvpi_parts_take(c, shape, src);
     *n_dst = encode(c, shape, plan, src, dst, kvpi_shape_bytes(shape));
     return *n_dst > 0;

@@ -151,10 +151,14 @@ static void finish_demote_zram(kvp_pager *p, kvpi_transfer *t)
 {
     void *stored = t->unit->staging;
     const kvpi_codec_shape shape = page_shape(p, t->pg);
+    const void *frame = kvpi_frame_addr(p, t->pg->frame);
+    const kvpi_plan raw = {.codec = KVPI_CODEC_RAW};
     if (t->needs_sum)
         sum_page(p, t);
-    kvpi_codec_encode(t->unit->codec, &shape, kvpi_frame_addr(p, t->pg->frame), stored,
-                      &t->stored_bytes, &t->codec);
+    if (t->is_tried)
+        kvpi_codec_encode(t->unit->codec, &shape, frame, stored, &t->stored_bytes, &t->codec);
+    else
+        (void)kvpi_codec_encode_by(t->unit->codec, &shape, &raw, frame, stored, &t->stored_bytes);
     t->stored_sum = kvpi_checksum_stored(stored, t->stored_bytes, t->codec,
                                          kvpi_page_seed(p, t->pg, t->pg->n_stored));
     pthread_mutex_lock(&p->zram_lock);
@@ -237,6 +241,7 @@ static void land_promote(kvp_pager *p, kvpi_transfer *t)
     bool is_minor = t->lower == KVPI_ZRAM;
     *(is_minor ? &p->stats.minor_faults : &p->stats.major_faults) += 1;
     p->stats.bytes_read += is_minor ? 0 : t->io.len_bytes;
+    p->stats.codecs[t->pg->form_codec].decoded += t->pg->form_codec != KVPI_CODEC_RAW;
     for (kvp_group *g = kvpi_account_of(p, t->pg); g; g = g->parent)
         *(is_minor ? &g->minor_faults : &g->major_faults) += 1;
 }
@@ -248,9 +253,23 @@ static void end_zram_job(kvp_pager *p, kvpi_transfer *t)
     kvpi_account_unref(t->account);
 }
 
+static void count_encoded(kvp_pager *p, const kvpi_transfer *t)
+{
+    size_t n = kvpi_page_bytes(p, t->pg);
+    kvp_codec_stats *c = &p->stats.codecs[t->codec];
+    c->pages++;
+    c->raw_bytes += n;
+    c->stored_bytes += t->stored_bytes;
+    p->stats.codec_raw_bytes += n;
+    p->stats.codec_stored_bytes += t->stored_bytes;
+    p->stats.codec_untried += !t->is_tried;
+}
+
 static void land_demote_zram(kvp_pager *p, kvpi_transfer *t)
 {
     end_zram_job(p, t);
+    if (t->is_tried)
+        kvpi_habit_learn(&p->habits[t->pg->lane], t->codec != KVPI_CODEC_RAW);
     if (t->status) { /* no room: the page stays dirty */
         kvpi_set_flags(p, t->page, 0, KVPI_PAGE_WRITING);
         p->zram_is_full = true;
@@ -264,8 +283,7 @@ static void land_demote_zram(kvp_pager *p, kvpi_transfer *t)
     t->pg->form_codec = (uint8_t)t->codec;
     kvpi_set_blob(p, t->page, t->slot);
     p->stats.demotions++;
-    p->stats.codec_raw_bytes += kvpi_page_bytes(p, t->pg);
-    p->stats.codec_stored_bytes += t->stored_bytes;
+    count_encoded(p, t);
 }
 
 static void count_write(kvp_pager *p, const kvpi_transfer *t)

@@ -1,6 +1,6 @@
 /* bench_codec.c - what becomes of real KV pages: ratio, and GB/s of encoding and decoding on one
- * thread (in CPU time), by each of kvpager's codecs and by what one would take otherwise: zstd, LZ4,
- * zstd behind a byte shuffle. Every page is decoded and compared before anything is timed.
+ * thread (in CPU time), by each of kvpager's codecs and by what one would take otherwise: zstd,
+ * LZ4, zstd behind a byte shuffle. Every page is decoded and compared before anything is timed.
  *
  * The bound is the entropy of the top bytes, K and V each by themselves, the rest taken as it is:
  * what no code of single bytes can beat without predicting them. */

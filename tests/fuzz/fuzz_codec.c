@@ -1,6 +1,6 @@
-/* fuzz_codec.c - six bytes say what a page is and which codec it was; the rest is what lies on disk.
- * The decoders keep to their buffers and agree on every instruction set; what they accept, and any
- * bytes taken for a page, come back from every codec. */
+/* fuzz_codec.c - six bytes say what a page is and which codec it was; the rest is what lies on
+ * disk. The decoders keep to their buffers and agree on every instruction set; what they accept,
+ * and any bytes taken for a page, come back from every codec. */
 #include "tests/fuzz/target.h"
 
 #include "alloc/mem.h"

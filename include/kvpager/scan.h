@@ -15,8 +15,9 @@
  *
  * Memory: the ring and the workspace are frames of the pager's RAM budget. kvp_scan_open() reserves
  * them all at once or waits while holding nothing, so concurrent scans cannot deadlock. A thread
- * that has a scan open must close it before it opens another, appends or pins: with a small budget
- * it would wait for itself. */
+ * that has a scan open must close it before it appends, pins, or waits for another: with a small
+ * budget it would wait for itself. What does not wait (only_now) it may open beside, of another
+ * sequence. */
 #ifndef KVPAGER_SCAN_H
 #define KVPAGER_SCAN_H
 
@@ -46,6 +47,9 @@ typedef struct kvp_scan_args {
      * over. [kvp_seq_page_count() / 64, rounded up], borrowed until the scan is closed. NULL: none
      * is. */
     const uint64_t *skip;
+    /* Fail with KVP_E_AGAIN rather than wait for frames or for other scans: for a thread that has
+     * scans open, and can close them. */
+    bool only_now;
 } kvp_scan_args;
 
 typedef struct kvp_scan_item {
@@ -78,6 +82,10 @@ KVP_API KVP_NODISCARD kvp_status kvp_scan_claim(kvp_scan *scan, uint32_t part, k
 /* The next page of the part's item; faults it in and releases the one before.
  * Errors: KVP_E_CORRUPT, KVP_E_LOST, KVP_E_IO, KVP_E_NOSPACE. */
 KVP_API KVP_NODISCARD kvp_status kvp_scan_next(kvp_scan *scan, uint32_t part, kvp_page_view *view);
+/* The next page, and with it those that follow in the item for as long as they are resident: up to
+ * `max` >= 1, or fewer where RAM is short. views [max]; all of *n are released by the next call. */
+KVP_API KVP_NODISCARD kvp_status kvp_scan_next_run(kvp_scan *scan, uint32_t part, uint32_t max,
+                                                   kvp_page_view *views, uint32_t *n);
 
 /* What is known of the keys k of one KV head in a sealed page of a layer with digests
  * (kvp_lookup_kind.has_digests), wherever the page is. Of a page of which the sequence has only the

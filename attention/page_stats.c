@@ -112,8 +112,7 @@ void kvp_page_changes(const kvp_partial *pages, size_t n_pages, size_t v_width, 
     for (size_t i = 0; i < n_pages; i++)
         all += weight(pages, i, top);
     for (size_t i = 0; i < n_pages; i++) {
-        /* without: (all * out - mine * o / l) / (all - mine); less out: mine * (out - o / l) /
-         * rest */
+        /* without: (all * out - mine * o / l) / rest; less out: mine * (out - o / l) / rest */
         const double mine = weight(pages, i, top), rest = all - mine;
         const float inverse = rest > 0 && pages->l[i] > 0 ? 1 / pages->l[i] : 0;
         const float distance = distance_of(out, pages->o + i * v_width, inverse, v_width);

@@ -35,7 +35,7 @@ static kvp_status fail_budget(const session *s, const char *option, const char *
                               uint64_t needed)
 {
     return kvp_fail(KVP_E_BUDGET,
-                    "%s %s is too small: half of it is the memory's, which makes it " NEEDS
+                    "%s %s is too small for KV and memory, which get half of it each: it " NEEDS
                     "%" PRIu64 " bytes (less with --beyond recall:TOKENS)",
                     option, text, recall_whole_budget(s->options, needed));
 }

@@ -100,10 +100,10 @@ struct kvp_pager {
     kvp_tier *ram, *lower[KVPI_N_LOWER]; /* lower: NULL where there is no such tier */
     kvp_placement_node *frame_nodes;     /* [max_frames], of RAM policies */
 
-    kvp_group *root;      /* the account that all are in */
-    kvp_group **accounts; /* by number; NULL: free */
-    uint32_t accounts_capacity;
-    kvp_group *resized; /* whose budget is being changed; NULL: nobody's */
+    kvp_group *root;                            /* the account that all are in */
+    kvp_group **accounts;                       /* by number; NULL: free */
+    uint32_t accounts_capacity, accounts_taken; /* all numbers below that are taken */
+    kvp_group *resized;                         /* whose budget is being changed; NULL: nobody's */
     kvp_tier_id resized_tier;
     kvpi_quota resized_from; /* what it was */
 

@@ -72,6 +72,20 @@ static kvp_seq *filled_seq(kvp_group *g, uint32_t n_pages)
     return seq;
 }
 
+/* Its pages: those that have been read back need not be written first. */
+static void send_away(kvp_seq *seq)
+{
+    kvp_page_view page;
+    for (uint32_t i = 0; i < 2 * kvp_seq_page_count(seq, 0); i++) {
+        kvp_view view = {.pages = &page, .max_pages = 1};
+        uint64_t first = i % kvp_seq_page_count(seq, 0) * (uint64_t)PAGE_TOKENS;
+        must(kvp_seq_pin(seq, 0, first, 1, KVP_FOREVER, &view));
+        assert_true(pattern_page_ok(&page, salts));
+        kvp_view_unpin(&view);
+    }
+    must(kvp_seq_advise(seq, 0, UINT64_MAX, KVP_DONTNEED));
+}
+
 static kvp_group_usage usage_of(kvp_group *g)
 {
     kvp_group_usage u = {.size = sizeof u};
@@ -181,6 +195,29 @@ static void close_scans(uint32_t n, kvp_scan **scans)
         kvp_scan_close(scans[i]);
 }
 
+static void test_a_group_without_room_does_not_stop_what_others_want(void **state)
+{
+    (void)state;
+    kvp_pager *pager = open_pager(60);
+    kvp_group *full = group_of(pager, NULL, 0, 4), *other = group_of(pager, NULL, 0, 4);
+    kvp_seq *scanned = filled_seq(full, 20), *waits = filled_seq(full, 10),
+            *wanted = filled_seq(other, 10);
+    send_away(scanned);
+    send_away(waits);
+    send_away(wanted);
+    assert_true(frames_of(full) <= 1 && frames_of(other) <= 1); /* the last page is being written */
+    kvp_scan *scans[2];
+    open_scans(scanned, 2, scans); /* all that the group may have */
+    uint64_t before = stats_of(pager).prefetches_advised;
+    must(kvp_seq_advise(waits, 0, UINT64_MAX, KVP_WILLNEED));
+    assert_int_equal(stats_of(pager).prefetches_advised, before);
+    must(kvp_seq_advise(wanted, 0, UINT64_MAX, KVP_WILLNEED));
+    assert_true(stats_of(pager).prefetches_advised > before);
+    close_scans(2, scans);
+    must(kvp_seq_advise(waits, 0, UINT64_MAX, KVP_WILLNEED));
+    close_pager(pager);
+}
+
 typedef struct shrinking {
     kvp_group *group;
     kvp_status status;
@@ -220,6 +257,7 @@ int main(void)
         cmocka_unit_test(test_each_of_many_groups_gives_its_share),
         cmocka_unit_test(test_victims_are_found_while_groups_come_and_go),
         cmocka_unit_test(test_sequences_have_budgets_in_the_deepest_group),
+        cmocka_unit_test(test_a_group_without_room_does_not_stop_what_others_want),
         cmocka_unit_test(test_a_budget_that_shrinks_does_not_stop_groups_without_one),
     };
     return cmocka_run_group_tests(tests, NULL, NULL) != 0;

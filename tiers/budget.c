@@ -123,12 +123,12 @@ static kvp_status give_account(kvp_pager *p, kvp_seq *seq)
 {
     kvp_group *group = seq->account, *own;
     char name[KVPI_ACCOUNT_NAME_BYTES];
-    if (seq->n_pins || seq->n_tickets || seq->is_scanned)
+    if (seq->n_pins || seq->n_tickets || seq->n_scans)
         return kvp_fail(
             KVP_E_BUSY,
             "kvp_seq_set_budget: %u pages of the sequence are pinned or shown by linear "
             "views, %u tickets are open%s; unpin, close, take or cancel them first",
-            seq->n_pins, seq->n_tickets, seq->is_scanned ? ", and a scan is" : "");
+            seq->n_pins, seq->n_tickets, seq->n_scans ? ", and a scan is" : "");
     snprintf(name, sizeof name, "sequence %u", seq->id);
     kvp_status status = kvpi_account_new(p, group, true, name, &own);
     if (status)

@@ -297,7 +297,7 @@ static kvp_status check_cut(const kvp_seq *seq, uint32_t lane_no, uint64_t n)
 }
 
 /* With the lock held: the thread of tickets may be at it. */
-static kvp_status check_not_pinned(const kvp_seq *seq, const char *what)
+static kvp_status check_not_in_use(const kvp_seq *seq, const char *what)
 {
     if (seq->n_pins)
         return kvp_fail(KVP_E_BUSY,
@@ -309,6 +309,9 @@ static kvp_status check_not_pinned(const kvp_seq *seq, const char *what)
                         "%s: %u tickets of the sequence are open; take or cancel them "
                         "first",
                         what, seq->n_tickets);
+    if (seq->n_scans)
+        return kvp_fail(KVP_E_BUSY, "%s: %u scans of the sequence are open; close them first", what,
+                        seq->n_scans);
     return KVP_OK;
 }
 
@@ -318,7 +321,7 @@ kvp_status kvp_seq_truncate(kvp_seq *seq, uint64_t n_tokens)
         return kvp_fail(KVP_E_INVALID, "truncate: seq is NULL");
     kvp_pager *p = seq->pager;
     kvpi_lock(p);
-    kvp_status status = check_not_pinned(seq, "truncate");
+    kvp_status status = check_not_in_use(seq, "truncate");
     for (uint32_t i = 0; i < p->geometry.n_lanes && !status; i++)
         status = check_cut(seq, i, n_tokens);
     for (uint32_t i = 0; i < p->geometry.n_lanes && !status; i++)
@@ -357,7 +360,7 @@ kvp_status kvp_seq_evict(kvp_seq *seq, uint32_t layer, uint64_t begin, uint64_t 
         lanes_end = lane + p->geometry.layers[layer].n_groups;
     }
     kvpi_lock(p);
-    kvp_status status = check_not_pinned(seq, "evict");
+    kvp_status status = check_not_in_use(seq, "evict");
     for (; lane < lanes_end && !status; lane++)
         evict_from_lane(p, &seq->lanes[lane], begin, end);
     kvpi_unlock(p);

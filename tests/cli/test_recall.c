@@ -222,12 +222,12 @@ static void test_a_budget_that_is_too_small_says_what_works(void **state)
                               (unsigned long long)bytes, arguments);
     outcome_free(&o);
     snprintf(arguments, sizeof arguments,
-             "generate -m %s -f %s -n 2 --ctx 64 --beyond recall --ram 1500K --disk 0", demo_model(),
-             OTHER);
+             "generate -m %s -f %s -n 2 --ctx 64 --beyond recall --ram 1500K --disk 0",
+             demo_model(), OTHER);
     expect(1, "for KV and memory, which get half of it each: it needs at least", arguments);
     snprintf(arguments, sizeof arguments,
-             "generate -m %s -f %s -n 2 --ctx 64 --beyond recall --ram 1500K --disk 1M", demo_model(),
-             OTHER);
+             "generate -m %s -f %s -n 2 --ctx 64 --beyond recall --ram 1500K --disk 1M",
+             demo_model(), OTHER);
     expect(1, "--disk 1M is too small", arguments);
 }
 

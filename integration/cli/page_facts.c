@@ -13,7 +13,7 @@
 #include <unistd.h>
 
 #define RING_FRAMES 3u
-#define SWAP_HEADER_BYTES 4096u
+#define SWAP_HEADER_BYTES 8192u
 
 /* ---- learning -------------------------------------------------------------------------------- */
 

@@ -71,9 +71,11 @@ static void test_superblock_lies_as_documented(void **state)
     for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
         assert_true(number_at(block + fields[i].at, fields[i].n) == fields[i].value);
     assert_true(number_at(block + 4088, 8) == kvpi_checksum_raw(block, 4088, 0));
+    unsigned char again[BLOCK];
     kvpi_superblock sb = {0};
     assert_int_equal(kvpi_superblock_decode(block, &here, &sb), KVP_OK);
-    assert_memory_equal(&sb, &some_file, sizeof sb);
+    kvpi_superblock_encode(&sb, again);
+    assert_memory_equal(again, block, BLOCK);
 }
 
 static void test_every_bit_of_a_superblock_counts(void **state)
@@ -272,7 +274,9 @@ static void test_summaries_of_any_length_are_read_back(void **state)
     for (size_t k = 0; k < sizeof lengths / sizeof *lengths; k++) {
         kvpi_summary s = make_summary(lengths[k]), got = {0};
         assert_int_equal(decode(kvpi_summary_bytes(lengths[k]), &got), KVP_OK);
-        assert_memory_equal(&got, &s, sizeof s);
+        assert_true(got.generation == s.generation && got.segment == s.segment);
+        assert_true(got.offset == s.offset && got.batch_bytes == s.batch_bytes);
+        assert_int_equal(got.n_records, s.n_records);
         for (uint32_t i = 0; i < s.n_records; i++) {
             kvpi_page_record r;
             kvpi_summary_record(&got, block, i, &r);

@@ -69,6 +69,11 @@ static kvp_status resolve_layer(kvpi_geometry *g, const kvp_geometry *in, uint32
         l->page_heads = l->n_kv_heads;
     l->n_groups = (l->n_kv_heads + l->page_heads - 1) / l->page_heads;
     l->lane_base = g->n_lanes;
+    if (l->n_groups > KVPI_MAX_LANES - g->n_lanes)
+        return kvp_fail(KVP_E_INVALID,
+                        "geometry: layer %u: more than %u lanes (head groups of all layers); raise "
+                        "page_heads",
+                        i, KVPI_MAX_LANES);
     g->n_lanes += l->n_groups;
     size_t bytes = kvpi_layer_page_bytes(g, l, 0);
     if (bytes > MAX_PAGE_BYTES)

@@ -5,6 +5,7 @@
 #include "kvpager.h"
 
 #define KVPI_SLOT_ALIGN 4096u
+#define KVPI_MAX_LANES 65536u /* page descriptors have 16 bits for it */
 
 /* One layer, resolved. Its lanes (head groups) are lane_base .. lane_base + n_groups - 1. */
 typedef struct kvpi_layer {

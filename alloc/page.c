@@ -10,17 +10,22 @@
 
 _Static_assert(sizeof(kvpi_page) <= 80, "a descriptor and its entry take less than 96 bytes");
 
-void kvpi_page_table_init(kvpi_page_table *t, const kvp_mem *mem)
+void kvpi_page_table_init(kvpi_page_table *t, uint32_t n_memories, const kvp_mem *mem)
 {
-    *t = (kvpi_page_table){.mem = mem, .free_head = KVP_PAGE_NONE};
+    *t = (kvpi_page_table){.mem = mem, .n_memories = n_memories, .free_head = KVP_PAGE_NONE};
+}
+
+static size_t chunk_bytes(const kvpi_page_table *t)
+{
+    return CHUNK_PAGES * (sizeof(kvpi_page) + t->n_memories * sizeof(uint32_t));
 }
 
 void kvpi_page_table_fini(kvpi_page_table *t)
 {
     for (uint32_t i = 0; i < t->n_chunks; i++)
-        kvpi_free(t->mem, t->chunks[i], CHUNK_PAGES * sizeof(kvpi_page));
+        kvpi_free(t->mem, t->chunks[i], chunk_bytes(t));
     kvpi_free(t->mem, t->chunks, t->chunks_capacity * sizeof *t->chunks);
-    *t = (kvpi_page_table){.mem = t->mem, .free_head = KVP_PAGE_NONE};
+    kvpi_page_table_init(t, t->n_memories, t->mem);
 }
 
 static kvp_status grow_directory(kvpi_page_table *t)
@@ -47,8 +52,8 @@ static kvp_status add_chunk(kvpi_page_table *t)
         if (status)
             return status;
     }
-    kvp_status status = kvpi_alloc(t->mem, CHUNK_PAGES * sizeof(kvpi_page), "page descriptors",
-                                   &t->chunks[t->n_chunks]);
+    kvp_status status =
+        kvpi_alloc(t->mem, chunk_bytes(t), "page descriptors", &t->chunks[t->n_chunks]);
     if (status)
         return status;
     uint32_t first = t->n_chunks++ * CHUNK_PAGES;
@@ -77,10 +82,11 @@ uint32_t kvpi_page_new(kvpi_page_table *t)
     t->free_head = p->frame;
     t->n_used++;
     *p = (kvpi_page){.flags = KVPI_PAGE_USED,
-                     .frame = KVPI_FRAME_NONE,
                      .blob = KVP_SLOT_NONE,
                      .disk_slot = KVPI_DISK_SLOT_NONE,
                      .refs = 1};
+    for (uint32_t i = 0; i < t->n_memories; i++)
+        *kvpi_page_memory(t, page, i) = 0;
     return page;
 }
 
@@ -100,6 +106,13 @@ kvpi_page *kvpi_page_at(const kvpi_page_table *t, uint32_t page)
     return &t->chunks[page / CHUNK_PAGES][page % CHUNK_PAGES];
 }
 
+uint32_t *kvpi_page_memory(const kvpi_page_table *t, uint32_t page, uint32_t which)
+{
+    assert(page / CHUNK_PAGES < t->n_chunks && which < t->n_memories);
+    uint32_t *words = (uint32_t *)(t->chunks[page / CHUNK_PAGES] + CHUNK_PAGES);
+    return &words[which * CHUNK_PAGES + page % CHUNK_PAGES];
+}
+
 uint32_t kvpi_page_table_end(const kvpi_page_table *t)
 {
     return t->n_chunks * CHUNK_PAGES;
@@ -109,8 +122,8 @@ const char *kvpi_page_check(const kvpi_page *p)
 {
     bool resident = kvpi_page_is(p, KVPI_PAGE_RESIDENT);
     bool loading = kvpi_page_is(p, KVPI_PAGE_LOADING);
-    if ((resident || loading) != (p->frame != KVPI_FRAME_NONE) || (resident && loading))
-        return "P1: frame and state disagree";
+    if (resident && loading)
+        return "P1: in RAM, and on its way there";
     if (p->pins && !resident && !loading && !p->error)
         return "P2: pinned but not in RAM";
     bool has_copy = kvpi_page_is(p, KVPI_PAGE_COPIED);

@@ -4,7 +4,8 @@
  * table a page takes less than 96 bytes.
  *
  * Invariants (kvpi_page_check looks at them; the pager's lock protects every field)
- *  P1  A page that is RESIDENT or LOADING has a frame, any other has none; never both.
+ *  P1  A page that is RESIDENT or LOADING (never both) has a frame. Of any other, the same word
+ *      says when it left RAM.
  *  P2  A page is pinned only while it is RESIDENT or LOADING, or after a fault that failed.
  *  P3  A valid copy below carries the current bytes: it has the checksum `raw_sum` (SUMMED).
  *  P4  Not LOST: there is a valid copy somewhere (RESIDENT, or valid below), or the page is new.
@@ -45,7 +46,6 @@ enum {
 };
 
 #define KVPI_DISK_SLOT_NONE UINT32_MAX
-#define KVPI_FRAME_NONE UINT32_MAX
 
 /* How the copies below are stored. */
 typedef struct kvpi_form {
@@ -63,11 +63,15 @@ typedef struct kvpi_page {
                            rewriting it can never run out of room */
     uint32_t form_bytes;
     kvp_placement_node node; /* in zram; those of RAM belong to frames */
-    uint32_t frame;          /* of a descriptor that is not in use: the next such */
+    union {
+        uint32_t frame;   /* of a descriptor that is not in use: the next such */
+        uint32_t left_at; /* how many pages had left RAM when it did, modulo 2^32 */
+    };
     uint32_t pins;
     uint32_t refs;
-    uint32_t lane;     /* ordinal in its sequence */
     uint32_t index;    /* first position / page_tokens */
+    uint16_t lane;     /* ordinal in its sequence */
+    uint16_t account;  /* whom it is charged to */
     uint16_t flags;    /* state.c changes them */
     uint16_t n_stored; /* tokens in the content */
     uint8_t form_codec;
@@ -75,16 +79,18 @@ typedef struct kvpi_page {
     uint8_t n_errors; /* how many failed, modulo 256: waiters compare */
 } kvpi_page;
 
-/* Page numbers 0 .. and their descriptors; descriptors never move. */
+/* Page numbers 0 .. and their descriptors; descriptors never move. Behind those of a chunk are
+ * n_memories words for each of its pages: what placement policies remember. */
 typedef struct kvpi_page_table {
     const kvp_mem *mem;
+    uint32_t n_memories;
     kvpi_page **chunks;
     uint32_t n_chunks, chunks_capacity;
     uint32_t free_head; /* chained through frame */
     uint32_t n_used;
 } kvpi_page_table;
 
-void kvpi_page_table_init(kvpi_page_table *t, const kvp_mem *mem);
+void kvpi_page_table_init(kvpi_page_table *t, uint32_t n_memories, const kvp_mem *mem);
 void kvpi_page_table_fini(kvpi_page_table *t);
 /* Make sure that `n` more kvpi_page_new() succeed. Errors: KVP_E_NOMEM. */
 KVP_NODISCARD kvp_status kvpi_page_table_reserve(kvpi_page_table *t, uint32_t n);
@@ -92,6 +98,8 @@ KVP_NODISCARD kvp_status kvpi_page_table_reserve(kvpi_page_table *t, uint32_t n)
 uint32_t kvpi_page_new(kvpi_page_table *t);
 void kvpi_page_delete(kvpi_page_table *t, uint32_t page);
 kvpi_page *kvpi_page_at(const kvpi_page_table *t, uint32_t page);
+/* Word `which` of the page; zero for a fresh one. */
+uint32_t *kvpi_page_memory(const kvpi_page_table *t, uint32_t page, uint32_t which);
 /* Numbers ever used are below this. */
 uint32_t kvpi_page_table_end(const kvpi_page_table *t);
 

@@ -3,6 +3,7 @@
 #define KVPI_ALLOC_SEQ_H
 
 #include "alloc/walk.h"
+#include "kvpager/budget.h"
 
 /* The last scan of a layer, and which scan was opened next; who holds its open pages. */
 typedef struct kvpi_trail {
@@ -24,6 +25,7 @@ typedef struct kvpi_outlook {
 
 struct kvp_seq {
     kvp_pager *pager;
+    kvp_group *account;   /* the group's, or its own: whom its new pages are charged to */
     uint32_t id;          /* never used twice in a pager */
     uint32_t n_pins;      /* pages pinned by views */
     uint32_t n_tickets;   /* that are open */

@@ -261,6 +261,12 @@ static void measure(work *w, raw_file *f)
                (double)w->kv_bytes / 1e6, (double)(w->kv_bytes / w->budget) / 1e6,
                (double)(after.bytes_read - before.bytes_read) / 1e6 / w->n_steps,
                after.disk_engine);
+    uint64_t n_faults = after.major_faults - before.major_faults;
+    uint64_t n_direct = after.direct_reclaims - before.direct_reclaims;
+    bench_note(b, "faults per step %.1f, %.1f of them read ahead; %.3f %% found no clean frame",
+               (double)n_faults / w->n_steps,
+               (double)(after.prefetches - before.prefetches) / w->n_steps,
+               n_faults ? 100.0 * (double)n_direct / (double)n_faults : 0.0);
 }
 
 int main(int argc, char **argv)

@@ -50,7 +50,7 @@ static const kvp_geometry one_layer = {
 static bool build(table *t, uint32_t n, uint32_t n_lanes)
 {
     *t = (table){0};
-    kvpi_page_table_init(&t->pages, &kvpi_mem_default);
+    kvpi_page_table_init(&t->pages, 1, &kvpi_mem_default);
     if (kvpi_geometry_init(&t->geometry, &one_layer, &kvpi_mem_default) ||
         kvpi_page_table_reserve(&t->pages, n * n_lanes) ||
         kvpi_lane_reserve(&t->lane, &kvpi_mem_default, n) ||

@@ -139,7 +139,8 @@ KVP_API KVP_NODISCARD kvp_status kvp_seq_create(kvp_pager *pager, kvp_seq **seq)
 /* A sequence with the tokens that `parent` has now; from here on the two are independent. Copies
  * page tables only, reads no page, also if the parent is swapped out: pages are shared until one of
  * the two writes to its last page, which then is copied. Threads: a call on the parent. Errors:
- * KVP_E_NOMEM. */
+ * KVP_E_NOMEM; KVP_E_NOSPACE the parent has a min of its own (kvpager/budget.h), and the group no
+ * room for that beside what is shared now. */
 KVP_API KVP_NODISCARD kvp_status kvp_seq_fork(const kvp_seq *parent, kvp_seq **child);
 /* Frees its pages in every tier but those that other sequences share; NULL does nothing. Nothing of
  * it may be pinned. */
@@ -298,6 +299,8 @@ KVP_API KVP_NODISCARD kvp_status kvp_pager_eventfd(kvp_pager *pager, int *fd);
 
 /* ---- statistics ------------------------------------------------------------------------------ */
 
+#define KVP_REFAULT_BUCKETS 24
+
 /* Counters since open, and what is there now. Set `size` before the call. */
 typedef struct kvp_stats {
     size_t size;
@@ -337,6 +340,15 @@ typedef struct kvp_stats {
     /* Linear views: set aside (charged to RAM); taken by their rows now; touches of rows that were
      * not there; pieces of rows dropped. */
     uint64_t linear_bytes, linear_resident_bytes, linear_faults, linear_evictions;
+
+    uint64_t direct_reclaims; /* faults that found no frame: no clean page to take it from */
+    /* What threads waited for. RAM: frames; zram: bytes that another thread was encoding or
+     * decoding; disk: I/O. As in /proc/pressure, *some*: at least one thread waited; *full*: all
+     * threads in the pager did, and none computed with a page of a scan or an append. */
+    uint64_t stalls[KVP_N_TIERS], stall_some_ns[KVP_N_TIERS], stall_full_ns[KVP_N_TIERS];
+    /* Faults by how many frames more, up to 2^i, would have kept the page in RAM, if pages left in
+     * the order of their last use. The last: that or more. */
+    uint64_t refaults[KVP_REFAULT_BUCKETS];
 } kvp_stats;
 
 /* Errors: KVP_E_INVALID stats->size is not one this library knows. */
@@ -347,6 +359,7 @@ KVP_API KVP_NODISCARD kvp_status kvp_pager_stats(kvp_pager *pager, kvp_stats *st
 #endif
 
 #include "kvpager/attention.h"
+#include "kvpager/budget.h"
 #include "kvpager/linear.h"
 #include "kvpager/scan.h"
 

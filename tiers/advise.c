@@ -35,14 +35,17 @@ static void want(kvp_seq *seq, uint64_t begin, uint64_t end)
     p->last_wanted = seq;
 }
 
-/* Would the next frame be one that is as much wanted? */
-static bool is_full_of_wanted(kvp_pager *p)
+/* Would the account's next frame be one that is as much wanted? */
+static bool is_full_of_wanted(kvp_pager *p, kvp_group *account)
 {
-    if (p->n_in_use < p->n_frames)
+    uint64_t room;
+    kvp_group *scope = kvpi_frame_scope(account, &room);
+    if (room)
         return false;
-    uint32_t v = p->ram_policy->ops->victim(p->ram_policy, KVP_PAGE_NONE);
-    return v == KVP_PAGE_NONE ||
-           kvpi_page_is(kvpi_page_at(&p->pages, v), KVPI_PAGE_HOT | KVPI_PAGE_KEPT);
+    kvpi_victims v = kvpi_victims_of(scope, account, KVP_TIER_RAM, true);
+    uint32_t victim = kvpi_victim_next(&v);
+    return victim == KVP_PAGE_NONE ||
+           kvpi_page_is(kvpi_page_at(&p->pages, victim), KVPI_PAGE_HOT | KVPI_PAGE_KEPT);
 }
 
 /* The next page of the range that is not there yet; false: there is none. */
@@ -72,11 +75,14 @@ void kvpi_wanted_fill(kvp_pager *p)
     uint32_t page;
     while (p->wanted && !p->n_waiting) {
         kvp_seq *seq = p->wanted;
-        if (!next_missing(seq, &page) || is_full_of_wanted(p)) {
+        kvp_group *account = NULL;
+        if (next_missing(seq, &page))
+            account = kvpi_account_of(p, kvpi_page_at(&p->pages, page));
+        if (!account || is_full_of_wanted(p, account)) {
             kvpi_wanted_drop(seq);
             continue;
         }
-        if (p->held + 1 + kvpi_stuck(p, 0) > p->n_frames || kvpi_fault_start(p, page, true))
+        if (!kvpi_account_room(account, KVP_TIER_RAM) || kvpi_fault_start(p, page, true))
             return; /* no frame or transfer now; or an error, to be met by who uses the page */
         p->stats.prefetches_advised++;
         kvpi_set_hot(p, page, true);
@@ -93,7 +99,7 @@ static void send_away(kvp_pager *p, uint32_t page)
     if (!kvpi_page_is(pg, KVPI_PAGE_IN_RAM_POLICY)) /* not there, or in use */
         return;
     if (kvpi_page_is(pg, KVPI_PAGE_COPIED) && !kvpi_page_is(pg, KVPI_PAGE_WRITING)) {
-        kvpi_page_evict(p, page);
+        kvpi_page_evict(p, page, kvpi_account_of(p, pg));
         return;
     }
     kvpi_cool(p, page); /* what cannot be written down now leaves first later */

@@ -26,7 +26,7 @@ static kvp_status check_page(kvp_pager *p, uint32_t i, census *c)
     c->n_dirty += dirty;
     c->n_homeless += dirty && kvpi_page_is_homeless(pg);
     c->n_writing += kvpi_page_is(pg, KVPI_PAGE_WRITING);
-    c->n_framed += pg->frame != KVPI_FRAME_NONE;
+    c->n_framed += kvpi_page_is(pg, KVPI_PAGE_RESIDENT | KVPI_PAGE_LOADING);
     c->n_pinned += pg->pins > 0;
     c->n_ahead += kvpi_page_is(pg, KVPI_PAGE_AHEAD);
     bool resident = kvpi_page_is(pg, KVPI_PAGE_RESIDENT);
@@ -47,7 +47,7 @@ static kvp_status check_ledger(const kvp_pager *p, const census *c)
                     c->n_homeless, c->n_writing, p->n_dirty, p->n_homeless, p->n_writing);
     if (p->held > p->n_frames)
         return FAIL("G1: %u frames are held of %u", p->held, p->n_frames);
-    uint32_t stuck = kvpi_stuck(p, 0);
+    uint32_t stuck = (uint32_t)(c->n_homeless + p->n_admitted - p->n_backed);
     if (p->held + stuck > p->n_frames)
         return FAIL("G2: %u held and %u stuck of %u frames", p->held, stuck, p->n_frames);
     if (c->n_pinned + c->n_ahead > p->held + c->n_loading + stuck)
@@ -58,8 +58,9 @@ static kvp_status check_ledger(const kvp_pager *p, const census *c)
                     p->max_ahead + p->max_run);
     if (c->n_lost != p->stats.pages_lost || memcmp(c->n_in, p->stats.pages, sizeof c->n_in) != 0)
         return FAIL("the statistics count pages in tiers where they are not");
-    if (c->n_framed > p->n_in_use || p->n_in_use > p->n_frames)
-        return FAIL("%u pages have frames, %u are in use of %u", c->n_framed, p->n_in_use,
+    unsigned n_in_use = (unsigned)p->root->used[KVP_TIER_RAM];
+    if (c->n_framed > n_in_use || n_in_use > p->n_frames)
+        return FAIL("%u pages have frames, %u are in use of %u", c->n_framed, n_in_use,
                     p->n_frames);
     return KVP_OK;
 }
@@ -158,6 +159,8 @@ kvp_status kvp_pager_check(kvp_pager *p)
         status = check_seq(p, seq);
     if (!status)
         status = check_refs(p);
+    if (!status)
+        status = kvpi_check_accounts(p);
     kvpi_unlock(p);
     return status;
 }

@@ -1,5 +1,6 @@
 /* linear.c - linear views: open and close. */
 #define _GNU_SOURCE 1
+#include "tiers/account.h"
 #include "tiers/linear.h"
 
 #include "alloc/mem.h"
@@ -50,6 +51,15 @@ void kvpi_linears_close(kvp_pager *p)
     p->linears = NULL;
 }
 
+/* With the views' lock held: who holds the account's frames; NULL: it has no views. */
+static kvpi_linear *find_holder(const kvpi_linears *all, const kvp_group *account)
+{
+    kvpi_linear *v = all->first;
+    while (v && !(v->is_holder && v->seq->account == account))
+        v = v->next;
+    return v;
+}
+
 kvp_status kvpi_linears_check(const kvp_pager *p)
 {
     kvpi_linears *all = p->linears;
@@ -58,11 +68,14 @@ kvp_status kvpi_linears_check(const kvp_pager *p)
     uint64_t shared = 0;
     uint32_t n_views = 0;
     pthread_mutex_lock(&all->lock);
-    for (const kvpi_linear *v = all->first; v; v = v->next, n_views++)
+    bool v4 = true;
+    for (const kvpi_linear *v = all->first; v; v = v->next, n_views++) {
         shared += v->share_bytes;
+        v4 = v4 && v->n_frames && find_holder(all, v->seq->account);
+    }
     bool v1 = p->stats.linear_resident_bytes <= all->shared_bytes && shared <= all->shared_bytes &&
               all->shared_bytes <= p->cfg.linear_bytes;
-    bool v4 = n_views <= all->n_views && (all->held > 0) == (all->n_views > 0);
+    v4 = v4 && n_views <= all->n_views;
     pthread_mutex_unlock(&all->lock);
     if (v1 && v4)
         return KVP_OK;
@@ -284,26 +297,38 @@ static kvp_status keep_open_page(kvpi_linear *v)
     return status;
 }
 
-/* The thread may fill it from now on. Returns how many of the frames it does not need. */
-static uint32_t publish(kvpi_linear *v, uint32_t n_frames)
+/* The thread may fill it from now on. Returns how many of its frames it does not need. */
+static uint32_t publish(kvpi_linear *v)
 {
     kvpi_linears *all = v->all;
+    uint32_t n_spare = v->n_frames;
     pthread_mutex_lock(&all->lock);
+    const kvpi_linear *holder = find_holder(all, v->seq->account);
+    v->is_holder = !holder;
+    if (holder)
+        v->n_frames = holder->n_frames;
     v->next = all->first;
     all->first = v;
-    if (all->n_views++ == 0) {
-        all->held = n_frames;
-        n_frames = 0;
-    }
+    all->n_views++;
     pthread_mutex_unlock(&all->lock);
-    return n_frames;
+    return holder ? n_spare : 0;
+}
+
+/* Another view of the account holds the frames from now on; false: there is none. */
+static bool hand_over(const kvpi_linears *all, const kvp_group *account)
+{
+    kvpi_linear *heir = all->first;
+    while (heir && heir->seq->account != account)
+        heir = heir->next;
+    if (heir)
+        heir->is_holder = true;
+    return heir != NULL;
 }
 
 /* The thread has forgotten it. Returns how many frames it needs no more. */
 static uint32_t withdraw(kvpi_linear *v)
 {
     kvpi_linears *all = v->all;
-    uint32_t n_frames = 0;
     pthread_mutex_lock(&all->lock);
     kvpi_linear **at = &all->first;
     while (*at != v)
@@ -311,30 +336,30 @@ static uint32_t withdraw(kvpi_linear *v)
     *at = v->next;
     while (all->busy == v)
         pthread_cond_wait(&all->idle, &all->lock);
-    if (--all->n_views == 0) {
-        n_frames = all->held;
-        all->held = 0;
-    }
+    all->n_views--;
+    bool is_needed = !v->is_holder || hand_over(all, v->seq->account);
     pthread_mutex_unlock(&all->lock);
-    return n_frames;
+    return is_needed ? 0 : v->n_frames;
 }
 
 /* Frames to fill with: one will do, more are read at once. */
-static kvp_status hold_frames(kvp_pager *p, uint32_t *n_frames)
+static kvp_status hold_frames(kvp_seq *seq, uint32_t *n_frames)
 {
-    uint32_t n = p->n_frames / 16 < KVPI_LINEAR_MAX_RUN ? p->n_frames / 16 : KVPI_LINEAR_MAX_RUN;
-    kvpi_claim claim = {.n_min = 1, .n_max = n ? n : 1, .is_user = true};
+    kvp_pager *p = seq->pager;
     kvpi_lock(p);
+    uint32_t n = kvpi_account_frames(seq->account) / 16;
+    n = n < 1 ? 1 : n < KVPI_LINEAR_MAX_RUN ? n : KVPI_LINEAR_MAX_RUN;
+    kvpi_claim claim = {.account = seq->account, .n_min = 1, .n_max = n, .is_user = true};
     kvp_status status = kvpi_hold(p, &claim, KVP_FOREVER, n_frames);
     kvpi_unlock(p);
     return status;
 }
 
-static void unhold_frames(kvp_pager *p, uint32_t n_frames)
+static void unhold_frames(kvp_seq *seq, uint32_t n_frames)
 {
-    kvpi_lock(p);
-    kvpi_unhold(p, n_frames, true);
-    kvpi_unlock(p);
+    kvpi_lock(seq->pager);
+    kvpi_unhold(seq->pager, seq->account, n_frames, true);
+    kvpi_unlock(seq->pager);
 }
 
 /* A view as planned, whose share is taken. */
@@ -372,20 +397,19 @@ kvp_status kvp_linear_open(kvp_seq *seq, const kvp_linear_args *args, kvp_linear
                         .head = args->kv_head % l->page_heads,
                         .plane = args->plane};
     kvpi_linear *v;
-    uint32_t n_frames;
     status = locate(&plan, args->first, end);
     if (!status)
-        status = hold_frames(p, &n_frames);
+        status = hold_frames(seq, &plan.n_frames);
     if (status)
         return status;
     status = join(&plan, args->max_bytes);
     if (!status && (status = build(&plan, &v)))
         give_share(plan.all, plan.share_bytes);
     if (status) {
-        unhold_frames(p, n_frames);
+        unhold_frames(seq, plan.n_frames);
         return status;
     }
-    unhold_frames(p, publish(v, n_frames));
+    unhold_frames(seq, publish(v));
     seq->n_pins++;
     size_t row = row_bytes(l, args->plane);
     *linear = (kvp_linear){.base = v->base + args->first % p->geometry.page_tokens * row,
@@ -403,7 +427,7 @@ void kvp_linear_close(kvp_linear *linear)
     kvpi_linear *v = linear->view;
     kvpi_linears *all = v->all;
     const uint64_t share_bytes = v->share_bytes;
-    unhold_frames(all->p, withdraw(v));
+    unhold_frames(v->seq, withdraw(v));
     v->seq->n_pins--;
     destroy(v);
     give_share(all, share_bytes);

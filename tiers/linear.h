@@ -15,8 +15,8 @@
  *  V3  The filling thread reads sealed pages only: rows of the page that was open are settled
  *      before anybody knows the view, and its sequence is neither truncated nor evicted from
  *      (n_pins).
- *  V4  As long as there is a view, `held` >= 1 frames are reserved: filling never waits for a
- *      reservation, so that a reader may hold any.
+ *  V4  Of the views whose sequences share an account, one holds `n_frames` >= 1 frames that the
+ *      account has reserved: filling never waits for a reservation, so that a reader may hold any.
  *
  * Lock order: kvpi_linears.lock comes after kvp_pager.lock, and is not held while anything is
  * filled. */
@@ -34,6 +34,8 @@ typedef struct kvpi_linear {
     kvp_seq *seq;
     uint32_t layer, group, head; /* `head` counts within the group */
     kvp_plane plane;
+    uint32_t n_frames;    /* to fill with */
+    bool is_holder;       /* gives them back */
     uint32_t first_entry; /* of the lane's table: the page of block 0 */
     size_t strip_bytes;   /* of a page */
     uint64_t n_bytes;     /* of rows */
@@ -64,7 +66,7 @@ struct kvpi_linears {
     void *thread; /* NULL: nobody has opened a view */
     kvpi_linear *first;
     const kvpi_linear *busy; /* being filled by the thread */
-    uint32_t n_views, held;
+    uint32_t n_views;
     uint64_t shared_bytes; /* the views' shares */
 };
 

@@ -48,7 +48,7 @@ static const char *strip_of(const kvpi_linear *v, const kvp_page_view *page)
     return v->plane == KVP_PLANE_K ? kvp_page_k(page, v->head) : kvp_page_v(page, v->head);
 }
 
-/* n bytes of a strip. The frame is one of `held`, or the opener's. */
+/* n bytes of a strip. The frame is one of n_frames. */
 static kvp_status copy_strip(const kvpi_linear *v, uint64_t strip, size_t offset, char *to,
                              size_t n)
 {
@@ -150,7 +150,7 @@ static void give_up(kvpi_linear *v, uint32_t block, kvp_status status)
 /* Blocks to fill for a touch of this one: more and more, while the view is read in order. */
 static uint32_t run_length(kvpi_linear *v, uint32_t block)
 {
-    uint32_t max = v->ring_blocks / 4 < v->all->held ? v->ring_blocks / 4 : v->all->held;
+    uint32_t max = v->ring_blocks / 4 < v->n_frames ? v->ring_blocks / 4 : v->n_frames;
     if (block != v->expected || max < 2)
         v->run = 1;
     else
@@ -169,7 +169,7 @@ static void start_faults(const kvpi_linear *v, uint32_t block, uint32_t n_blocks
     end = end < v->n_bytes ? end : v->n_bytes;
     uint64_t first = (uint64_t)block * v->block_bytes / v->strip_bytes;
     uint64_t last = (end - 1) / v->strip_bytes;
-    last = last - first < v->all->held ? last : first + v->all->held - 1;
+    last = last - first < v->n_frames ? last : first + v->n_frames - 1;
     kvpi_lock(p);
     p->stats.linear_faults++;
     for (uint64_t strip = first; strip <= last; strip++)

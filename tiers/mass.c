@@ -4,7 +4,7 @@
 
 bool kvp_pager_wants_mass(const kvp_pager *pager)
 {
-    return pager->ram_policy->ops->mass || pager->cfg.trace;
+    return pager->cfg.placement->mass || pager->cfg.trace;
 }
 
 /* Of page i of a lane, whose query heads are [head, head_end). */
@@ -21,7 +21,7 @@ static float mean_mass(const float *page_mass, size_t n_pages, size_t i, size_t 
 static void note_page(kvp_pager *p, uint32_t page, float mass)
 {
     kvpi_trace(p, &(kvp_trace_event){.kind = KVP_TRACE_PAGE_MASS, .page = page, .mass = mass});
-    if (p->ram_policy->ops->mass)
+    if (p->cfg.placement->mass)
         kvpi_set_mass(p, page, mass);
 }
 

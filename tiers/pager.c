@@ -10,10 +10,6 @@
 
 #define STRING2(x) #x
 #define STRING(x) STRING2(x)
-/* Every append looks at so many of the pages that leave next: as many as are in flight together, not
- * a share of all. */
-#define MAX_LOW_WATER 64u
-#define MAX_HIGH_WATER 128u
 #define REGISTER_LIMIT_BYTES (1ull << 30) /* registering populates: not for more than this */
 
 const char *kvp_version(void)
@@ -102,6 +98,15 @@ static uint64_t frames_that_fit(const kvp_pager *p, uint64_t bytes, uint32_t n_u
     return low;
 }
 
+uint32_t kvpi_frames_in(const kvp_pager *p, uint64_t bytes)
+{
+    if (bytes == KVP_UNLIMITED)
+        return p->max_frames;
+    uint64_t fixed = kvpi_ram_charged(p, 0); /* metadata of all that is reserved */
+    uint64_t n = bytes > fixed ? (bytes - fixed) / p->geometry.slot_bytes : 0;
+    return n < p->max_frames ? (uint32_t)n : p->max_frames;
+}
+
 static kvp_status fail_budget(const kvp_pager *p, uint64_t needed)
 {
     return kvp_fail(KVP_E_BUDGET,
@@ -114,10 +119,8 @@ static kvp_status fail_budget(const kvp_pager *p, uint64_t needed)
 /* Divide ram_bytes into frames, staging buffers and metadata. */
 static kvp_status plan_ram(kvp_pager *p)
 {
-    bool has_zram = p->cfg.zram_bytes != 0, has_disk = p->cfg.disk_bytes != 0;
-    /* Without a disk the frames that a ring needs cannot hold pages that have nowhere else to go.
-     */
-    uint32_t min_frames = KVPI_MIN_FRAMES + !has_disk;
+    bool has_zram = p->cfg.zram_bytes != 0;
+    uint32_t min_frames = kvpi_min_frames(p);
     uint32_t n_units = has_zram ? 1 : 0;
     uint64_t bytes = p->cfg.ram_bytes == KVP_UNLIMITED ? kvpi_machine_bytes() : p->cfg.ram_bytes;
     if (ram_charge(p, min_frames, n_units) > bytes)
@@ -126,14 +129,14 @@ static kvp_status plan_ram(kvp_pager *p)
            frames_that_fit(p, bytes, n_units) >= 16 * n_units)
         n_units++;
     uint64_t n = frames_that_fit(p, bytes, n_units);
-    p->n_frames = (uint32_t)n;
+    p->n_frames = p->max_frames = (uint32_t)n;
+    p->max_ram_bytes = p->cfg.ram_bytes;
+    kvpi_account_set_limits(p->root, KVP_TIER_RAM, 0, n);
     p->n_units = n_units;
     p->staging_bytes = n_units * (uint64_t)p->geometry.slot_bytes;
     p->fixed_bytes = frame_metadata_bytes(p->n_frames);
     p->stats.ram_peak_bytes = kvpi_ram_charged(p, 0);
-    kvpi_ahead_open(p);
-    p->low_water = p->n_frames < 16 * MAX_LOW_WATER ? p->n_frames / 16 + 1 : MAX_LOW_WATER;
-    p->high_water = p->n_frames < 8 * MAX_HIGH_WATER ? p->n_frames / 8 + 2 : MAX_HIGH_WATER;
+    kvpi_ahead_set_window(p);
     return KVP_OK;
 }
 
@@ -180,6 +183,8 @@ static kvp_status open_zram(kvp_pager *p)
 {
     if (!p->cfg.zram_bytes)
         return KVP_OK;
+    p->max_zram_bytes = p->cfg.zram_bytes;
+    kvpi_account_set_limits(p->root, KVP_TIER_ZRAM, 0, p->cfg.zram_bytes);
     kvp_tier_config cfg = {.budget_bytes = p->cfg.zram_bytes,
                            .slot_bytes = p->geometry.slot_bytes,
                            .max_depth = 1,
@@ -219,33 +224,12 @@ static kvp_status open_disk(kvp_pager *p)
         snprintf(message, sizeof message, "disk engine: %s",
                  kvpi_tier_disk_engine(p->lower[KVPI_DISK]));
         kvpi_log(p, KVP_LOG_INFO, message);
+        kvp_tier_usage usage;
+        kvpi_tier_usage(p->lower[KVPI_DISK], &usage);
+        p->max_slots = usage.slots_free;
+        p->max_disk_bytes = p->cfg.disk_bytes;
+        kvpi_account_set_limits(p->root, KVP_TIER_DISK, 0, p->max_slots);
     }
-    return status;
-}
-
-/* ---- policies ---- */
-
-static kvp_placement_node *ram_node(void *opaque, uint32_t page)
-{
-    kvp_pager *p = opaque;
-    return &p->frame_nodes[kvpi_page_at(&p->pages, page)->frame];
-}
-
-static kvp_placement_node *zram_node(void *opaque, uint32_t page)
-{
-    return &kvpi_page_at(&((kvp_pager *)opaque)->pages, page)->node;
-}
-
-static kvp_status open_policies(kvp_pager *p)
-{
-    const kvp_placement_ops *ops = p->cfg.placement;
-    uint32_t group = (uint32_t)(KVP_GROUP_BYTES / p->geometry.slot_bytes);
-    kvp_placement_config cfg = {
-        .mem = &p->mem, .opaque = p, .group_pages = group ? group : 1, .node = ram_node};
-    kvp_status status = ops->open(&cfg, &p->ram_policy);
-    cfg.node = zram_node;
-    if (!status)
-        status = ops->open(&cfg, &p->zram_policy);
     return status;
 }
 
@@ -311,6 +295,8 @@ static kvp_status open_parts(kvp_pager *p, const kvp_config *cfg)
 {
     kvp_status status = kvpi_geometry_init(&p->geometry, &cfg->geometry, &p->mem);
     if (!status)
+        status = kvpi_accounts_open(p);
+    if (!status)
         status = p->env.random(p->env.opaque, &p->store_id, sizeof p->store_id);
     if (!status)
         status = plan_ram(p);
@@ -323,7 +309,9 @@ static kvp_status open_parts(kvp_pager *p, const kvp_config *cfg)
     if (!status)
         status = open_disk(p);
     if (!status)
-        status = open_policies(p);
+        status = kvpi_policy_open(p, p->root, KVP_TIER_RAM);
+    if (!status)
+        status = kvpi_policy_open(p, p->root, KVP_TIER_ZRAM);
     if (!status)
         status = kvpi_scans_open(p);
     if (!status)
@@ -346,8 +334,9 @@ kvp_status kvp_pager_open(const kvp_config *cfg, kvp_pager **out)
     resolve_config(p, cfg);
     init_locks(p);
     kvpi_tickets_open(p);
-    kvpi_page_table_init(&p->pages, &p->table_mem);
+    kvpi_page_table_init(&p->pages, kvpi_policy_memories(&p->cfg), &p->table_mem);
     p->next_serial = 1;
+    p->last_seq = UINT32_MAX;
     p->ready_end = &p->ready_first;
     p->outbox_end = &p->outbox_first;
     for (uint32_t i = KVPI_MAX_TRANSFERS; i-- > 0;) {
@@ -380,17 +369,14 @@ void kvp_pager_close(kvp_pager *p)
     kvpi_free(&p->table_mem, p->chains, p->n_chains * sizeof *p->chains);
     kvp_pool_close(p->own_pool);
     kvpi_scans_close(p);
-    if (p->zram_policy)
-        p->zram_policy->ops->close(p->zram_policy);
-    if (p->ram_policy)
-        p->ram_policy->ops->close(p->ram_policy);
+    kvpi_accounts_close(p);
     kvpi_tier_close(p->lower[KVPI_DISK]); /* before the memory that is registered with it */
     kvpi_tier_close(p->lower[KVPI_ZRAM]);
     for (uint32_t i = 0; i < p->n_units; i++)
         kvpi_codec_close(p->units[i].codec);
     kvpi_region_close(&p->staging);
     kvpi_tier_close(p->ram);
-    kvpi_free(&p->mem, p->frame_nodes, p->n_frames * sizeof *p->frame_nodes);
+    kvpi_free(&p->mem, p->frame_nodes, p->max_frames * sizeof *p->frame_nodes);
     kvpi_page_table_fini(&p->pages);
     kvpi_geometry_fini(&p->geometry, &p->mem);
     pthread_cond_destroy(&p->progress);

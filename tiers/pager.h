@@ -1,7 +1,9 @@
 /* pager.h - the pager's state, and what its files offer each other.
  *
- *   pager.c     open, close, budgets            frames.c    the frame ledger: reservations
- *   state.c     a page's state changes           check.c     every invariant
+ *   pager.c     open, close, plan of RAM        frames.c    the frame ledger: reservations
+ *   account.c   who is charged for what         victims.c   whose page leaves
+ *   budget.c    groups and their budgets        resize.c    budgets change (drain.c: of RAM)
+ *   state.c     a page's state changes           check.c     every invariant (check_accounts.c)
  *   fault.c     make a page resident, pin it    transfer.c  bytes on the way, by completions
  *   progress.c  submit, reap, wait              reclaim.c   victims, demotion, watermarks
  *   scan.c      stream over a layer             readahead.c what will be asked for next
@@ -10,21 +12,22 @@
  *   view.c      what callers see of a page      linear.c    pages as an address range
  *   prefix.c    what sequences have in common   advise.c    hints of the caller
  *   mass.c      attention mass, to the policies stats.c     counters
- *   parallel.c  whose threads compute
+ *   parallel.c  whose threads compute           pressure.c  who waited how long
  *
  * Lock order: kvp_pager.lock, then zram_lock, then locks that backends and workers keep to
  * themselves. It is never held while bytes move or while anybody waits: a fault is a transfer, and
  * whoever needs progress calls kvpi_wait(), which finishes whatever has completed, or reaps, or
  * sleeps until another thread has done so.
  *
- * Invariants (kvp_pager_check)
+ * Invariants (kvp_pager_check), and those of account.h
  *  G1  held <= n_frames: a reservation is granted only if it can be honoured.
  *  G2  held + stuck <= n_frames, where stuck = dirty pages without a promised place below: a holder
- *      always finds a frame to take, at the latest when what is in flight has landed.
+ *      always finds a frame to take, at the latest when what is in flight has landed. The same
+ *      holds in every account, min of accounts below it included (B2).
  *  G3  pinned or loading pages, and those of the read-ahead window <= held + faults that nobody
  *      waits for any more.
- *  G4  In the RAM policy: exactly the resident pages that are neither pinned nor in the window. In
- *      the zram policy: exactly the pages with a zram copy that is not MOVING. */
+ *  G4  In a RAM policy: exactly the resident pages that are neither pinned nor in the window. In a
+ *      zram policy: exactly the pages with a zram copy that is not MOVING. */
 #ifndef KVPI_TIERS_PAGER_H
 #define KVPI_TIERS_PAGER_H
 
@@ -32,6 +35,7 @@
 #include "alloc/region.h"
 #include "alloc/seq.h"
 #include "kvpager.h"
+#include "tiers/account.h"
 #include "tiers/codec.h"
 #include "tiers/tier.h"
 
@@ -72,6 +76,7 @@ typedef struct kvpi_transfer {
     uint64_t stored_sum, raw_sum;
     kvp_slot slot;
     kvpi_codec_id codec;
+    kvp_group *account; /* demotion to zram: who has claimed slot_bytes there for it */
     struct kvpi_transfer *next;
 } kvpi_transfer;
 
@@ -93,19 +98,25 @@ struct kvp_pager {
     kvpi_page_table pages;
 
     kvp_tier *ram, *lower[KVPI_N_LOWER]; /* lower: NULL where there is no such tier */
-    kvp_placement *ram_policy, *zram_policy;
-    kvp_placement_node *frame_nodes; /* [n_frames], of the RAM policy */
+    kvp_placement_node *frame_nodes;     /* [max_frames], of RAM policies */
+
+    kvp_group *root;      /* the account that all are in */
+    kvp_group **accounts; /* by number; NULL: free */
+    uint32_t accounts_capacity;
+    kvp_group *resized; /* whose budget is being changed; NULL: nobody's */
+    kvp_tier_id resized_tier;
+    kvpi_quota resized_from; /* what it was */
 
     /* the frame ledger, in frames */
-    uint32_t n_frames;
-    uint32_t held;                  /* reservations */
-    uint32_t held_user;             /* of those: views, which only the caller ends */
-    uint32_t n_in_use;              /* taken from the ram tier */
-    uint32_t n_dirty;               /* resident pages without a valid copy below */
-    uint32_t n_homeless;            /* of those: without a disk slot of their own */
-    uint32_t n_admitted;            /* pages about to be both: admitted, not there yet */
-    uint64_t promised;              /* disk slots that are sure to be had */
-    uint32_t low_water, high_water; /* of the next frames that are taken: should be clean */
+    uint32_t n_frames, max_frames; /* the budget, and what was reserved at open */
+    uint64_t max_ram_bytes;        /* at open */
+    uint32_t held;                 /* reservations */
+    uint32_t held_user;            /* of those: views, which only the caller ends */
+    uint32_t n_dirty;              /* resident pages without a valid copy below */
+    uint32_t n_homeless;           /* of those: without a disk slot of their own */
+    uint32_t n_admitted;           /* pages about to be both: admitted, not there yet */
+    uint64_t promised;             /* disk slots that are sure to be had */
+    uint64_t n_backed;             /* of those: for pages that need one */
 
     kvpi_transfer transfers[KVPI_MAX_TRANSFERS];
     kvpi_transfer *free_transfers, *ready_first, **ready_end;
@@ -146,10 +157,19 @@ struct kvp_pager {
     void *ticket_thread;
     bool stop_tickets;
 
-    pthread_mutex_t zram_lock; /* leaf: every call into the zram tier */
-    uint32_t n_zram_jobs;      /* demotions to zram under way: each may need slot_bytes */
-    uint32_t n_writing;        /* pages WRITING */
-    bool zram_is_full;         /* an encoded page did not fit, and nothing has left since */
+    pthread_mutex_t zram_lock;               /* leaf: every call into the zram tier */
+    uint64_t max_zram_bytes, max_disk_bytes; /* at open */
+    uint64_t max_slots;                      /* of the disk, likewise; KVP_UNLIMITED: no limit */
+    uint32_t n_zram_jobs; /* demotions to zram under way: each may need slot_bytes */
+    uint32_t n_writing;   /* pages WRITING */
+    bool zram_is_full;    /* an encoded page did not fit, and nothing has left since */
+
+    struct {                                            /* who waits now (pressure.c) */
+        uint32_t n_stalled, n_stalled_for[KVP_N_TIERS]; /* threads */
+        uint32_t n_inside, n_working;
+        uint64_t since_ns; /* the figures above are as they are; only while somebody waits */
+    } pressure;
+    uint32_t n_left; /* pages that have left RAM, modulo 2^32 */
 
     uint32_t write_errors;           /* in a row */
     int write_errno, read_errno;     /* of the last failed transfers */
@@ -169,44 +189,59 @@ static inline uint64_t kvpi_ram_charged(const kvp_pager *p, uint32_t n_frames)
            (uint64_t)n_frames * p->geometry.slot_bytes;
 }
 void kvpi_log(const kvp_pager *p, kvp_log_level level, const char *message);
+/* Frames that a RAM budget of so many bytes has, as the pager was opened. */
+uint32_t kvpi_frames_in(const kvp_pager *p, uint64_t bytes);
+/* What any RAM budget must hold. Without a disk the frames that a ring needs cannot hold pages that
+ * have nowhere else to go. */
+static inline uint32_t kvpi_min_frames(const kvp_pager *p)
+{
+    return KVPI_MIN_FRAMES + !p->cfg.disk_bytes;
+}
 
 /* ---- frames.c: all with the lock held ---- */
 
 /* What a reservation is for. */
 typedef struct kvpi_claim {
+    kvp_group *account;    /* NULL: the root */
     uint32_t n_min, n_max; /* frames */
     uint32_t n_new; /* pages about to be dirty without a place below: counted in n_admitted until
                        kvpi_admitted() */
-    bool is_user;   /* a view's: only the caller ends it */
-    bool waits_for_views; /* views may end meanwhile; others would wait for them for ever */
+    kvp_group *new_account; /* who will be charged for those: `account` (NULL) or one above it */
+    bool is_user;           /* a view's: only the caller ends it */
+    bool waits_for_views;   /* views may end meanwhile; others would wait for them for ever */
 } kvpi_claim;
 
 /* Reserve, at once or not at all, waiting for others to give theirs back. Room for new pages is
  * made by promising disk slots or demoting to zram. deadline 0: do not wait (KVP_E_AGAIN). Errors:
- * KVP_E_NOSPACE, KVP_E_IO, KVP_E_TIMEOUT. */
+ * KVP_E_NOSPACE (the message names the group that has no room), KVP_E_IO, KVP_E_TIMEOUT. */
 KVP_NODISCARD kvp_status kvpi_hold(kvp_pager *p, const kvpi_claim *c, uint64_t deadline_ns,
                                    uint32_t *granted);
-void kvpi_unhold(kvp_pager *p, uint32_t n, bool is_user);
+void kvpi_unhold(kvp_pager *p, kvp_group *account, uint32_t n, bool is_user);
 /* The pages that a claim admitted are there and counted as what they are; or they will not be. */
-static inline void kvpi_admitted(kvp_pager *p, uint32_t n_new)
-{
-    p->n_admitted -= n_new;
-}
-/* Dirty pages, n_new more included, whose bytes have no sure place to go. */
-uint32_t kvpi_stuck(const kvp_pager *p, uint32_t n_new);
+void kvpi_admitted(kvp_pager *p, kvp_group *account, uint32_t n_new);
 /* Make up to `n` more disk slots sure, at least one; false: there is no disk, or it is full. */
 bool kvpi_promise(kvp_pager *p, uint32_t n);
-/* A frame out of the caller's reservation: a free one, or a clean page's. KVP_E_AGAIN: something
- * was set in motion, wait; KVP_E_NOSPACE or KVP_E_IO: nothing can be done. A prefetch gets no more
- * than AGAIN; others take what read-ahead has, if there is nothing else. */
-KVP_NODISCARD kvp_status kvpi_frame_take(kvp_pager *p, bool is_prefetch, uint32_t *frame);
+/* A step towards a place below for pages of accounts in `top` that are stuck, so that the claim
+ * fits; false: there is none to be made. */
+bool kvpi_place_stuck(kvp_pager *p, kvp_group *top, const kvpi_claim *c);
+/* A frame for the account, out of the caller's reservation: a free one, or a clean page's.
+ * KVP_E_AGAIN: something was set in motion, wait; KVP_E_NOSPACE or KVP_E_IO: nothing can be done. A
+ * prefetch gets no more than AGAIN; others take what read-ahead has, if there is nothing else. */
+KVP_NODISCARD kvp_status kvpi_frame_take(kvp_pager *p, kvp_group *account, bool is_prefetch,
+                                         uint32_t *frame);
 /* The same, waiting. */
-KVP_NODISCARD kvp_status kvpi_frame_wait(kvp_pager *p, uint32_t *frame);
-void kvpi_frame_give(kvp_pager *p, uint32_t frame);
+KVP_NODISCARD kvp_status kvpi_frame_wait(kvp_pager *p, kvp_group *account, uint32_t *frame);
+void kvpi_frame_give(kvp_pager *p, kvp_group *account, uint32_t frame);
+/* Drop a clean page of `scope`; false: there is none now. */
+bool kvpi_frame_reclaim(kvp_pager *p, kvp_group *scope, const kvp_group *cause);
 static inline void *kvpi_frame_addr(const kvp_pager *p, uint32_t frame)
 {
     return kvpi_tier_addr(p->ram, frame);
 }
+
+/* The account, from this one up, that will be the first without a frame to take; *room: frames that
+ * it still can have. */
+kvp_group *kvpi_frame_scope(kvp_group *account, uint64_t *room);
 
 /* ---- state.c: keeps ledger and policies in step; with the lock held ---- */
 
@@ -231,13 +266,14 @@ static inline uint64_t kvpi_page_first_position(const kvp_pager *p, const kvpi_p
 {
     return (uint64_t)page->index * p->geometry.page_tokens;
 }
-/* Drop a clean page's frame. */
-void kvpi_page_evict(kvp_pager *p, uint32_t page);
-/* Make sure that n more kvpi_page_create() succeed. Errors: KVP_E_NOMEM. */
-KVP_NODISCARD kvp_status kvpi_pages_reserve(kvp_pager *p, uint32_t n);
+kvp_placement_page kvpi_page_describe(const kvp_pager *p, uint32_t page);
+/* Drop a clean page's frame, so that `cause` gets room. */
+void kvpi_page_evict(kvp_pager *p, uint32_t page, const kvp_group *cause);
 /* A new page, in no tier yet, for the page table that is about to name it; room must have been
  * reserved. */
-uint32_t kvpi_page_create(kvp_pager *p);
+uint32_t kvpi_page_create(kvp_pager *p, kvp_group *account);
+/* It is charged to another account: one above the one that has it, or below. */
+void kvpi_page_move(kvp_pager *p, uint32_t page, kvp_group *to);
 /* One more page table names the page. */
 void kvpi_page_share(kvp_pager *p, uint32_t page);
 /* A page table names the page no more. If it was the last, let go of everything that the page has;
@@ -247,12 +283,12 @@ void kvpi_set_flags(kvp_pager *p, uint32_t page, unsigned set, unsigned clear);
 /* The place of a copy, and whether the bytes there are the page's. */
 void kvpi_set_copy(kvp_pager *p, uint32_t page, kvpi_lower lower, kvp_slot slot, bool is_valid);
 void kvpi_drop_copy(kvp_pager *p, uint32_t page, kvpi_lower lower);
-/* Would this page, were it in zram, be the first to leave? *victim: who would. */
-bool kvpi_leaves_zram_first(kvp_pager *p, uint32_t page, uint32_t *victim);
+/* The page's form_bytes are in zram now. */
+void kvpi_set_blob(kvp_pager *p, uint32_t page, kvp_slot blob);
 /* Seed of the page's checksums with n_valid tokens in it. */
 uint64_t kvpi_page_seed(const kvp_pager *p, const kvpi_page *page, uint32_t n_valid);
-/* "the page with tokens 64..127 of sequence 3, layer 2, KV heads 0..3"; the sequence is the one that
- * asks: others may share the page. */
+/* "the page with tokens 64..127 of sequence 3, layer 2, KV heads 0..3"; the sequence is the one
+ * that asks: others may share the page. */
 void kvpi_page_name(const kvp_seq *seq, const kvpi_page *page, char *buf, size_t n);
 
 /* ---- fault.c ---- */
@@ -264,9 +300,17 @@ KVP_NODISCARD kvp_status kvpi_fault_start(kvp_pager *p, uint32_t page, bool is_p
  * KVP_E_AGAIN, KVP_E_TIMEOUT: not yet, the fault goes on. */
 KVP_NODISCARD kvp_status kvpi_fault_in(const kvp_seq *seq, uint32_t page, uint64_t deadline_ns);
 
+/* ---- drain.c ---- */
+
+/* Frames beyond n_frames are emptied, and their memory goes back to the system; or they are there
+ * again. May drop the lock. Errors: KVP_E_TIMEOUT; KVP_E_NOSPACE views have some of them; then call
+ * it with the old number. */
+KVP_NODISCARD kvp_status kvpi_ram_resize(kvp_pager *p, uint32_t n_frames, uint64_t deadline_ns);
+
 /* ---- readahead.c ---- */
 
-void kvpi_ahead_open(kvp_pager *p);
+/* As wide as n_frames allow. */
+void kvpi_ahead_set_window(kvp_pager *p);
 /* A scan of the layer begins, or ends. */
 void kvpi_ahead_begin(kvp_seq *seq, uint32_t layer, const kvpi_walk *walk);
 void kvpi_ahead_end(kvp_seq *seq, uint32_t layer);
@@ -277,10 +321,13 @@ void kvpi_ahead_pass(kvp_seq *seq, kvpi_cursor used);
  * window holds. */
 void kvpi_ahead_fill(kvp_pager *p, bool to_the_brim);
 
+/* n pages more, or less, of the account are in the window: counts and reserves their frames. */
+void kvpi_ahead_charge(kvp_pager *p, kvp_group *account, int32_t n);
 /* The page leaves the window: it is being used, or not. */
 void kvpi_ahead_remove(kvp_pager *p, uint32_t page, bool is_used);
-/* Give up the page in one of these states that will be used last; false: the window has none. */
-bool kvpi_ahead_give_up(kvp_pager *p, unsigned state);
+/* Give up the page in one of these states, of accounts in `scope`, that will be used last; false:
+ * the window has none. */
+bool kvpi_ahead_give_up(kvp_pager *p, const kvp_group *scope, unsigned state);
 
 /* ---- advise.c: with the lock held ---- */
 
@@ -341,18 +388,32 @@ void kvpi_tickets_close(kvp_pager *p);
 /* Does an open ticket want this entry of the layer's lanes? With the lock held. */
 bool kvpi_ticket_has(const kvp_seq *seq, uint32_t layer, uint32_t entry);
 
+/* ---- pressure.c ---- */
+
+/* Charge the time until now to who waits: before any of that changes. */
+void kvpi_pressure_pass(kvp_pager *p);
+/* The calling thread waits for the tier: RAM: for frames; zram: for bytes that others encode or
+ * decode; disk: for I/O. */
+void kvpi_stall_begin(kvp_pager *p, kvp_tier_id tier);
+void kvpi_stall_end(kvp_pager *p, kvp_tier_id tier);
+/* So many more threads compute with a page. */
+void kvpi_count_work(kvp_pager *p, int32_t n);
+
 /* ---- reclaim.c ---- */
 
 /* Start writing this resident dirty page down. KVP_OK: it is on its way (WRITING), or zram's victim
  * is, which makes room for it. KVP_E_AGAIN: wait; KVP_E_NOSPACE, KVP_E_IO: no place for it. */
 KVP_NODISCARD kvp_status kvpi_demote(kvp_pager *p, uint32_t page);
-/* The first victim that can be written down now is. KVP_E_NOSPACE: there is none. */
-KVP_NODISCARD kvp_status kvpi_demote_one(kvp_pager *p);
-/* If a dirty page is among those that leave next (the low watermark), start writing down all of
- * them up to the high watermark. */
-void kvpi_demote_next(kvp_pager *p);
+/* The first victim of `scope` that can be written down now is. KVP_E_NOSPACE: there is none. */
+KVP_NODISCARD kvp_status kvpi_demote_one(kvp_pager *p, kvp_group *scope, const kvp_group *cause);
+/* If a dirty page is among those that leave next for the account (the low watermark), start writing
+ * down all of them up to the high watermark. */
+void kvpi_demote_next(kvp_pager *p, kvp_group *account);
 /* The same, ahead of need: also does the CPU's part, dropping the lock. */
-void kvpi_reclaim_ahead(kvp_pager *p);
+void kvpi_reclaim_ahead(kvp_pager *p, kvp_group *account);
+/* Start moving the first victim of `scope` from zram to disk. KVP_E_AGAIN: wait; KVP_E_NOSPACE,
+ * KVP_E_IO: there is none, or no place for it. */
+KVP_NODISCARD kvp_status kvpi_migrate_one(kvp_pager *p, kvp_group *scope, const kvp_group *cause);
 
 /* ---- sequence.c ---- */
 
@@ -367,6 +428,10 @@ void kvpi_seq_fill(kvp_seq *seq, uint32_t layer, size_t n_tokens);
 void kvpi_seq_filled(kvp_seq *seq);
 /* Forget the lane's tokens from n on; with the lock held. */
 void kvpi_lane_cut(kvp_pager *p, kvp_seq *seq, uint32_t lane, uint64_t n);
+
+/* ---- check_accounts.c ---- */
+
+KVP_NODISCARD kvp_status kvpi_check_accounts(kvp_pager *p);
 
 /* ---- pool.c ---- */
 

@@ -62,10 +62,11 @@ kvp_status kvpi_pin_begin(kvp_ticket *t, kvp_seq *seq, uint32_t layer, uint64_t 
         return kvp_fail(KVP_E_INVALID, "pin: view->pages has room for %zu pages, %zu are needed",
                         t->view.max_pages, t->n_pages);
     }
-    if (t->n_pages > p->n_frames)
+    uint32_t n_frames = kvpi_account_frames(seq->account);
+    if (t->n_pages > n_frames)
         return kvp_fail(KVP_E_NOSPACE,
                         "pin: %zu pages, but the RAM budget holds %u; pin fewer, or scan",
-                        t->n_pages, p->n_frames);
+                        t->n_pages, n_frames);
     list_pages(t, l);
     return KVP_OK;
 }
@@ -111,14 +112,17 @@ static kvp_status hold(kvp_ticket *t, uint64_t deadline_ns)
 {
     for (;;) {
         uint32_t n = frames_taken(t);
-        kvpi_claim claim = {
-            .n_min = n, .n_max = n, .is_user = true, .waits_for_views = t->is_prepared};
+        kvpi_claim claim = {.account = t->seq->account,
+                            .n_min = n,
+                            .n_max = n,
+                            .is_user = true,
+                            .waits_for_views = t->is_prepared};
         kvp_status status = kvpi_hold(t->seq->pager, &claim, deadline_ns, &t->view.held);
         if (status)
             return status;
         if (frames_taken(t) == n)
             break;
-        kvpi_unhold(t->seq->pager, t->view.held, true);
+        kvpi_unhold(t->seq->pager, claim.account, t->view.held, true);
     }
     t->has_frames = true;
     keep_stuck(t);
@@ -170,7 +174,7 @@ void kvpi_pin_abandon(kvp_ticket *t)
     release_stuck(t);
     while (t->n_pinned > 0)
         kvpi_unpin(t->seq->pager, t->view.pages[--t->n_pinned].handle);
-    kvpi_unhold(t->seq->pager, t->view.held, true);
+    kvpi_unhold(t->seq->pager, t->seq->account, t->view.held, true);
     t->has_frames = false;
 }
 

@@ -21,7 +21,6 @@
 typedef struct placement_mass {
     kvp_placement placement;
     kvpi_aging aging;
-    kvpi_page_words masses; /* a float's bits; 0: not measured */
 } placement_mass;
 
 static kvp_status mass_open(const kvp_placement_config *cfg, kvp_placement **out)
@@ -39,23 +38,19 @@ static kvp_status mass_open(const kvp_placement_config *cfg, kvp_placement **out
 static void mass_close(kvp_placement *placement)
 {
     placement_mass *p = (placement_mass *)placement;
-    kvp_mem mem = *p->aging.lists.cfg.mem;
-    kvpi_page_words_fini(&p->masses, &mem);
-    kvpi_free(&mem, p, sizeof *p);
+    kvpi_free(p->aging.lists.cfg.mem, p, sizeof *p);
 }
 
-static kvp_status mass_reserve(kvp_placement *placement, uint32_t n)
+/* The bits of the average; 0: not measured. */
+static uint32_t *memory_of(const placement_mass *p, uint32_t page)
 {
-    placement_mass *p = (placement_mass *)placement;
-    return kvpi_page_words_reserve(&p->masses, p->aging.lists.cfg.mem, n);
+    return p->aging.lists.cfg.memory(p->aging.lists.cfg.opaque, page);
 }
 
-/* 0: not measured. */
 static float mass_of(const placement_mass *p, uint32_t page)
 {
-    float mass = 0;
-    if (page < p->masses.n)
-        memcpy(&mass, &p->masses.words[page], sizeof mass);
+    float mass;
+    memcpy(&mass, memory_of(p, page), sizeof mass);
     return mass;
 }
 
@@ -88,22 +83,13 @@ static uint32_t mass_victim(kvp_placement *placement, uint32_t after)
     return kvpi_aging_walk(&((placement_mass *)placement)->aging, after);
 }
 
-static void mass_forget(kvp_placement *placement, uint32_t page)
-{
-    placement_mass *p = (placement_mass *)placement;
-    if (page < p->masses.n)
-        p->masses.words[page] = 0;
-}
-
 static void mass_note(kvp_placement *placement, uint32_t page, float mass)
 {
     placement_mass *p = (placement_mass *)placement;
-    if (page >= p->masses.n)
-        return;
     float before = mass_of(p, page);
     float now = mass > LEAST ? (mass < 1 ? mass : 1) : LEAST; /* a NaN is the least, too */
     now = before == 0 ? now : before + NEW_SHARE * (now - before);
-    memcpy(&p->masses.words[page], &now, sizeof now);
+    memcpy(memory_of(p, page), &now, sizeof now);
 }
 
 const kvp_placement_ops kvp_placement_attention_mass = {
@@ -113,7 +99,6 @@ const kvp_placement_ops kvp_placement_attention_mass = {
     .insert = mass_insert,
     .remove = mass_remove,
     .victim = mass_victim,
-    .reserve = mass_reserve,
-    .forget = mass_forget,
     .mass = mass_note,
+    .remembers = true,
 };

@@ -95,26 +95,3 @@ uint32_t kvpi_lists_next(const kvpi_page_lists *l, uint32_t page)
     uint32_t next = kvpi_node(l, page)->next;
     return next != KVP_PAGE_NONE ? next : kvpi_lists_first(l, kvpi_list_of(l, page) + 1);
 }
-
-kvp_status kvpi_page_words_reserve(kvpi_page_words *w, const kvp_mem *mem, uint32_t n)
-{
-    if (n <= w->n)
-        return KVP_OK;
-    uint32_t n_new = w->n + w->n / 2 > n ? w->n + w->n / 2 : n;
-    uint32_t *words;
-    kvp_status status =
-        kvpi_alloc(mem, n_new * sizeof *words, "what the placement policy remembers", &words);
-    if (status)
-        return status;
-    if (w->n)
-        memcpy(words, w->words, w->n * sizeof *words);
-    kvpi_page_words_fini(w, mem);
-    *w = (kvpi_page_words){.words = words, .n = n_new};
-    return KVP_OK;
-}
-
-void kvpi_page_words_fini(kvpi_page_words *w, const kvp_mem *mem)
-{
-    kvpi_free(mem, w->words, w->n * sizeof *w->words);
-    *w = (kvpi_page_words){0};
-}

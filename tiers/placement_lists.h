@@ -1,5 +1,5 @@
 /* placement_lists.h - what policies are built from: lists of pages that leave one after the other,
- * linked through their nodes; and memory by page number.
+ * linked through their nodes.
  *
  * The low half of node.key says which list a page is in, the high half is the policy's own.
  *
@@ -65,17 +65,5 @@ static inline uint32_t kvpi_lists_walk(const kvpi_page_lists *l, uint32_t after)
 {
     return after == KVP_PAGE_NONE ? kvpi_lists_first(l, 0) : kvpi_lists_next(l, after);
 }
-
-/* ---- memory by page number ---- */
-
-typedef struct kvpi_page_words {
-    uint32_t *words; /* [n], zero at first */
-    uint32_t n;
-} kvpi_page_words;
-
-/* Room for numbers below n. Errors: KVP_E_NOMEM. */
-KVP_NODISCARD kvp_status kvpi_page_words_reserve(kvpi_page_words *w, const kvp_mem *mem,
-                                                 uint32_t n);
-void kvpi_page_words_fini(kvpi_page_words *w, const kvp_mem *mem);
 
 #endif

@@ -24,9 +24,8 @@ typedef struct placement_s3_fifo {
     kvpi_page_lists lists;
     kvpi_page_list list[N_LISTS];
     uint64_t filled[KVPI_LISTS_WORDS(N_LISTS)];
-    uint32_t n[N_LISTS];    /* pages in each of the two queues, those in use included */
-    uint32_t n_left;        /* how many have left from the small queue */
-    kvpi_page_words ghosts; /* n_left when the page left; 0: it is no ghost */
+    uint32_t n[N_LISTS]; /* pages in each of the two queues, those in use included */
+    uint32_t n_left;     /* how many have left from the small queue */
 } placement_s3_fifo;
 
 static kvp_status s3_open(const kvp_placement_config *cfg, kvp_placement **out)
@@ -44,15 +43,13 @@ static kvp_status s3_open(const kvp_placement_config *cfg, kvp_placement **out)
 static void s3_close(kvp_placement *placement)
 {
     placement_s3_fifo *p = (placement_s3_fifo *)placement;
-    kvp_mem mem = *p->lists.cfg.mem;
-    kvpi_page_words_fini(&p->ghosts, &mem);
-    kvpi_free(&mem, p, sizeof *p);
+    kvpi_free(p->lists.cfg.mem, p, sizeof *p);
 }
 
-static kvp_status s3_reserve(kvp_placement *placement, uint32_t n)
+/* n_left when the page left; 0: it is no ghost. */
+static uint32_t *ghost(const placement_s3_fifo *p, uint32_t page)
 {
-    placement_s3_fifo *p = (placement_s3_fifo *)placement;
-    return kvpi_page_words_reserve(&p->ghosts, p->lists.cfg.mem, n);
+    return p->lists.cfg.memory(p->lists.cfg.opaque, page);
 }
 
 static bool is_queue(uint32_t list)
@@ -76,15 +73,8 @@ static void take(placement_s3_fifo *p, uint32_t page)
 
 static bool is_ghost(const placement_s3_fifo *p, uint32_t page)
 {
-    uint32_t left = page < p->ghosts.n ? p->ghosts.words[page] : 0;
+    uint32_t left = *ghost(p, page);
     return left && p->n_left - left < p->n[SMALL] + p->n[MAIN];
-}
-
-static void s3_forget(kvp_placement *placement, uint32_t page)
-{
-    placement_s3_fifo *p = (placement_s3_fifo *)placement;
-    if (page < p->ghosts.n)
-        p->ghosts.words[page] = 0;
 }
 
 static void s3_insert(kvp_placement *placement, const kvp_placement_page *page)
@@ -106,7 +96,7 @@ static void s3_insert(kvp_placement *placement, const kvp_placement_page *page)
         push(p, is_ghost(p, page->page) ? MAIN : SMALL, page->page);
     else
         kvpi_lists_push_special(&p->lists, special, page->page);
-    s3_forget(placement, page->page);
+    *ghost(p, page->page) = 0;
 }
 
 static void s3_remove(kvp_placement *placement, uint32_t page, kvp_removal why)
@@ -118,9 +108,9 @@ static void s3_remove(kvp_placement *placement, uint32_t page, kvp_removal why)
         return;
     }
     take(p, page);
-    if (list == SMALL && why == KVP_REMOVED_GONE && page < p->ghosts.n) {
+    if (list == SMALL && why == KVP_REMOVED_GONE) {
         p->n_left += p->n_left + 1 ? 1 : 2; /* 0 stands for never */
-        p->ghosts.words[page] = p->n_left;
+        *ghost(p, page) = p->n_left;
     }
 }
 
@@ -184,6 +174,5 @@ const kvp_placement_ops kvp_placement_s3_fifo = {
     .insert = s3_insert,
     .remove = s3_remove,
     .victim = s3_victim,
-    .reserve = s3_reserve,
-    .forget = s3_forget,
+    .remembers = true,
 };

@@ -91,12 +91,11 @@ typedef struct placement_sticky {
     kvp_placement placement;
     kvpi_page_lists lists;
     uint32_t group_pages;
-    uint32_t now;              /* 31 bits, never 0 */
-    kvpi_page_words last_used; /* 2 * when + was it early; 0: never */
-    uint32_t late_age;         /* of the last sealed page that came by late twice in a row */
-    uint32_t n_slots;          /* of level 0 that are over */
-    uint32_t n_in_slot;        /* time since the last of them was */
-    uint32_t word;             /* of `filled`: before it nothing is left to be moved */
+    uint32_t now;       /* 31 bits, never 0 */
+    uint32_t late_age;  /* of the last sealed page that came by late twice in a row */
+    uint32_t n_slots;   /* of level 0 that are over */
+    uint32_t n_in_slot; /* time since the last of them was */
+    uint32_t word;      /* of `filled`: before it nothing is left to be moved */
     uint64_t filled[KVPI_LISTS_WORDS(N_LISTS)];
     kvpi_page_list list[N_LISTS];
 } placement_sticky;
@@ -118,22 +117,13 @@ static kvp_status sticky_open(const kvp_placement_config *cfg, kvp_placement **o
 static void sticky_close(kvp_placement *placement)
 {
     placement_sticky *p = (placement_sticky *)placement;
-    kvp_mem mem = *p->lists.cfg.mem;
-    kvpi_page_words_fini(&p->last_used, &mem);
-    kvpi_free(&mem, p, sizeof *p);
+    kvpi_free(p->lists.cfg.mem, p, sizeof *p);
 }
 
-static kvp_status sticky_reserve(kvp_placement *placement, uint32_t n)
+/* 2 * when the page was used last + was it early; 0: never. */
+static uint32_t *last_used(const placement_sticky *p, uint32_t page)
 {
-    placement_sticky *p = (placement_sticky *)placement;
-    return kvpi_page_words_reserve(&p->last_used, p->lists.cfg.mem, n);
-}
-
-static void sticky_forget(kvp_placement *placement, uint32_t page)
-{
-    placement_sticky *p = (placement_sticky *)placement;
-    if (page < p->last_used.n)
-        p->last_used.words[page] = 0;
+    return p->lists.cfg.memory(p->lists.cfg.opaque, page);
 }
 
 /* ---- the wheel ---- */
@@ -218,15 +208,14 @@ static void tick(placement_sticky *p)
  * once more. */
 static uint32_t touch(placement_sticky *p, uint32_t page, bool is_open)
 {
-    uint32_t last = page < p->last_used.n ? p->last_used.words[page] : 0;
+    uint32_t *memory = last_used(p, page), last = *memory;
     uint32_t age = last ? (p->now - last / 2) & TIME_MAX : AGE_UNKNOWN;
     bool is_early = age <= p->lists.n_pages;
     if (age >= p->lists.n_pages / 8)
         tick(p);
     if (age != AGE_UNKNOWN && !is_early && last % 2 == 0 && !is_open)
         p->late_age = age;
-    if (page < p->last_used.n)
-        p->last_used.words[page] = 2 * p->now + is_early;
+    *memory = 2 * p->now + is_early;
     move_overdue(p, MOVED_PER_USE);
     return last % 2 && !is_early ? p->lists.n_pages : age;
 }
@@ -365,6 +354,5 @@ const kvp_placement_ops kvp_placement_sticky = {
     .insert = sticky_insert,
     .remove = sticky_remove,
     .victim = sticky_victim,
-    .reserve = sticky_reserve,
-    .forget = sticky_forget,
+    .remembers = true,
 };

@@ -17,6 +17,7 @@
 #include <string.h>
 
 #include "alloc/mem.h"
+#include "tiers/account.h"
 #include "tiers/checksum.h"
 #include "tiers/pager.h"
 
@@ -38,6 +39,7 @@ typedef struct node {
 
 struct kvp_prefix_cache {
     kvp_pager *pager;
+    kvp_group *group;
     uint64_t max_tokens;
     pthread_mutex_t lock;
     node *nodes; /* open addressing, linear probing; [capacity], a power of two */
@@ -238,7 +240,7 @@ kvp_status kvp_prefix_get(kvp_prefix_cache *c, uint64_t salt, const int32_t *tok
     pthread_mutex_lock(&c->lock);
     parked *p;
     uint64_t n = look_up(c, salt, tokens, n_tokens, &p) * c->pager->geometry.page_tokens;
-    kvp_status status = p ? kvp_seq_fork(p->seq, seq) : kvp_seq_create(c->pager, seq);
+    kvp_status status = p ? kvp_seq_fork(p->seq, seq) : kvp_seq_create_in(c->group, seq);
     if (!status && p) {
         status = kvp_seq_truncate(*seq, n);
         touch(c, p);
@@ -271,6 +273,12 @@ kvp_status kvp_prefix_put(kvp_prefix_cache *c, uint64_t salt, const int32_t *tok
     if (!c || !seq || (n_tokens && !tokens))
         return kvp_fail(KVP_E_INVALID, "kvp_prefix_put: an argument is NULL");
     uint32_t page_tokens = c->pager->geometry.page_tokens;
+    if (kvpi_seq_group(seq) != c->group)
+        return kvp_fail(
+            KVP_E_INVALID,
+            "kvp_prefix_put: the sequence is in \"%s\", the cache's are in \"%s\": open "
+            "a cache for each group",
+            kvpi_seq_group(seq)->name, c->group->name);
     if (n_tokens > kvp_seq_length(seq))
         return kvp_fail(KVP_E_RANGE, "kvp_prefix_put: %llu tokens, but the sequence has %llu",
                         (unsigned long long)n_tokens, (unsigned long long)kvp_seq_length(seq));
@@ -313,15 +321,19 @@ void kvp_prefix_cache_stats(kvp_prefix_cache *c, kvp_prefix_stats *stats)
     pthread_mutex_unlock(&c->lock);
 }
 
-kvp_status kvp_prefix_cache_open(kvp_pager *pager, uint64_t max_tokens, kvp_prefix_cache **out)
+kvp_status kvp_prefix_cache_open(kvp_pager *pager, kvp_group *group, uint64_t max_tokens,
+                                 kvp_prefix_cache **out)
 {
     if (!pager || !out)
         return kvp_fail(KVP_E_INVALID, "kvp_prefix_cache_open: an argument is NULL");
+    if (group && group->pager != pager)
+        return kvp_fail(KVP_E_INVALID, "kvp_prefix_cache_open: the group is in another pager");
     kvp_prefix_cache *c;
     kvp_status status = kvpi_alloc(&pager->table_mem, sizeof *c, "the cache of prefixes", &c);
     if (status)
         return status;
     c->pager = pager;
+    c->group = group ? group : pager->root;
     c->max_tokens = max_tokens;
     c->capacity = 64;
     status = kvpi_alloc(&pager->table_mem, c->capacity * sizeof *c->nodes, "the table of prefixes",
@@ -331,6 +343,9 @@ kvp_status kvp_prefix_cache_open(kvp_pager *pager, uint64_t max_tokens, kvp_pref
         return status;
     }
     pthread_mutex_init(&c->lock, NULL);
+    kvpi_lock(pager);
+    kvpi_account_ref(c->group);
+    kvpi_unlock(pager);
     *out = c;
     return KVP_OK;
 }
@@ -341,6 +356,9 @@ void kvp_prefix_cache_close(kvp_prefix_cache *c)
         return;
     const kvp_mem mem = c->pager->table_mem;
     trim(c, 0);
+    kvpi_lock(c->pager);
+    kvpi_account_unref(c->group);
+    kvpi_unlock(c->pager);
     kvpi_free(&mem, c->nodes, c->capacity * sizeof *c->nodes);
     pthread_mutex_destroy(&c->lock);
     kvpi_free(&mem, c, sizeof *c);

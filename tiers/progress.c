@@ -36,12 +36,16 @@ static void push_outbox(kvp_pager *p)
 void kvpi_lock(kvp_pager *p)
 {
     pthread_mutex_lock(&p->lock);
+    kvpi_pressure_pass(p);
+    p->pressure.n_inside++;
 }
 
 void kvpi_unlock(kvp_pager *p)
 {
     while (p->outbox_first)
         push_outbox(p);
+    kvpi_pressure_pass(p);
+    p->pressure.n_inside--;
     pthread_mutex_unlock(&p->lock);
 }
 
@@ -56,13 +60,15 @@ static void take_completion(kvp_pager *p, kvp_io *io)
     kvpi_transfer_completed(p, io->owner);
 }
 
-static kvp_status reap(kvp_pager *p, uint64_t deadline_ns)
+static kvp_status reap(kvp_pager *p, kvp_tier_id wanted, uint64_t deadline_ns)
 {
     kvp_io *io = NULL;
     p->has_reaper = true;
+    kvpi_stall_begin(p, wanted);
     pthread_mutex_unlock(&p->lock);
     kvp_status status = kvpi_tier_reap(p->lower[KVPI_DISK], deadline_ns, &io);
     pthread_mutex_lock(&p->lock);
+    kvpi_stall_end(p, wanted);
     p->has_reaper = false;
     if (io) {
         take_completion(p, io);
@@ -77,15 +83,35 @@ static kvp_status reap(kvp_pager *p, uint64_t deadline_ns)
     return io ? KVP_OK : fail_timeout();
 }
 
-kvp_status kvpi_sleep(kvp_pager *p, uint64_t deadline_ns)
+static kvp_status sleep_for(kvp_pager *p, kvp_tier_id wanted, uint64_t deadline_ns)
 {
-    if (deadline_ns == KVP_FOREVER) {
-        pthread_cond_wait(&p->progress, &p->lock);
-        return KVP_OK;
-    }
     struct timespec at = {.tv_sec = (time_t)(deadline_ns / 1000000000u),
                           .tv_nsec = (long)(deadline_ns % 1000000000u)};
-    return pthread_cond_timedwait(&p->progress, &p->lock, &at) ? fail_timeout() : KVP_OK;
+    int error = 0;
+    kvpi_stall_begin(p, wanted);
+    if (deadline_ns == KVP_FOREVER)
+        pthread_cond_wait(&p->progress, &p->lock);
+    else
+        error = pthread_cond_timedwait(&p->progress, &p->lock, &at);
+    kvpi_stall_end(p, wanted);
+    return error ? fail_timeout() : KVP_OK;
+}
+
+kvp_status kvpi_sleep(kvp_pager *p, uint64_t deadline_ns)
+{
+    return sleep_for(p, KVP_TIER_RAM, deadline_ns);
+}
+
+/* What whoever waits for the page is short of: the bytes below, or (there is no page, or it is not
+ * on its way) a frame. */
+static kvp_tier_id wanted_for(const kvp_pager *p, uint32_t page)
+{
+    if (page == KVP_PAGE_NONE)
+        return KVP_TIER_RAM;
+    const kvpi_page *pg = kvpi_page_at(&p->pages, page);
+    if (!kvpi_page_is(pg, KVPI_PAGE_LOADING))
+        return KVP_TIER_RAM;
+    return kvpi_page_is(pg, KVPI_PAGE_IN_ZRAM) ? KVP_TIER_ZRAM : KVP_TIER_DISK;
 }
 
 kvp_status kvpi_wait_for(kvp_pager *p, uint32_t page, uint64_t deadline_ns)
@@ -96,9 +122,9 @@ kvp_status kvpi_wait_for(kvp_pager *p, uint32_t page, uint64_t deadline_ns)
     if (kvpi_transfer_finish(p, page))
         return KVP_OK;
     if (p->n_in_flight > p->n_submitting && !p->has_reaper)
-        return reap(p, deadline_ns);
+        return reap(p, wanted_for(p, page), deadline_ns);
     if (p->has_reaper || p->n_finishing || p->n_submitting)
-        return kvpi_sleep(p, deadline_ns);
+        return sleep_for(p, wanted_for(p, page), deadline_ns);
     return has_pushed ? KVP_OK : KVP_E_NOSPACE; /* meanwhile others may have finished it */
 }
 

@@ -13,6 +13,7 @@
  *  A1  A page in the window is RESIDENT or LOADING; its frame is counted in `held`, and no policy
  *      has it.
  *  A2  Nobody waits for the window: a page leaves it without waiting, also while it is LOADING. */
+#include "tiers/account.h"
 #include "tiers/pager.h"
 
 #include <assert.h>
@@ -36,17 +37,33 @@ static uint32_t at_least_1(uint32_t n)
     return n ? n : 1;
 }
 
-void kvpi_ahead_open(kvp_pager *p)
+/* Pages that are read ahead displace others that would stay. */
+static uint32_t share_of(uint64_t n_frames)
 {
+    uint64_t n = n_frames / 4;
+    return at_least_1(n < UINT32_MAX ? (uint32_t)n : UINT32_MAX);
+}
+
+void kvpi_ahead_set_window(kvp_pager *p)
+{
+    const unsigned any = KVPI_PAGE_RESIDENT | KVPI_PAGE_LOADING;
     uint64_t n = WINDOW_BYTES / p->geometry.slot_bytes;
     n = n < MAX_WINDOW ? n : MAX_WINDOW;
-    n = n < p->n_frames / 4 ? n : p->n_frames / 4; /* they displace pages that would stay */
+    n = n < share_of(p->n_frames) ? n : share_of(p->n_frames);
     p->max_ahead = at_least_1((uint32_t)n);
     p->max_run = p->max_ahead / 4 < MAX_RUN ? p->max_ahead / 4 : MAX_RUN;
-    p->last_seq = UINT32_MAX;
+    while (p->n_ahead > p->max_ahead + p->max_run && kvpi_ahead_give_up(p, p->root, any))
+        continue;
 }
 
 /* ---- the window ---- */
+
+void kvpi_ahead_charge(kvp_pager *p, kvp_group *account, int32_t n)
+{
+    for (kvp_group *g = account; g; g = g->parent)
+        g->n_ahead += (uint32_t)n;
+    kvpi_account_hold(p, account, n);
+}
 
 void kvpi_ahead_remove(kvp_pager *p, uint32_t page, bool is_used)
 {
@@ -56,15 +73,16 @@ void kvpi_ahead_remove(kvp_pager *p, uint32_t page, bool is_used)
     assert(i < p->n_ahead);
     p->n_ahead--;
     memmove(p->ahead + i, p->ahead + i + 1, (p->n_ahead - i) * sizeof p->ahead[0]);
-    p->held--;
+    kvpi_ahead_charge(p, kvpi_account_of(p, kvpi_page_at(&p->pages, page)), -1);
     kvpi_set_flags(p, page, 0, KVPI_PAGE_AHEAD);
     *(is_used ? &p->stats.prefetches_used : &p->stats.prefetches_wasted) += 1;
 }
 
-bool kvpi_ahead_give_up(kvp_pager *p, unsigned state)
+bool kvpi_ahead_give_up(kvp_pager *p, const kvp_group *scope, unsigned state)
 {
     for (uint32_t i = p->n_ahead; i-- > 0;) {
-        if (kvpi_page_is(kvpi_page_at(&p->pages, p->ahead[i].page), state)) {
+        const kvpi_page *pg = kvpi_page_at(&p->pages, p->ahead[i].page);
+        if (kvpi_page_is(pg, state) && kvpi_account_has(scope, kvpi_account_of(p, pg))) {
             kvpi_ahead_remove(p, p->ahead[i].page, false);
             return true;
         }
@@ -72,14 +90,26 @@ bool kvpi_ahead_give_up(kvp_pager *p, unsigned state)
     return false;
 }
 
+/* No account may have more than its share of frames in the window. */
+static bool has_room(const kvp_pager *p, const kvp_group *account)
+{
+    if (p->n_ahead == p->max_ahead + p->max_run || !kvpi_account_room(account, KVP_TIER_RAM))
+        return false;
+    for (const kvp_group *g = account; g->parent; g = g->parent)
+        if (g->n_ahead >= share_of(g->quota[KVP_TIER_RAM].max))
+            return false;
+    return true;
+}
+
 /* Into the window with a page that is missing; false: not now. */
 static bool fetch(kvp_pager *p, uint32_t page)
 {
-    if (p->n_ahead == p->max_ahead + p->max_run || p->held + 1 + kvpi_stuck(p, 0) > p->n_frames)
+    kvp_group *account = kvpi_account_of(p, kvpi_page_at(&p->pages, page));
+    if (!has_room(p, account))
         return false;
-    p->held++;
+    kvpi_ahead_charge(p, account, 1);
     if (kvpi_fault_start(p, page, true)) { /* no frame now; or an error, to be met in its turn */
-        p->held--;
+        kvpi_ahead_charge(p, account, -1);
         return false;
     }
     p->stats.prefetches++;

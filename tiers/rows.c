@@ -144,16 +144,17 @@ static kvp_status reopen_page(const append *a, uint32_t page)
 static kvp_status new_page(const append *a, uint32_t group, uint32_t index, uint32_t *page)
 {
     kvp_pager *p = a->p;
+    kvp_group *account = a->seq->account;
     uint32_t frame;
-    kvp_status status = kvpi_frame_wait(p, &frame);
-    if (!status && (status = kvpi_pages_reserve(p, 1)))
-        kvpi_frame_give(p, frame);
+    kvp_status status = kvpi_frame_wait(p, account, &frame);
+    if (!status && (status = kvpi_page_table_reserve(&p->pages, 1)))
+        kvpi_frame_give(p, account, frame);
     if (status)
         return status;
-    *page = kvpi_page_create(p);
+    *page = kvpi_page_create(p, account);
     kvpi_page *pg = kvpi_page_at(&p->pages, *page);
     pg->index = index;
-    pg->lane = a->l->lane_base + group;
+    pg->lane = (uint16_t)(a->l->lane_base + group);
     pg->frame = frame;
     pg->pins = 1;
     kvpi_trace(p, &(kvp_trace_event){.kind = KVP_TRACE_PAGE_NEW,
@@ -205,7 +206,9 @@ static kvp_status replace_page(const append *a, uint32_t group, kvpi_entry *e, t
 static kvpi_claim claim_for(const append *a, uint32_t group)
 {
     const kvpi_entry *e = kvpi_lane_open_entry(lane_of(a, group), a->p->geometry.page_tokens);
-    kvpi_claim claim = {.n_min = 1, .n_max = 1, .n_new = 1};
+    kvp_group *account = a->seq->account;
+    kvpi_claim claim = {
+        .account = account, .n_min = 1, .n_max = 1, .n_new = 1, .new_account = account};
     if (!e)
         return claim;
     const kvpi_page *pg = kvpi_page_at(&a->p->pages, e->page);
@@ -216,6 +219,7 @@ static kvpi_claim claim_for(const append *a, uint32_t group)
     /* Will it be dirty without a place below, and is it not counted so now? */
     bool is_counted = kvpi_page_is_dirty(pg) && !kvpi_page_is(pg, KVPI_PAGE_WRITING);
     claim.n_new = kvpi_page_is_homeless(pg) && !is_counted;
+    claim.new_account = kvpi_account_of(a->p, pg);
     return claim;
 }
 
@@ -229,10 +233,11 @@ static kvp_status reserve(const append *a, uint32_t group, kvpi_claim *claim)
         if (status)
             return status;
         kvpi_claim now = claim_for(a, group); /* others went on while we waited */
-        if (now.n_min == claim->n_min && now.n_new <= claim->n_new)
+        if (now.n_min == claim->n_min && now.n_new <= claim->n_new &&
+            now.new_account == claim->new_account)
             return KVP_OK;
-        kvpi_admitted(a->p, claim->n_new);
-        kvpi_unhold(a->p, granted, false);
+        kvpi_admitted(a->p, claim->new_account, claim->n_new);
+        kvpi_unhold(a->p, claim->account, granted, false);
     }
 }
 
@@ -272,9 +277,9 @@ static kvp_status open_page(const append *a, uint32_t group, target *t)
         status = replace_page(a, group, e, t);
     else
         status = reopen_page(a, t->page);
-    kvpi_admitted(p, claim.n_new);
+    kvpi_admitted(p, claim.new_account, claim.n_new);
     if (status) {
-        kvpi_unhold(p, claim.n_min, false);
+        kvpi_unhold(p, claim.account, claim.n_min, false);
         return status;
     }
     t->pg = kvpi_page_at(&p->pages, t->page);
@@ -295,13 +300,13 @@ static void close_page(const append *a, uint32_t group, const target *t, uint32_
     if (a->seq->hot_layer == a->layer)
         kvpi_set_hot(p, t->page, true);
     kvpi_unpin(p, t->page);
-    kvpi_unhold(p, 1, false);
+    kvpi_unhold(p, a->seq->account, 1, false);
     if (t->source != KVP_PAGE_NONE) {
         kvpi_unpin(p, t->source);
-        kvpi_unhold(p, 1, false);
+        kvpi_unhold(p, a->seq->account, 1, false);
         kvpi_page_release(p, t->source);
     }
-    kvpi_reclaim_ahead(p);
+    kvpi_reclaim_ahead(p, a->seq->account);
 }
 
 /* ---- append ---- */
@@ -338,6 +343,7 @@ static kvp_status append_some(const append *a, uint32_t group, size_t token, siz
     target t = {0};
     kvpi_lock(p);
     kvp_status status = open_page(a, group, &t);
+    kvpi_count_work(p, !status);
     kvpi_unlock(p);
     if (status)
         return status;
@@ -351,6 +357,7 @@ static kvp_status append_some(const append *a, uint32_t group, size_t token, siz
                                 kvpi_page_seed(p, t.pg, p->geometry.page_tokens));
 
     kvpi_lock(p);
+    kvpi_count_work(p, -1);
     close_page(a, group, &t, ok ? n : 0, sum);
     kvpi_unlock(p);
     *n_done = n;

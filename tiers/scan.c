@@ -16,6 +16,7 @@ typedef struct part {
 struct kvp_scan {
     kvp_pager *p;
     kvp_seq *seq;
+    kvp_group *account; /* of the sequence: whose frames these are */
     uint32_t layer;
     kvpi_walk walk;
     uint32_t n_parts, held;
@@ -48,6 +49,7 @@ static kvp_status check_args(const kvp_seq *seq, const kvp_scan_args *args)
 static void set_up(kvp_scan *s, kvp_seq *seq, const kvp_scan_args *args)
 {
     s->seq = seq;
+    s->account = seq->account;
     s->layer = args->layer;
     s->walk = kvpi_seq_walk(seq, args->layer);
     s->walk.sinks_end = args->sinks_end;
@@ -58,7 +60,8 @@ static void set_up(kvp_scan *s, kvp_seq *seq, const kvp_scan_args *args)
     /* No more parts than items; and all that they hold is a sixth of RAM at most, since it
      * displaces pages that would otherwise stay. */
     uint32_t limit = min_u32(args->max_parts, KVP_SCAN_MAX_PARTS);
-    limit = min_u32(limit, s->p->n_frames / 6 ? s->p->n_frames / 6 : 1);
+    uint32_t n_frames = kvpi_account_frames(s->account);
+    limit = min_u32(limit, n_frames / 6 ? n_frames / 6 : 1);
     s->n_parts = 0;
     for (kvpi_cursor c = {0}; s->n_parts < limit && kvpi_walk_settle(&s->walk, &c); s->n_parts++)
         kvpi_walk_item(&s->walk, c, &c);
@@ -70,14 +73,14 @@ static kvp_status reserve(kvp_scan *s, bool with_workspace)
 {
     uint32_t extra = with_workspace;
     s->workspace_frame = UINT32_MAX;
-    kvpi_claim claim = {.n_min = 1 + extra, .n_max = s->n_parts + extra};
+    kvpi_claim claim = {.account = s->account, .n_min = 1 + extra, .n_max = s->n_parts + extra};
     kvp_status status = kvpi_hold(s->p, &claim, KVP_FOREVER, &s->held);
     if (status)
         return status;
     if (with_workspace)
-        status = kvpi_frame_wait(s->p, &s->workspace_frame);
+        status = kvpi_frame_wait(s->p, s->account, &s->workspace_frame);
     if (status) {
-        kvpi_unhold(s->p, s->held, false);
+        kvpi_unhold(s->p, s->account, s->held, false);
         return status;
     }
     s->n_parts = s->held - extra;
@@ -95,7 +98,7 @@ kvp_status kvp_scan_open(kvp_seq *seq, const kvp_scan_args *args, kvp_scan **sca
     kvp_pager *p = seq->pager;
     kvpi_lock(p);
     while (!p->free_scans)
-        pthread_cond_wait(&p->progress, &p->lock);
+        (void)!kvpi_sleep(p, KVP_FOREVER);
     kvp_scan *s = p->free_scans;
     p->free_scans = s->next_free;
     set_up(s, seq, args);
@@ -119,6 +122,7 @@ static void drop_current(kvp_scan *s, part *pt)
     kvpi_set_hot(s->p, pt->current, s->seq->hot_layer == s->layer);
     kvpi_unpin(s->p, pt->current);
     pt->current = KVP_PAGE_NONE;
+    kvpi_count_work(s->p, -1);
 }
 
 void kvp_scan_close(kvp_scan *s)
@@ -130,10 +134,10 @@ void kvp_scan_close(kvp_scan *s)
     for (uint32_t i = 0; i < s->n_parts; i++)
         drop_current(s, &s->parts[i]);
     if (s->workspace_frame != UINT32_MAX)
-        kvpi_frame_give(p, s->workspace_frame);
+        kvpi_frame_give(p, s->account, s->workspace_frame);
     s->next_free = p->free_scans;
     p->free_scans = s;
-    kvpi_unhold(p, s->held, false);
+    kvpi_unhold(p, s->account, s->held, false);
     kvpi_ahead_end(s->seq, s->layer);
     kvpi_ahead_fill(p, true);
     kvpi_unlock(p);
@@ -248,6 +252,7 @@ kvp_status kvp_scan_next(kvp_scan *s, uint32_t part_no, kvp_page_view *view)
         kvpi_unpin(p, page);
     if (!status) {
         pt->current = page;
+        kvpi_count_work(p, 1);
         kvpi_fill_view(p, s->seq, s->layer, pt->next.group, pt->next.entry, view);
         pt->next.entry++;
         view->next = next_address(s, pt);

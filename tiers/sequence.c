@@ -30,11 +30,14 @@ static void add_chains(kvp_pager *p)
     }
 }
 
-static kvp_status enlist(kvp_pager *p, kvp_seq *seq)
+static kvp_status enlist(kvp_pager *p, kvp_seq *seq, kvp_group *group)
 {
     add_chains(p);
     if (!p->n_chains)
         return kvp_fail(KVP_E_NOMEM, "out of memory for the table of sequences");
+    seq->account = group;
+    kvpi_account_ref(group);
+    group->n_seqs++;
     seq->id = p->next_seq_id++;
     kvp_seq **chain = chain_of(p, seq->id);
     seq->chained = *chain;
@@ -57,6 +60,8 @@ static void strike(kvp_pager *p, kvp_seq *seq)
     if (seq->next)
         seq->next->prev = seq->prev;
     p->n_seqs--;
+    kvpi_seq_group(seq)->n_seqs--;
+    kvpi_account_unref(seq->account);
 }
 
 kvp_seq *kvpi_seq_find(kvp_pager *p, uint32_t id)
@@ -69,24 +74,32 @@ kvp_seq *kvpi_seq_find(kvp_pager *p, uint32_t id)
 
 /* ---- create and destroy ---- */
 
+kvp_status kvp_seq_create_in(kvp_group *group, kvp_seq **out)
+{
+    if (!group || !out)
+        return kvp_fail(KVP_E_INVALID, "kvp_seq_create_in: group or seq is NULL");
+    kvp_pager *p = group->pager;
+    kvp_seq *seq;
+    kvp_status status = kvpi_seq_new(p, &p->geometry, &p->table_mem, &seq);
+    if (status)
+        return status;
+    kvpi_lock(p);
+    status = enlist(p, seq, group);
+    if (!status)
+        kvpi_trace(p, &(kvp_trace_event){.kind = KVP_TRACE_SEQ_CREATED, .seq = seq->id});
+    kvpi_unlock(p);
+    if (status)
+        kvpi_seq_delete(seq, &p->geometry, &p->table_mem);
+    else
+        *out = seq;
+    return status;
+}
+
 kvp_status kvp_seq_create(kvp_pager *pager, kvp_seq **out)
 {
     if (!pager || !out)
         return kvp_fail(KVP_E_INVALID, "kvp_seq_create: pager or seq is NULL");
-    kvp_seq *seq;
-    kvp_status status = kvpi_seq_new(pager, &pager->geometry, &pager->table_mem, &seq);
-    if (status)
-        return status;
-    kvpi_lock(pager);
-    status = enlist(pager, seq);
-    if (!status)
-        kvpi_trace(pager, &(kvp_trace_event){.kind = KVP_TRACE_SEQ_CREATED, .seq = seq->id});
-    kvpi_unlock(pager);
-    if (status)
-        kvpi_seq_delete(seq, &pager->geometry, &pager->table_mem);
-    else
-        *out = seq;
-    return status;
+    return kvp_seq_create_in(pager->root, out);
 }
 
 /* ---- fork ---- */
@@ -108,6 +121,32 @@ static kvp_status copy_tables(const kvp_seq *parent, kvp_seq *child)
     return KVP_OK;
 }
 
+/* What two sequences share is their group's: has it room for that, and the min of the first? */
+static kvp_status check_share(kvp_pager *p, const kvp_seq *parent)
+{
+    kvp_group *account = parent->account;
+    uint64_t rise;
+    if (!account->is_seq)
+        return KVP_OK;
+    while ((rise = kvpi_account_rise(account, KVP_TIER_RAM)) >
+           kvpi_account_room(account->parent, KVP_TIER_RAM)) {
+        uint32_t n = (uint32_t)rise;
+        kvpi_claim claim = {.account = account->parent, .n_min = n, .n_max = n};
+        kvp_status status = kvpi_hold(p, &claim, KVP_FOREVER, &n); /* others give room back */
+        if (status)
+            return status;
+        kvpi_unhold(p, claim.account, n, false);
+    }
+    static const kvp_tier_id below[] = {KVP_TIER_ZRAM, KVP_TIER_DISK};
+    for (size_t i = 0; i < 2; i++)
+        if (kvpi_account_rise(account, below[i]) > kvpi_account_room(account->parent, below[i]))
+            return kvp_fail(KVP_E_NOSPACE,
+                            "fork: \"%s\" has no room for the pages that are shared beside what "
+                            "is kept for %s: lower the min of the sequence",
+                            account->parent->name, account->name);
+    return KVP_OK;
+}
+
 kvp_status kvp_seq_fork(const kvp_seq *parent, kvp_seq **out)
 {
     if (!parent || !out)
@@ -123,7 +162,9 @@ kvp_status kvp_seq_fork(const kvp_seq *parent, kvp_seq **out)
         return status;
     }
     kvpi_lock(p);
-    status = enlist(p, child);
+    status = check_share(p, parent);
+    if (!status)
+        status = enlist(p, child, kvpi_seq_group(parent));
     for (uint32_t i = 0; i < p->geometry.n_lanes && !status; i++)
         for (uint32_t e = 0; e < child->lanes[i].n_entries; e++)
             kvpi_page_share(p, child->lanes[i].entries[e].page);
@@ -221,7 +262,7 @@ kvp_status kvp_seq_reserve(kvp_seq *seq, uint64_t n_tokens)
             n_new += n_pages - seq->lanes[i].n_entries;
     }
     if (!status)
-        status = kvpi_pages_reserve(p, (uint32_t)n_new);
+        status = kvpi_page_table_reserve(&p->pages, (uint32_t)n_new);
     kvpi_unlock(p);
     return status;
 }

@@ -1,4 +1,5 @@
 /* state.c - changes of a page's state, each of which keeps the ledger and the policies in step. */
+#include "tiers/account.h"
 #include "tiers/checksum.h"
 #include "tiers/pager.h"
 #include "tiers/trace.h"
@@ -27,6 +28,20 @@ static void account(kvp_pager *p, const kvpi_page *page, int sign)
         p->n_homeless += (uint32_t)sign;
 }
 
+/* It is dirty, and has no place on disk. */
+static bool needs_slot(const kvpi_page *page)
+{
+    return kvpi_page_is_dirty(page) && kvpi_page_is_homeless(page);
+}
+
+/* Whether the page needs a slot may have changed. */
+static void state_need(kvp_pager *p, const kvpi_page *page, bool needed_before)
+{
+    bool needs = needs_slot(page);
+    if (needs != needed_before)
+        kvpi_account_need(p, kvpi_account_of(p, page), needs ? 1 : -1);
+}
+
 size_t kvpi_page_bytes(const kvp_pager *p, const kvpi_page *page)
 {
     uint32_t layer;
@@ -34,7 +49,7 @@ size_t kvpi_page_bytes(const kvp_pager *p, const kvpi_page *page)
     return kvpi_layer_page_bytes(&p->geometry, l, page->lane - l->lane_base);
 }
 
-static kvp_placement_page describe(const kvp_pager *p, uint32_t page)
+kvp_placement_page kvpi_page_describe(const kvp_pager *p, uint32_t page)
 {
     const kvpi_page *pg = kvpi_page_at(&p->pages, page);
     return (kvp_placement_page){
@@ -66,28 +81,18 @@ static void sync_policies(kvp_pager *p, uint32_t page, bool is_used)
     unsigned wanted = kvpi_page_policies(pg), is = pg->flags & all;
     if (wanted == is)
         return;
-    kvp_placement_page info = describe(p, page);
-    kvp_removal why = pg->pins ? KVP_REMOVED_FOR_USE : KVP_REMOVED_GONE;
+    kvp_placement_page info = kvpi_page_describe(p, page);
     if (wanted & ~is & KVPI_PAGE_IN_ZRAM_POLICY)
-        p->zram_policy->ops->insert(p->zram_policy, &info);
+        kvpi_policy_insert(p, KVP_TIER_ZRAM, &info);
     if (is & ~wanted & KVPI_PAGE_IN_ZRAM_POLICY)
-        p->zram_policy->ops->remove(p->zram_policy, page, KVP_REMOVED_GONE);
+        kvpi_policy_remove(p, KVP_TIER_ZRAM, page, KVP_REMOVED_GONE);
     info.is_used = is_used;
     if (wanted & ~is & KVPI_PAGE_IN_RAM_POLICY)
-        p->ram_policy->ops->insert(p->ram_policy, &info);
+        kvpi_policy_insert(p, KVP_TIER_RAM, &info);
     if (is & ~wanted & KVPI_PAGE_IN_RAM_POLICY)
-        p->ram_policy->ops->remove(p->ram_policy, page, why);
+        kvpi_policy_remove(p, KVP_TIER_RAM, page,
+                           pg->pins ? KVP_REMOVED_FOR_USE : KVP_REMOVED_GONE);
     pg->flags = (uint16_t)((pg->flags & ~all) | wanted);
-}
-
-bool kvpi_leaves_zram_first(kvp_pager *p, uint32_t page, uint32_t *victim)
-{
-    kvp_placement_page info = describe(p, page);
-    assert(!kvpi_page_is(kvpi_page_at(&p->pages, page), KVPI_PAGE_IN_ZRAM_POLICY));
-    p->zram_policy->ops->insert(p->zram_policy, &info);
-    *victim = p->zram_policy->ops->victim(p->zram_policy, KVP_PAGE_NONE);
-    p->zram_policy->ops->remove(p->zram_policy, page, KVP_REMOVED_RETOLD);
-    return *victim == page;
 }
 
 static kvp_trace_kind rank_event(const kvp_placement_page *info)
@@ -97,6 +102,12 @@ static kvp_trace_kind rank_event(const kvp_placement_page *info)
     return info->is_hot ? KVP_TRACE_PAGE_HOT : KVP_TRACE_PAGE_COOL;
 }
 
+/* In the lists of which a page with these flags is. */
+static const struct {
+    unsigned flag;
+    kvp_tier_id tier;
+} LISTS[] = {{KVPI_PAGE_IN_RAM_POLICY, KVP_TIER_RAM}, {KVPI_PAGE_IN_ZRAM_POLICY, KVP_TIER_ZRAM}};
+
 void kvpi_rank(kvp_pager *p, uint32_t page, unsigned set, unsigned clear)
 {
     kvpi_page *pg = kvpi_page_at(&p->pages, page);
@@ -104,43 +115,39 @@ void kvpi_rank(kvp_pager *p, uint32_t page, unsigned set, unsigned clear)
     if (flags == pg->flags)
         return;
     pg->flags = (uint16_t)flags;
-    kvp_placement_page info = describe(p, page);
+    kvp_placement_page info = kvpi_page_describe(p, page);
     kvpi_trace_page(p, rank_event(&info), page);
-    kvp_placement *policies[] = {kvpi_page_is(pg, KVPI_PAGE_IN_RAM_POLICY) ? p->ram_policy : NULL,
-                                 kvpi_page_is(pg, KVPI_PAGE_IN_ZRAM_POLICY) ? p->zram_policy
-                                                                            : NULL};
     for (size_t i = 0; i < 2; i++) {
-        if (policies[i]) {
-            policies[i]->ops->remove(policies[i], page, KVP_REMOVED_RETOLD);
-            policies[i]->ops->insert(policies[i], &info);
+        if (kvpi_page_is(pg, LISTS[i].flag)) {
+            kvpi_policy_remove(p, LISTS[i].tier, page, KVP_REMOVED_RETOLD);
+            kvpi_policy_insert(p, LISTS[i].tier, &info);
         }
     }
 }
 
 void kvpi_set_mass(kvp_pager *p, uint32_t page, float mass)
 {
-    const kvp_placement_page info = describe(p, page);
-    const unsigned flags[] = {KVPI_PAGE_IN_RAM_POLICY, KVPI_PAGE_IN_ZRAM_POLICY};
-    kvp_placement *policies[] = {p->ram_policy, p->lower[KVPI_ZRAM] ? p->zram_policy : NULL};
-    for (size_t i = 0; i < 2 && policies[i]; i++) {
-        bool is_in = kvpi_page_is(kvpi_page_at(&p->pages, page), flags[i]);
+    const kvp_placement_page info = kvpi_page_describe(p, page);
+    size_t n = p->lower[KVPI_ZRAM] ? 2 : 1;
+    for (size_t i = 0; i < n; i++) {
+        bool is_in = kvpi_page_is(kvpi_page_at(&p->pages, page), LISTS[i].flag);
         if (is_in)
-            policies[i]->ops->remove(policies[i], page, KVP_REMOVED_RETOLD);
-        policies[i]->ops->mass(policies[i], page, mass);
+            kvpi_policy_remove(p, LISTS[i].tier, page, KVP_REMOVED_RETOLD);
+        kvpi_policy_mass(p, LISTS[i].tier, page, mass);
         if (is_in)
-            policies[i]->ops->insert(policies[i], &info);
+            kvpi_policy_insert(p, LISTS[i].tier, &info);
     }
 }
 
 void kvpi_cool(kvp_pager *p, uint32_t page)
 {
-    kvp_placement_page info = describe(p, page);
+    kvp_placement_page info = kvpi_page_describe(p, page);
     kvpi_trace_page(p, KVP_TRACE_PAGE_COLD, page);
     if (!kvpi_page_is(kvpi_page_at(&p->pages, page), KVPI_PAGE_IN_RAM_POLICY))
         return; /* not there, or in use */
     info.is_cold = true;
-    p->ram_policy->ops->remove(p->ram_policy, page, KVP_REMOVED_RETOLD);
-    p->ram_policy->ops->insert(p->ram_policy, &info);
+    kvpi_policy_remove(p, KVP_TIER_RAM, page, KVP_REMOVED_RETOLD);
+    kvpi_policy_insert(p, KVP_TIER_RAM, &info);
 }
 
 void kvpi_pin(kvp_pager *p, uint32_t page)
@@ -169,11 +176,13 @@ void kvpi_set_flags(kvp_pager *p, uint32_t page, unsigned set, unsigned clear)
         kvpi_trace_page(p, KVP_TRACE_PAGE_SEALED, page);
     if (clear & pg->flags & KVPI_PAGE_SEALED)
         kvpi_trace_page(p, KVP_TRACE_PAGE_OPENED, page);
+    bool needed = needs_slot(pg);
     account(p, pg, -1);
     p->n_writing -= kvpi_page_is(pg, KVPI_PAGE_WRITING);
     pg->flags = (uint16_t)((pg->flags & ~clear) | set);
     p->n_writing += kvpi_page_is(pg, KVPI_PAGE_WRITING);
     account(p, pg, +1);
+    state_need(p, pg, needed);
     sync_policies(p, page, false);
 }
 
@@ -181,6 +190,7 @@ void kvpi_set_copy(kvp_pager *p, uint32_t page, kvpi_lower lower, kvp_slot slot,
 {
     kvpi_page *pg = kvpi_page_at(&p->pages, page);
     unsigned flag = lower == KVPI_ZRAM ? KVPI_PAGE_IN_ZRAM : KVPI_PAGE_ON_DISK;
+    bool needed = needs_slot(pg);
     account(p, pg, -1);
     if (lower == KVPI_ZRAM)
         pg->blob = slot;
@@ -188,31 +198,46 @@ void kvpi_set_copy(kvp_pager *p, uint32_t page, kvpi_lower lower, kvp_slot slot,
         pg->disk_slot = (uint32_t)slot;
     pg->flags = (uint16_t)(is_valid ? pg->flags | flag : pg->flags & ~flag);
     account(p, pg, +1);
+    state_need(p, pg, needed);
     sync_policies(p, page, false);
 }
 
-static void free_slot(kvp_pager *p, kvpi_lower lower, kvp_slot slot)
+/* n bytes more, or less, that the account has in zram. */
+static void charge_zram(kvp_group *account, int64_t n)
 {
-    if (lower == KVPI_DISK) {
-        if (slot != KVPI_DISK_SLOT_NONE) {
-            kvpi_tier_slot_free(p->lower[lower], slot);
-            p->promised++;
-        }
-        return;
-    }
-    if (slot == KVP_SLOT_NONE)
-        return;
+    kvpi_account_use(account, KVP_TIER_ZRAM, n);
+    kvpi_account_claim(account, KVP_TIER_ZRAM, n);
+}
+
+void kvpi_set_blob(kvp_pager *p, uint32_t page, kvp_slot blob)
+{
+    kvpi_page *pg = kvpi_page_at(&p->pages, page);
+    charge_zram(kvpi_account_of(p, pg), pg->form_bytes);
+    kvpi_set_copy(p, page, KVPI_ZRAM, blob, true);
+}
+
+static void free_blob(kvp_pager *p, kvpi_page *pg, kvp_slot blob)
+{
+    charge_zram(kvpi_account_of(p, pg), -(int64_t)pg->form_bytes);
     pthread_mutex_lock(&p->zram_lock);
-    kvpi_tier_slot_free(p->lower[lower], slot);
+    kvpi_tier_slot_free(p->lower[KVPI_ZRAM], blob);
     pthread_mutex_unlock(&p->zram_lock);
     p->zram_is_full = false;
 }
 
 void kvpi_drop_copy(kvp_pager *p, uint32_t page, kvpi_lower lower)
 {
-    kvp_slot slot = kvpi_page_slot(kvpi_page_at(&p->pages, page), lower);
+    kvpi_page *pg = kvpi_page_at(&p->pages, page);
+    kvp_slot slot = kvpi_page_slot(pg, lower);
+    if (slot == (lower == KVPI_ZRAM ? KVP_SLOT_NONE : KVPI_DISK_SLOT_NONE))
+        return;
     kvpi_set_copy(p, page, lower, lower == KVPI_ZRAM ? KVP_SLOT_NONE : KVPI_DISK_SLOT_NONE, false);
-    free_slot(p, lower, slot);
+    if (lower == KVPI_ZRAM) {
+        free_blob(p, pg, slot);
+        return;
+    }
+    kvpi_tier_slot_free(p->lower[KVPI_DISK], slot);
+    kvpi_account_free_slot(p, kvpi_account_of(p, pg));
 }
 
 void kvpi_page_invalidate(kvp_pager *p, uint32_t page)
@@ -227,47 +252,78 @@ void kvpi_page_invalidate(kvp_pager *p, uint32_t page)
     pg->serial = p->next_serial++;
 }
 
-kvp_status kvpi_pages_reserve(kvp_pager *p, uint32_t n)
-{
-    kvp_status status = kvpi_page_table_reserve(&p->pages, n);
-    if (!status && p->ram_policy->ops->reserve)
-        status = p->ram_policy->ops->reserve(p->ram_policy, kvpi_page_table_end(&p->pages));
-    if (!status && p->lower[KVPI_ZRAM] && p->zram_policy->ops->reserve)
-        status = p->zram_policy->ops->reserve(p->zram_policy, kvpi_page_table_end(&p->pages));
-    return status;
-}
-
-static void forget(kvp_placement *policy, uint32_t page)
-{
-    if (policy->ops->forget)
-        policy->ops->forget(policy, page);
-}
-
-uint32_t kvpi_page_create(kvp_pager *p)
+uint32_t kvpi_page_create(kvp_pager *p, kvp_group *to)
 {
     uint32_t page = kvpi_page_new(&p->pages);
     kvpi_page *pg = kvpi_page_at(&p->pages, page);
+    kvpi_account_add_page(p, pg, to);
     pg->serial = p->next_serial++;
     account(p, pg, +1);
     return page;
 }
 
+/* What the page has, charged (+1) to the account, or no more (-1). */
+static void charge(kvp_pager *p, const kvpi_page *pg, kvp_group *to, int sign)
+{
+    if (!kvpi_page_is_homeless(pg)) {
+        kvpi_account_use(to, KVP_TIER_DISK, sign);
+        kvpi_account_claim(to, KVP_TIER_DISK, sign);
+    }
+    if (kvpi_page_is(pg, KVPI_PAGE_IN_ZRAM))
+        charge_zram(to, sign * (int64_t)pg->form_bytes);
+    if (kvpi_page_is(pg, KVPI_PAGE_RESIDENT | KVPI_PAGE_LOADING))
+        kvpi_account_use(to, KVP_TIER_RAM, sign);
+    if (needs_slot(pg))
+        kvpi_account_need(p, to, sign);
+    if (kvpi_page_is(pg, KVPI_PAGE_AHEAD))
+        kvpi_ahead_charge(p, to, sign);
+}
+
+void kvpi_page_move(kvp_pager *p, uint32_t page, kvp_group *to)
+{
+    kvpi_page *pg = kvpi_page_at(&p->pages, page);
+    kvp_group *from = kvpi_account_of(p, pg);
+    if (from == to)
+        return;
+    for (size_t i = 0; i < 2; i++)
+        if (kvpi_policy_moves(p, LISTS[i].tier, page, to))
+            pg->flags &= (uint16_t)~LISTS[i].flag;
+    charge(p, pg, from, -1);
+    kvpi_account_ref(from);
+    kvpi_account_drop_page(p, pg);
+    kvpi_account_add_page(p, pg, to);
+    charge(p, pg, to, +1);
+    kvpi_account_unref(from);
+    sync_policies(p, page, false);
+}
+
+/* No sequence shall pay for, or be held up by, what others use: their group has the page now. */
 void kvpi_page_share(kvp_pager *p, uint32_t page)
 {
     kvpi_page *pg = kvpi_page_at(&p->pages, page);
+    kvp_group *account = kvpi_account_of(p, pg);
     assert(pg->refs < UINT32_MAX);
+    if (account->is_seq)
+        kvpi_page_move(p, page, account->parent);
     p->stats.pages_shared += pg->refs++ == 1;
 }
 
-void kvpi_page_evict(kvp_pager *p, uint32_t page)
+static void count_eviction(kvp_group *g, const kvp_group *cause)
+{
+    for (; g; g = g->parent)
+        *(kvpi_account_has(g, cause) ? &g->evictions_self : &g->evictions_others) += 1;
+}
+
+void kvpi_page_evict(kvp_pager *p, uint32_t page, const kvp_group *cause)
 {
     kvpi_page *pg = kvpi_page_at(&p->pages, page);
     assert(pg->pins == 0 && kvpi_page_is(pg, KVPI_PAGE_COPIED) &&
            !kvpi_page_is(pg, KVPI_PAGE_WRITING));
     uint32_t frame = pg->frame;
     kvpi_set_flags(p, page, 0, KVPI_PAGE_RESIDENT);
-    pg->frame = KVPI_FRAME_NONE;
-    kvpi_frame_give(p, frame);
+    pg->left_at = ++p->n_left;
+    kvpi_frame_give(p, kvpi_account_of(p, pg), frame);
+    count_eviction(kvpi_account_of(p, pg), cause);
     p->stats.evictions++;
 }
 
@@ -286,16 +342,14 @@ void kvpi_page_release(kvp_pager *p, uint32_t page)
                      */
     assert(pg->pins == 0);
     kvpi_trace_page(p, KVP_TRACE_PAGE_FREED, page);
-    uint32_t frame = pg->frame;
-    kvpi_set_flags(p, page, 0, KVPI_PAGE_RESIDENT);
-    if (frame != KVPI_FRAME_NONE)
-        kvpi_frame_give(p, frame);
-    pg->frame = KVPI_FRAME_NONE;
+    if (kvpi_page_is(pg, KVPI_PAGE_RESIDENT)) {
+        kvpi_set_flags(p, page, 0, KVPI_PAGE_RESIDENT);
+        kvpi_frame_give(p, kvpi_account_of(p, pg), pg->frame);
+    }
     kvpi_drop_copy(p, page, KVPI_ZRAM);
     kvpi_drop_copy(p, page, KVPI_DISK);
     account(p, pg, -1);
-    forget(p->ram_policy, page);
-    forget(p->zram_policy, page);
+    kvpi_account_drop_page(p, pg);
     kvpi_page_delete(&p->pages, page);
     pthread_cond_broadcast(&p->progress);
 }

@@ -29,15 +29,16 @@ kvp_status kvp_pager_stats(kvp_pager *p, kvp_stats *out)
     if (out->size < offsetof(kvp_stats, pages) || out->size > sizeof *out)
         return kvp_fail(KVP_E_INVALID, "kvp_pager_stats: set stats.size to sizeof(kvp_stats)");
     kvpi_lock(p);
+    kvpi_pressure_pass(p);
     kvp_stats s = p->stats;
     s.size = out->size;
     fill_tiers(p, &s);
     s.ram_budget_bytes = p->cfg.ram_bytes;
-    s.frame_bytes = (uint64_t)p->n_in_use * p->geometry.slot_bytes;
+    s.frame_bytes = p->root->used[KVP_TIER_RAM] * p->geometry.slot_bytes;
     s.staging_bytes = p->staging_bytes;
     s.metadata_bytes = p->fixed_bytes;
     s.linear_bytes = p->cfg.linear_bytes;
-    s.ram_bytes = kvpi_ram_charged(p, p->n_in_use);
+    s.ram_bytes = kvpi_ram_charged(p, (uint32_t)p->root->used[KVP_TIER_RAM]);
     s.table_bytes = __atomic_load_n(&p->table_bytes, __ATOMIC_RELAXED);
     s.workspace_bytes = __atomic_load_n(&p->mem_bytes, __ATOMIC_RELAXED) - s.metadata_bytes;
     s.slot_bytes = p->geometry.slot_bytes;

@@ -76,6 +76,16 @@ static bool carry_all_on(kvp_pager *p)
     return goes_on;
 }
 
+/* Others have to give something back, or to ask for something. Nobody is held up by that. */
+static void sleep_idle(kvp_pager *p)
+{
+    kvpi_pressure_pass(p);
+    p->pressure.n_inside--;
+    pthread_cond_wait(&p->progress, &p->lock);
+    kvpi_pressure_pass(p);
+    p->pressure.n_inside++;
+}
+
 static void run(void *arg)
 {
     kvp_pager *p = arg;
@@ -83,8 +93,8 @@ static void run(void *arg)
     while (!p->stop_tickets) {
         bool has_work = carry_all_on(p) || p->wanted || p->n_transfers;
         kvp_status status = has_work ? kvpi_wait(p, KVP_FOREVER) : KVP_E_NOSPACE;
-        if (status == KVP_E_NOSPACE && !p->stop_tickets) /* others have to give something back */
-            status = kvpi_sleep(p, KVP_FOREVER);
+        if (status == KVP_E_NOSPACE && !p->stop_tickets)
+            sleep_idle(p);
     }
     kvpi_unlock(p);
 }

@@ -205,9 +205,9 @@ static void land_promote_failed(kvp_pager *p, kvpi_transfer *t)
     if (kvpi_page_is(t->pg, KVPI_PAGE_AHEAD))
         kvpi_ahead_remove(p, t->page, false);
     t->pg->error = (int8_t)t->status; /* before the state: invariant P2 */
-    t->pg->frame = KVPI_FRAME_NONE;
     kvpi_set_flags(p, t->page, 0, KVPI_PAGE_LOADING);
-    kvpi_frame_give(p, frame);
+    t->pg->left_at = p->n_left;
+    kvpi_frame_give(p, kvpi_account_of(p, t->pg), frame);
     if (t->status == KVP_E_CORRUPT) {
         copy_is_bad(p, t, KVPI_PAGE_MOVING);
         if (kvpi_page_is(t->pg, KVPI_PAGE_COPIED) && !kvpi_page_is(t->pg, KVPI_PAGE_MOVING))
@@ -227,17 +227,23 @@ static void land_promote(kvp_pager *p, kvpi_transfer *t)
     }
     t->pg->error = 0;
     kvpi_set_flags(p, t->page, KVPI_PAGE_RESIDENT, KVPI_PAGE_LOADING);
-    if (t->lower == KVPI_ZRAM) {
-        p->stats.minor_faults++;
-    } else {
-        p->stats.major_faults++;
-        p->stats.bytes_read += t->io.len_bytes;
-    }
+    bool is_minor = t->lower == KVPI_ZRAM;
+    *(is_minor ? &p->stats.minor_faults : &p->stats.major_faults) += 1;
+    p->stats.bytes_read += is_minor ? 0 : t->io.len_bytes;
+    for (kvp_group *g = kvpi_account_of(p, t->pg); g; g = g->parent)
+        *(is_minor ? &g->minor_faults : &g->major_faults) += 1;
+}
+
+static void end_zram_job(kvp_pager *p, kvpi_transfer *t)
+{
+    p->n_zram_jobs--;
+    kvpi_account_claim(t->account, KVP_TIER_ZRAM, -(int64_t)p->geometry.slot_bytes);
+    kvpi_account_unref(t->account);
 }
 
 static void land_demote_zram(kvp_pager *p, kvpi_transfer *t)
 {
-    p->n_zram_jobs--;
+    end_zram_job(p, t);
     if (t->status) { /* no room: the page stays dirty */
         kvpi_set_flags(p, t->page, 0, KVPI_PAGE_WRITING);
         p->zram_is_full = true;
@@ -249,7 +255,7 @@ static void land_demote_zram(kvp_pager *p, kvpi_transfer *t)
     t->pg->form_sum = t->stored_sum;
     t->pg->form_bytes = (uint32_t)t->stored_bytes;
     t->pg->form_codec = (uint8_t)t->codec;
-    kvpi_set_copy(p, t->page, KVPI_ZRAM, t->slot, true);
+    kvpi_set_blob(p, t->page, t->slot);
     p->stats.demotions++;
     p->stats.codec_raw_bytes += kvpi_page_bytes(p, t->pg);
     p->stats.codec_stored_bytes += t->stored_bytes;
@@ -273,7 +279,7 @@ static void count_write(kvp_pager *p, const kvpi_transfer *t)
 static void replace_slot(kvp_pager *p, kvpi_transfer *t)
 {
     kvp_slot slot;
-    if (!p->promised && !kvpi_promise(p, 1))
+    if (p->promised == p->n_backed && !kvpi_promise(p, 1))
         return;
     if (kvpi_tier_slot_alloc(p->lower[KVPI_DISK], p->geometry.slot_bytes, &slot))
         return;

@@ -53,7 +53,7 @@ void kvp_view_unpin(kvp_view *view)
         kvpi_unpin(p, view->pages[i].handle);
     view->seq->n_pins -= (uint32_t)view->n_pages;
     view->seq->trails[view->pages[0].layer].n_open_pins -= has_open_pages(view);
-    kvpi_unhold(p, view->held, true);
+    kvpi_unhold(p, view->seq->account, view->held, true);
     kvpi_unlock(p);
     view->seq = NULL;
     view->n_pages = 0;

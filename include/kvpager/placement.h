@@ -1,10 +1,11 @@
 /* kvpager/placement.h - placement policies: which page leaves a tier first. Lossless.
  *
- * The pager keeps one instance per tier that it reclaims from. A policy decides; it neither counts
- * references nor moves bytes, allocates nothing on the way of a fault, and is deterministic for a
- * given call sequence, so that traces replay (kvpager replay, with these same functions). Pages are
- * 32-bit numbers; the policy's scratch for a page that is in is a kvp_placement_node that the pager
- * keeps for it. Calls are serialised by the pager's lock.
+ * The pager keeps one instance per tier that it reclaims from, and one more for each group or
+ * sequence that has limits of its own there. A policy decides; it neither counts references nor
+ * moves bytes, allocates nothing once it is open, and is deterministic for a given call sequence,
+ * so that traces replay (kvpager replay, with these same functions). Pages are 32-bit numbers; what
+ * the policy keeps of a page is a kvp_placement_node while it is in, and a word for as long as it
+ * is the instance's; the pager has both. Calls are serialised by the pager's lock.
  *
  * Every policy keeps to this: cold pages leave before all others; after the others, if nothing
  * better is known of those, open ones, the least recently used first; and last of all hot ones. But
@@ -59,6 +60,9 @@ typedef struct kvp_placement_config {
     const kvp_mem *mem;
     /* Scratch of page number `page`. */
     kvp_placement_node *(*node)(void *opaque, uint32_t page);
+    /* What it remembers of page number `page`, in or not: zero at first, and again when the page
+     * has gone for good. Only for policies that remember. */
+    uint32_t *(*memory)(void *opaque, uint32_t page);
     void *opaque;
     /* Neighbours of a lane that are better kept or dropped together: as many pages as make
      * KVP_GROUP_BYTES, at least one. */
@@ -76,16 +80,11 @@ typedef struct kvp_placement_ops {
     /* Pages in the order in which they should leave: the first for KVP_PAGE_NONE, else the one
      * after `after`; KVP_PAGE_NONE at the end. */
     uint32_t (*victim)(kvp_placement *p, uint32_t after);
-
-    /* What follows may be NULL: the policy remembers nothing of pages that are not in. */
-
-    /* All page numbers will be below n. Errors: KVP_E_NOMEM, and what it had before still holds. */
-    kvp_status (*reserve)(kvp_placement *p, uint32_t n);
-    /* The page is not in and will not come back: its number may be given to another. */
-    void (*forget)(kvp_placement *p, uint32_t page);
-    /* What share of the attention of its lane's queries the page had in its last use: 0 .. 1. It is
-     * not in, but is about to be inserted if it has a copy. kvp_attend() tells who has this. */
+    /* NULL: it is not wanted. What share of the attention of its lane's queries the page had in its
+     * last use: 0 .. 1. It is not in, but is about to be inserted if it has a copy. kvp_attend()
+     * tells who has this. */
     void (*mass)(kvp_placement *p, uint32_t page, float mass);
+    bool remembers; /* it uses kvp_placement_config.memory */
 } kvp_placement_ops;
 
 struct kvp_placement {

@@ -13,6 +13,7 @@
 typedef struct page_state {
     kvp_placement_page facts;
     kvp_placement_node node;
+    uint32_t memory;
     bool is_resident, has_mass;
     uint8_t octaves; /* of its mass */
 } page_state;
@@ -46,18 +47,23 @@ static kvp_placement_node *node_of(void *opaque, uint32_t page)
     return &((replay *)opaque)->pages[page].node;
 }
 
+static uint32_t *memory_of(void *opaque, uint32_t page)
+{
+    return &((replay *)opaque)->pages[page].memory;
+}
+
 static kvp_status open_replay(replay *r, const trace *t, const kvp_placement_ops *ops)
 {
-    kvp_placement_config cfg = {
-        .mem = &memory, .node = node_of, .opaque = r, .group_pages = t->group_pages};
+    kvp_placement_config cfg = {.mem = &memory,
+                                .node = node_of,
+                                .memory = memory_of,
+                                .opaque = r,
+                                .group_pages = t->group_pages};
     *r = (replay){.t = t, .ops = ops, .in_use = KVP_PAGE_NONE};
     r->pages = calloc((size_t)t->n_pages + 1, sizeof *r->pages);
     if (!r->pages)
         return kvp_fail(KVP_E_NOMEM, "out of memory for %u pages", t->n_pages);
-    kvp_status status = ops->open(&cfg, &r->policy);
-    if (!status && ops->reserve)
-        status = ops->reserve(r->policy, t->n_pages);
-    return status;
+    return ops->open(&cfg, &r->policy);
 }
 
 static void close_replay(replay *r)
@@ -136,8 +142,6 @@ static void destroy(replay *r, uint32_t page)
     end_use(r);
     if (r->pages[page].is_resident)
         lose_frame(r, page);
-    if (r->ops->forget)
-        r->ops->forget(r->policy, page);
 }
 
 /* Something is known anew of a page. */

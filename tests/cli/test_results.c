@@ -16,12 +16,14 @@
 static void check_stats(const json_t *json)
 {
     static const char *const counts[] = {
-        "stats.pages.vram",    "stats.pages.ram",      "stats.pages.zram", "stats.pages.disk",
-        "stats.minor_faults",  "stats.major_faults",   "stats.demotions",  "stats.bytes_read",
-        "stats.bytes_written", "stats.ram_peak_bytes", "stats.zram_bytes", "stats.disk_bytes",
-        "stats.weights_bytes"};
+        "stats.pages.vram",    "stats.pages.ram",       "stats.pages.zram",   "stats.pages.disk",
+        "stats.minor_faults",  "stats.major_faults",    "stats.demotions",    "stats.bytes_read",
+        "stats.bytes_written", "stats.ram_peak_bytes",  "stats.zram_bytes",   "stats.disk_bytes",
+        "stats.weights_bytes", "stats.direct_reclaims", "stats.stalls.ram.n", "stats.stalls.zram.n",
+        "stats.stalls.disk.n"};
     for (size_t i = 0; i < sizeof counts / sizeof *counts; i++)
         assert_true(int_member(json, counts[i]) >= 0);
+    assert_true(real_member(json, "stats.stalls.disk.some_seconds") >= 0);
     member(json, "stats.ram_budget_bytes");
     member(json, "stats.compression_ratio");
     assert_true(real_member(json, "seconds.prefill") > 0);

@@ -72,8 +72,8 @@ static void call(mirror *r, uint64_t random)
     case OUT:
         if (random >> 50 & 1)
             put_in(r, page, facts, random >> 51 & 1);
-        else if (ops->forget)
-            ops->forget(r->m->policy, page);
+        else
+            r->m->memories[page] = 0;
         break;
     case IN_USE:
         put_in(r, page, facts, true);
@@ -221,28 +221,6 @@ static void test_small_tiers_are_reclaimed(void **state)
         }
 }
 
-/* Numbers for which nothing was reserved: a policy knows less of them, no more. */
-static void test_pages_beyond_what_was_reserved(void **state)
-{
-    (void)state;
-    for (size_t i = 0; kvp_placement_at(i); i++) {
-        const kvp_placement_ops *ops = kvp_placement_at(i);
-        placement_model *m = model_open(ops, 10, 4);
-        ops->close(m->policy);
-        kvp_placement_config cfg = {
-            .mem = &kvpi_mem_default, .node = model_node, .opaque = m, .group_pages = 4};
-        assert_int_equal(ops->open(&cfg, &m->policy), KVP_OK);
-        model_scan(m, 1, 40);
-        model_scan(m, 1, 40);
-        assert_int_equal(m->n_resident, 10);
-        if (ops->forget)
-            ops->forget(m->policy, 30);
-        if (ops->mass)
-            ops->mass(m->policy, 30, 0.5f);
-        model_close(m);
-    }
-}
-
 static void test_policies_are_found_by_name(void **state)
 {
     (void)state;
@@ -293,14 +271,8 @@ static void test_no_memory_is_reported_and_all_is_given_back(void **state)
         left = (scarce){0};
         assert_int_equal(ops->open(&cfg, &p), KVP_E_NOMEM);
         assert_null(p);
-        left.n_left = 2;
+        left.n_left = 1;
         assert_int_equal(ops->open(&cfg, &p), KVP_OK);
-        if (ops->reserve) {
-            assert_int_equal(ops->reserve(p, 1000), KVP_OK);
-            assert_int_equal(ops->reserve(p, 900), KVP_OK);
-            assert_int_equal(ops->reserve(p, 2000), KVP_E_NOMEM);
-            assert_int_equal(ops->reserve(p, 1000), KVP_OK);
-        }
         ops->close(p);
         assert_int_equal(left.bytes, 0);
     }
@@ -314,7 +286,6 @@ int main(void)
         cmocka_unit_test(test_open_pages_that_rest_do_not_take_all),
         cmocka_unit_test(test_same_calls_give_the_same_order),
         cmocka_unit_test(test_small_tiers_are_reclaimed),
-        cmocka_unit_test(test_pages_beyond_what_was_reserved),
         cmocka_unit_test(test_policies_are_found_by_name),
         cmocka_unit_test(test_no_memory_is_reported_and_all_is_given_back),
     };

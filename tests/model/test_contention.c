@@ -12,7 +12,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#define THREADS 4u
+#define THREADS 8u
 #define SEQS 2u /* of each thread */
 #define LAYERS 3u
 #define HEADS 2u

@@ -283,6 +283,47 @@ static void test_a_fork_has_views_of_its_own(void **state)
     tear_down(f);
 }
 
+/* Its views are filled with frames of its own, which no pin of it can take. */
+static void test_a_sequence_with_a_budget_reads_while_it_has_pinned_all_else(void **state)
+{
+    (void)state;
+    fixture *f = set_up(config());
+    const uint64_t max_frames = 8;
+    must(kvp_seq_set_budget(f->seq, KVP_TIER_RAM, 0, max_frames * stats_of(f->pager).slot_bytes,
+                            KVP_FOREVER));
+    kvp_linear_args args = {.max_bytes = 40 << 10};
+    kvp_linear views[2];
+    must(kvp_linear_open(f->seq, &args, &views[0]));
+    must(kvp_linear_open(f->seq, &args, &views[1]));
+    kvp_page_view pages[8];
+    kvp_view pinned = {.pages = pages, .max_pages = 8};
+    uint64_t n_tokens = 8 * PAGE_TOKENS / 2;
+    while (kvp_seq_pin(f->seq, 0, 0, n_tokens, KVP_FOREVER, &pinned)) {
+        assert_true(n_tokens > PAGE_TOKENS); /* two heads to a page, of four */
+        n_tokens -= PAGE_TOKENS;
+    }
+    assert_true(n_tokens < 8 * PAGE_TOKENS / 2);
+    kvp_group_usage u = {.size = sizeof u};
+    for (int i = 0; i < 2; i++) {
+        uint64_t faults = stats_of(f->pager).linear_faults;
+        volatile char sum = 0;
+        for (uint64_t r = 0; r < views[1].n_rows; r++)
+            sum = (char)(sum + ((const char *)views[1].base)[r * views[1].row_bytes]);
+        assert_true(stats_of(f->pager).linear_faults > faults);
+        must(kvp_linear_status(&views[1]));
+        must(kvp_pager_check(f->pager));
+        if (i == 0) /* the other holds the frames now */
+            kvp_linear_close(&views[0]);
+        must(kvp_pager_check(f->pager));
+        must(kvp_seq_stats(f->seq, &u));
+        assert_true(u.bytes[KVP_TIER_RAM] <= u.max_bytes[KVP_TIER_RAM]);
+    }
+    kvp_view_unpin(&pinned);
+    compare_with_pins(f, &args, &views[1], 0, TOKENS);
+    kvp_linear_close(&views[1]);
+    tear_down(f);
+}
+
 static void test_evicted_tokens_are_refused(void **state)
 {
     (void)state;
@@ -404,6 +445,7 @@ int main(void)
         cmocka_unit_test(test_a_view_may_be_of_some_tokens),
         cmocka_unit_test(test_a_view_is_of_the_tokens_that_were_there),
         cmocka_unit_test(test_a_fork_has_views_of_its_own),
+        cmocka_unit_test(test_a_sequence_with_a_budget_reads_while_it_has_pinned_all_else),
         cmocka_unit_test(test_evicted_tokens_are_refused),
         cmocka_unit_test(test_wrong_arguments_are_refused),
         cmocka_unit_test(test_shares_are_reserved_and_no_more_than_there_is),

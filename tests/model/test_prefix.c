@@ -1,5 +1,6 @@
 /* test_prefix.c - shared prefixes: what is found, what is compared, what is forgotten, against a
  * list of everything that was put. */
+#include "kvpager/budget.h"
 #include "kvpager/prefix.h"
 #include "tests/support/pattern.h"
 
@@ -43,7 +44,7 @@ static kvp_pager *open_pager(uint64_t fingerprint)
 static kvp_prefix_cache *open_cache(kvp_pager *pager, uint64_t max_tokens)
 {
     kvp_prefix_cache *cache;
-    must(kvp_prefix_cache_open(pager, max_tokens, &cache));
+    must(kvp_prefix_cache_open(pager, NULL, max_tokens, &cache));
     return cache;
 }
 
@@ -289,6 +290,52 @@ static void test_threads_that_share(void **state)
     kvp_pager_close(pager);
 }
 
+/* Its prefixes are a tenant's: charged to the group, within its budget, and no one else's. */
+static void test_a_cache_of_a_group(void **state)
+{
+    (void)state;
+    kvp_pager *pager = open_pager(1), *other = open_pager(1);
+    kvp_stats s = {.size = sizeof s};
+    must(kvp_pager_stats(pager, &s));
+    kvp_budget b = kvp_budget_default();
+    kvp_group *group;
+    kvp_group_usage u = {.size = sizeof u};
+    b.max[KVP_TIER_RAM] = 5 * s.slot_bytes;
+    must(kvp_group_create(pager, NULL, &b, &group));
+    kvp_prefix_cache *cache;
+    assert_int_equal(kvp_prefix_cache_open(other, group, 1000, &cache), KVP_E_INVALID);
+    must(kvp_prefix_cache_open(pager, group, 1000, &cache));
+    text t = text_of(7, 3 * PAGE_TOKENS + 5);
+    kvp_seq *seq, *stranger;
+    uint64_t n;
+    must(kvp_prefix_get(cache, 0, t.tokens, t.n, &seq, &n)); /* a miss is in the group too */
+    assert_int_equal(n, 0);
+    must(append(seq, &t, 0));
+    must(kvp_group_stats(group, &u));
+    assert_true(u.bytes[KVP_TIER_RAM] > 0 && u.n_seqs == 1);
+    must(kvp_prefix_put(cache, 0, t.tokens, t.n, seq));
+    kvp_seq_destroy(seq);
+    must(kvp_prefix_get(cache, 0, t.tokens, t.n, &seq, &n));
+    assert_int_equal(n, 3 * PAGE_TOKENS);
+    must(append(seq, &t, n));
+    must(kvp_group_stats(group, &u));
+    assert_int_equal(u.n_seqs, 2); /* the one that is parked */
+    assert_true(u.peak_bytes[KVP_TIER_RAM] <= u.max_bytes[KVP_TIER_RAM]);
+    must(kvp_seq_create(pager, &stranger));
+    must(append(stranger, &t, 0));
+    assert_int_equal(kvp_prefix_put(cache, 0, t.tokens, t.n, stranger), KVP_E_INVALID);
+    assert_non_null(strstr(kvp_error(), "group"));
+    must(kvp_pager_check(pager));
+    kvp_group_destroy(group); /* the cache and its sequences go on */
+    kvp_seq_destroy(seq);
+    must(kvp_prefix_get(cache, 0, t.tokens, t.n, &seq, &n));
+    assert_int_equal(n, 3 * PAGE_TOKENS);
+    kvp_prefix_cache_close(cache);
+    must(kvp_pager_check(pager));
+    kvp_pager_close(pager);
+    kvp_pager_close(other);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -298,6 +345,7 @@ int main(void)
         cmocka_unit_test(test_what_cannot_be_put_is_refused),
         cmocka_unit_test(test_random_branches_under_a_cap),
         cmocka_unit_test(test_threads_that_share),
+        cmocka_unit_test(test_a_cache_of_a_group),
     };
     return cmocka_run_group_tests(tests, NULL, NULL) != 0;
 }

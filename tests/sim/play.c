@@ -198,8 +198,15 @@ static bool fork_into(sim_player *p, sim_actor *a, kvp_status *status)
     *status = kvp_seq_fork(a->seq, &child->seq);
     sim_detail(p, "to actor %u", (unsigned)(child - p->actors));
     sim_check_status(p, *status);
-    if (p->world.n_reads != n_reads || p->world.now_ns != now_ns)
+    /* One with a min may have to wait: what is shared is its group's, beside the min. */
+    if (p->world.n_reads != n_reads || (p->world.now_ns != now_ns && !p->w->n_groups))
         sim_fail(p, "a fork read from the disk, or waited");
+    if (*status) {
+        flat_truncate(&child->flat, 0);
+        if (sim_seq_create(p, child))
+            sim_fail(p, "create: %s", kvp_error());
+        return true;
+    }
     child->flat = a->flat;
     if (p->w->is_planted && child->flat.layers[0].length > 20)
         child->flat.layers[0].salts[0]++;
@@ -212,8 +219,7 @@ static bool renew(sim_player *p, sim_actor *a, kvp_status *status)
     if (a->hold != HOLDS_NOTHING)
         return false;
     kvp_seq_destroy(a->seq);
-    a->seq = NULL;
-    *status = kvp_seq_create(p->pager, &a->seq);
+    *status = sim_seq_create(p, a);
     sim_check_status(p, *status);
     flat_truncate(&a->flat, 0);
     return true;
@@ -331,6 +337,8 @@ static bool dispatch(sim_player *p, sim_actor *a, kvp_status *status)
         return advise(p, a, 0, UINT64_MAX, KVP_WILLNEED, status);
     case SIM_MEND:
         return mend(p, a, status);
+    case SIM_LIMIT:
+        return sim_limit(p, a, status);
     case SIM_THINK:
         return think(p, status);
     case SIM_N_OPS:

@@ -2,6 +2,7 @@
 #ifndef TESTS_SIM_PLAYER_H
 #define TESTS_SIM_PLAYER_H
 
+#include "kvpager/budget.h"
 #include "tests/sim/flat_seq.h"
 #include "tests/sim/run.h"
 #include "tests/support/faulty_mem.h"
@@ -29,7 +30,8 @@ typedef struct sim_player {
     sim world;
     faulty_mem mem;
     kvp_pager *pager;
-    uint64_t n_frames;
+    uint64_t n_frames, slot_bytes;
+    kvp_group *groups[SIM_MAX_GROUPS];
     sim_actor actors[SIM_MAX_ACTORS];
     uint32_t n_holders;
     size_t n_held;
@@ -59,6 +61,10 @@ uint32_t sim_n_groups(const sim_player *p, uint32_t layer);
 bool sim_scan_all(sim_player *p, sim_actor *a, const kvp_scan_args *args, kvp_status *status);
 /* Unpin, or cancel. */
 void sim_let_go(sim_player *p, sim_actor *a);
+/* limits.c: groups, and budgets. */
+void sim_groups_open(sim_player *p);
+kvp_status sim_seq_create(sim_player *p, sim_actor *a);
+bool sim_limit(sim_player *p, sim_actor *a, kvp_status *status);
 /* pins.c: the operations that take pages. */
 bool sim_pin(sim_player *p, sim_actor *a, uint64_t deadline_ns, kvp_status *status);
 bool sim_prepare(sim_player *p, sim_actor *a, kvp_status *status);

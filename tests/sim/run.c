@@ -93,7 +93,7 @@ void sim_fail(sim_player *p, const char *format, ...)
 static bool is_tight(const sim_player *p)
 {
     return p->cfg.disk_bytes != KVP_UNLIMITED || p->w->device.capacity_bytes || p->n_holders ||
-           sim_n_errors(&p->world);
+           p->w->n_groups || sim_n_errors(&p->world);
 }
 
 void sim_check_status(sim_player *p, kvp_status status)
@@ -143,10 +143,13 @@ static bool open_world(sim_player *p)
         sim_fail(p, "open: %s", kvp_error());
         return false;
     }
-    p->n_frames = read_stats(p).n_frames;
+    kvp_stats stats = read_stats(p);
+    p->n_frames = stats.n_frames;
+    p->slot_bytes = stats.slot_bytes;
+    sim_groups_open(p);
     for (uint32_t i = 0; i < p->w->n_actors; i++) {
         p->actors[i].flat.page_tokens = p->cfg.geometry.page_tokens;
-        if (kvp_seq_create(p->pager, &p->actors[i].seq))
+        if (sim_seq_create(p, &p->actors[i]))
             sim_fail(p, "create: %s", kvp_error());
     }
     return !p->out->has_failed;
@@ -213,6 +216,7 @@ static void take_stats(sim_player *p)
     t->evictions = s.evictions;
     t->copies_on_write = s.copies_on_write;
     t->prefetches = s.prefetches;
+    t->n_direct = s.direct_reclaims;
     t->prefetches_advised = s.prefetches_advised;
     memcpy(t->n_injected, p->world.n_injected, sizeof t->n_injected);
     if (s.ram_peak_bytes > p->cfg.ram_bytes || s.zram_peak_bytes > p->cfg.zram_bytes ||

@@ -10,7 +10,7 @@
 /* What happened in a run, or in many. */
 typedef struct sim_tally {
     uint64_t n_ops, n_pages_checked, n_refused, n_busy, n_timeouts, n_again, n_tickets, n_scans;
-    uint64_t n_forks, n_io, n_corrupt, n_lost, n_mended;
+    uint64_t n_limits, n_budget_refused, n_direct, n_forks, n_io, n_corrupt, n_lost, n_mended;
     uint64_t minor_faults, major_faults, demotions, evictions, copies_on_write, prefetches;
     uint64_t prefetches_advised;
     uint64_t n_injected[SIM_N_FAULTS];

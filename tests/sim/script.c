@@ -2,9 +2,9 @@
 #include "tests/sim/script.h"
 
 const char *const sim_op_names[SIM_N_OPS] = {
-    "append", "pin",     "pin now", "pin by", "unpin",    "prepare", "poll",
-    "serve",  "wait",    "cancel",  "scan",   "truncate", "evict",   "fork",
-    "renew",  "reserve", "advise",  "park",   "resume",   "mend",    "think"};
+    "append", "pin",    "pin now", "pin by",   "unpin", "prepare", "poll",  "serve",
+    "wait",   "cancel", "scan",    "truncate", "evict", "fork",    "renew", "reserve",
+    "advise", "park",   "resume",  "mend",     "limit", "think"};
 
 /* How often, relative to each other. */
 static const uint8_t weights[SIM_N_OPS] = {
@@ -12,7 +12,7 @@ static const uint8_t weights[SIM_N_OPS] = {
     [SIM_PREPARE] = 7, [SIM_POLL] = 8,     [SIM_SERVE] = 2,   [SIM_WAIT] = 2,   [SIM_CANCEL] = 1,
     [SIM_SCAN] = 7,    [SIM_TRUNCATE] = 4, [SIM_EVICT] = 3,   [SIM_FORK] = 4,   [SIM_RENEW] = 2,
     [SIM_RESERVE] = 1, [SIM_ADVISE] = 5,   [SIM_PARK] = 2,    [SIM_RESUME] = 2, [SIM_MEND] = 4,
-    [SIM_THINK] = 3};
+    [SIM_LIMIT] = 3,   [SIM_THINK] = 3};
 
 static uint32_t pick(uint64_t *random, uint32_t n)
 {
@@ -67,6 +67,7 @@ void sim_world_make(uint64_t seed, sim_world *w)
                                    : KVP_UNLIMITED;
     if (tiers == 0 || pick(&random, 3) == 0)
         cfg->zram_bytes = 32768 + pick(&random, 262144);
+    w->n_groups = pick(&random, 2) ? 1 + pick(&random, SIM_MAX_GROUPS) : 0;
 }
 
 kvp_config sim_world_config(const sim_world *w)

@@ -10,6 +10,7 @@
 #include "tests/sim/sim.h"
 
 #define SIM_MAX_ACTORS 24u
+#define SIM_MAX_GROUPS 3u
 #define SIM_LAYERS 2u
 #define SIM_MAX_TOKENS 512u /* per layer of a sequence */
 
@@ -34,6 +35,7 @@ typedef enum sim_op_kind {
     SIM_PARK,   /* let go of everything: KVP_DONTNEED */
     SIM_RESUME, /* KVP_WILLNEED */
     SIM_MEND,   /* forget what is lost */
+    SIM_LIMIT,  /* another budget */
     SIM_THINK,  /* time passes */
     SIM_N_OPS,
 } sim_op_kind;
@@ -49,6 +51,7 @@ typedef struct sim_op {
 typedef struct sim_world {
     uint64_t seed;
     uint32_t n_actors;
+    uint32_t n_groups; /* 0: no budgets but the pager's, as at open */
     kvp_layer_kind kinds[SIM_LAYERS];
     kvp_config cfg; /* but for what points into this struct: sim_world_config() */
     sim_device device;

@@ -1,5 +1,5 @@
-/* shrink.c - delta debugging over operations: chunks of half of them, of a quarter, ... are left out
- * for good whenever the run fails without them. */
+/* shrink.c - delta debugging over operations: chunks of half of them, of a quarter, ... are left
+ * out for good whenever the run fails without them. */
 #define _GNU_SOURCE 1
 #include "tests/sim/shrink.h"
 

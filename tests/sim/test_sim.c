@@ -159,6 +159,7 @@ static void assert_much_happened(const sim_tally *t)
     assert_true(t->prefetches > 0 && t->prefetches_advised > 0);
     assert_true(t->n_forks > 0 && t->n_scans > 0 && t->n_tickets > 0 && t->n_mended > 0);
     assert_true(t->n_timeouts > 0 && t->n_again > 0 && t->n_refused > 0 && t->n_busy > 0);
+    assert_true(t->n_limits > t->n_ops / 400 && t->n_budget_refused > 0);
     assert_true(t->n_io > 0 && t->n_corrupt > 0 && t->n_lost > 0);
     for (uint32_t i = 0; i < SIM_N_FAULTS; i++)
         if (!t->n_injected[i])

@@ -16,17 +16,24 @@ kvp_placement_node *model_node(void *model, uint32_t page)
     return &((placement_model *)model)->nodes[page];
 }
 
+uint32_t *model_memory(void *model, uint32_t page)
+{
+    assert_true(page < MODEL_MAX_PAGES);
+    return &((placement_model *)model)->memories[page];
+}
+
 placement_model *model_open(const kvp_placement_ops *ops, uint32_t n_frames, uint32_t group_pages)
 {
     placement_model *m = calloc(1, sizeof *m);
-    kvp_placement_config cfg = {
-        .mem = &kvpi_mem_default, .node = model_node, .opaque = m, .group_pages = group_pages};
+    kvp_placement_config cfg = {.mem = &kvpi_mem_default,
+                                .node = model_node,
+                                .memory = ops->remembers ? model_memory : NULL,
+                                .opaque = m,
+                                .group_pages = group_pages};
     m->ops = ops;
     m->n_frames = n_frames;
     assert_int_equal(ops->open(&cfg, &m->policy), KVP_OK);
     assert_ptr_equal(m->policy->ops, ops);
-    if (ops->reserve)
-        assert_int_equal(ops->reserve(m->policy, MODEL_MAX_PAGES), KVP_OK);
     return m;
 }
 

@@ -11,12 +11,14 @@ typedef struct placement_model {
     kvp_placement *policy;
     const kvp_placement_ops *ops;
     kvp_placement_node nodes[MODEL_MAX_PAGES];
+    uint32_t memories[MODEL_MAX_PAGES];
     bool is_resident[MODEL_MAX_PAGES];
     uint32_t n_frames, n_resident, n_hits, n_faults;
 } placement_model;
 
-/* kvp_placement_config.node of a model. */
+/* kvp_placement_config.node and .memory of a model. */
 kvp_placement_node *model_node(void *model, uint32_t page);
+uint32_t *model_memory(void *model, uint32_t page);
 
 placement_model *model_open(const kvp_placement_ops *ops, uint32_t n_frames, uint32_t group_pages);
 void model_close(placement_model *m);

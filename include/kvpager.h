@@ -349,6 +349,10 @@ typedef struct kvp_stats {
     /* Faults by how many frames more, up to 2^i, would have kept the page in RAM, if pages left in
      * the order of their last use. The last: that or more. */
     uint64_t refaults[KVP_REFAULT_BUCKETS];
+
+    /* What cleaning wrote, beside bytes_written: pages moved together where compressed ones had
+     * left fragments of the swap file; and how many segments it emptied. */
+    uint64_t disk_bytes_moved, disk_segments_cleaned;
 } kvp_stats;
 
 /* Errors: KVP_E_INVALID stats->size is not one this library knows. */

@@ -33,7 +33,9 @@ bool kvpi_cleaner_can_help(const kvpi_cleaner *c)
 {
     if (!c->memory || c->n_errors == KVPI_CLEANER_MAX_ERRORS)
         return false;
-    return c->state != KVPI_CLEANER_IDLE || kvpi_segments_victim(c->segments) != KVPI_NONE;
+    if (c->state != KVPI_CLEANER_IDLE || c->is_wanted)
+        return true;
+    return kvpi_segments_victim(c->segments) != KVPI_NONE;
 }
 
 static kvpi_record *record_of(const kvpi_cleaner *c, const kvpi_move *m)
@@ -144,11 +146,11 @@ static void end(kvpi_cleaner *c)
 
 static bool begin(kvpi_cleaner *c)
 {
-    uint32_t victim = KVPI_NONE;
-    if (c->is_wanted && kvpi_cleaner_can_help(c))
-        victim = kvpi_segments_victim(c->segments);
-    if (victim == KVPI_NONE)
+    uint32_t victim = kvpi_segments_victim(c->segments);
+    if (victim == KVPI_NONE) {
+        c->is_wanted = false;
         return false;
+    }
     kvpi_segments_clean_begin(c->segments, victim);
     c->segment = victim;
     c->has_failed = false;
@@ -164,9 +166,12 @@ kvp_disk_io *kvpi_cleaner_step(kvpi_cleaner *c, bool *has_ended)
             return NULL;
         switch (c->state) {
         case KVPI_CLEANER_IDLE:
-            if (!begin(c))
+            if (!c->is_wanted)
                 return NULL;
-            break;
+            if (begin(c))
+                break;
+            *has_ended = true; /* who waits shall look again: others may have freed room */
+            return NULL;
         case KVPI_CLEANER_PICK:
             chain = c->has_failed ? NULL : pick(c);
             if (chain) {

@@ -11,7 +11,7 @@
 
 static const command *const commands[] = {
     &cmd_generate, &cmd_plan,     &cmd_compare, &cmd_perplexity,
-    &cmd_logits,   &cmd_tokenize, &cmd_replay,
+    &cmd_logits,   &cmd_tokenize, &cmd_replay,  &cmd_bench,
 };
 
 #define N_COMMANDS (sizeof commands / sizeof *commands)

@@ -342,7 +342,7 @@ int options_check_input(const options *o)
 /* What no single option can see. */
 static bool check(const command *cmd, const options *o)
 {
-    if ((cmd->groups & OPTIONS_MODEL) && !o->model_path)
+    if ((cmd->groups & OPTIONS_MODEL) && !cmd->needs_no_model && !o->model_path)
         usage_error("no model: give its folder or .gguf file with -m PATH; see kvpager %s --help",
                     cmd->name);
     else if ((cmd->groups & OPTIONS_INPUT) && !cmd->checks_input && options_check_input(o))

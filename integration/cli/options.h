@@ -112,6 +112,7 @@ typedef struct command {
     const char *synopsis; /* what follows the name, e.g. "-m PATH (-p TEXT | -f FILE) [options]" */
     const char *details;  /* paragraphs of its --help */
     unsigned groups;      /* OPTIONS_* */
+    bool needs_no_model;  /* -m may be left out */
     bool checks_input;    /* itself, with options_check_input() where there must be one */
     const option_row *own;
     size_t n_own;

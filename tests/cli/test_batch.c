@@ -279,9 +279,11 @@ static void test_turns_change_no_bit(void **state)
         int64_t together;
         bool has_zram;
     } cases[] = {
-        {"--ram 5M", 2, false},           {"--ram 3M --placement lru", 1, false},
-        {"--ram 3M --zram 2M", 1, true},  {"--ram 600K", 1, false},
-        {"--ram 1M --zram 64K", 1, true},
+        {"--ram 5M", 2, false},
+        {"--ram 3M --placement lru", 1, false},
+        {"--ram 3M --zram 2M", 1, true},
+        {"--ram 600K", 1, false},
+        {"--ram 1M --zram 256K", 1, true},
     };
     const char *file = long_prompts("turns", 5, 900, 40);
     char options[192];

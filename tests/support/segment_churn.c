@@ -2,7 +2,8 @@
  *
  * 32 sequences take turns, a burst of pages each. A sequence's length when it dies is drawn from
  * Zipf's law: most are short, few are very long. One in four begins as a fork of another. When more
- * than the given part is in use, the sequence nearest to its end dies early. */
+ * than a limit is in use, the sequence nearest to its end dies early; the limit follows from the
+ * part that is to be in use on the mean. */
 #include "segment_churn.h"
 
 #include <assert.h>
@@ -15,6 +16,8 @@
 
 #define N_SEQS 32u
 #define N_LENGTHS 64u /* of Zipf's law */
+#define MAX_LIMIT 0.97
+#define GAIN 2e-4 /* of the limit, for each page */
 
 typedef struct sequence {
     uint32_t *pages; /* records */
@@ -29,7 +32,7 @@ typedef struct churn {
     uint8_t *refs; /* by record */
     uint32_t max_pages, page_step;
     uint64_t seed, n_records;
-    double sum_utilisation;
+    double sum_utilisation, limit;
     bool is_counting;
 } churn;
 
@@ -88,6 +91,8 @@ static bool add_page(churn *c, sequence *q)
         return false;
     }
     c->refs[q->pages[q->n++]] = 1;
+    c->limit += (c->spec->utilisation - in_use(c)) * GAIN;
+    c->limit = c->limit < MAX_LIMIT ? c->limit : MAX_LIMIT;
     if (c->is_counting) {
         c->r->units_written += n;
         c->n_records++;
@@ -147,7 +152,7 @@ static void turn(churn *c, sequence *q)
     if (!q->n)
         begin(c, q);
     for (uint32_t i = 0; i < c->spec->burst && q->n < q->end && q->n < c->max_pages; i++) {
-        while (in_use(c) > c->spec->utilisation)
+        while (in_use(c) > c->limit)
             die(c, nearest_to_its_end(c));
         if (!add_page(c, q))
             return;
@@ -158,7 +163,7 @@ static void turn(churn *c, sequence *q)
 static void replace_pages(churn *c, sequence *all)
 {
     for (uint32_t i = 0; i < c->spec->burst; i++) {
-        while (in_use(c) > c->spec->utilisation) {
+        while (in_use(c) > c->limit) {
             uint32_t k = draw(c, all->n);
             drop_page(c, all->pages[k]);
             all->pages[k] = all->pages[--all->n];
@@ -210,6 +215,7 @@ void segment_churn(const segment_churn_spec *spec, segment_churn_result *r)
     c->spec = spec;
     c->r = r;
     c->seed = spec->seed;
+    c->limit = spec->utilisation;
     *r = (segment_churn_result){0};
     open_segments(c);
     uint64_t end = UINT64_MAX;

@@ -10,7 +10,7 @@ typedef struct segment_churn_spec {
     uint32_t n_segments, segment_units, slot_units;
     uint32_t least_units; /* records have between so many units and slot_units */
     uint32_t burst;       /* pages that a sequence writes in its turn */
-    double utilisation;   /* of the units without the reserve */
+    double utilisation;   /* mean; of the units without the reserve */
     double capacities;    /* written after the file was full once */
     bool fills_holes;
     bool is_uniform; /* pages die one by one, at random: the worst case, in place of sequences */

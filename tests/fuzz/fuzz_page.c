@@ -33,7 +33,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
     size_t workspace;
     if (n < 5 || n - 4 > MAX_RAW)
         return 0;
-    size_t n_raw = ((bytes[2] | (size_t)bytes[3] << 8) % (MAX_RAW / 16) + 1) * 16;
+    kvpi_codec_shape shape = {.dtype = dtypes[bytes[1] % 4], .n_heads = 1};
+    shape.n_tokens = (bytes[2] | (uint32_t)bytes[3] << 8) % (MAX_RAW / 16) + 1;
+    shape.k_width = shape.v_width = 8 / (uint32_t)kvp_dtype_bytes(shape.dtype);
+    size_t n_raw = kvpi_shape_bytes(&shape);
     kvpi_page_record r = {.identity = page,
                           .raw_bytes = (uint32_t)n_raw,
                           .stored_bytes = (uint32_t)(n - 4),
@@ -42,8 +45,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
     uint8_t *stored = malloc(n - 4), *raw = malloc(n_raw);
     require(stored && raw);
     memcpy(stored, bytes + 4, n - 4);
-    kvp_status status = kvpi_codec_decode(codec, (kvpi_codec_id)bytes[0], dtypes[bytes[1] % 4],
-                                          stored, n - 4, raw, n_raw);
+    kvp_status status =
+        kvpi_codec_decode(codec, (kvpi_codec_id)bytes[0], &shape, stored, n - 4, raw);
     require(!status || status == KVP_E_CORRUPT);
     if (!status)
         check_verifies(&r, stored, raw);

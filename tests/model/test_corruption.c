@@ -21,10 +21,12 @@
 
 typedef struct page {
     kvpi_page_record record;
-    kvp_dtype dtype;
     unsigned char raw[PAGE], stored[PAGE];
 } page;
 
+/* K and V of 64 tokens. */
+static const kvpi_codec_shape shape = {
+    .dtype = KVP_BF16, .n_heads = 1, .n_tokens = 64, .k_width = 32, .v_width = 32};
 static page pages[N_PAGES];
 static kvpi_codec *codec;
 static uint64_t seed = SEED;
@@ -51,7 +53,7 @@ static void seal(page *p, bool is_encoded)
     kvpi_codec_id id = KVPI_CODEC_RAW;
     memcpy(p->stored, p->raw, PAGE);
     if (is_encoded) {
-        kvpi_codec_encode(codec, p->dtype, p->raw, PAGE, p->stored, &n, &id);
+        kvpi_codec_encode(codec, &shape, p->raw, p->stored, &n, &id);
         assert_int_not_equal(id, KVPI_CODEC_RAW);
     }
     uint64_t s = kvpi_identity_seed(&p->record.identity);
@@ -70,7 +72,6 @@ static int set_up(void **state)
     assert_int_equal(kvpi_codec_open(&kvpi_mem_default, PAGE, true, &codec, &workspace), KVP_OK);
     for (uint32_t i = 0; i < N_PAGES; i++) {
         page *p = &pages[i];
-        p->dtype = KVP_BF16;
         p->record.identity = (kvpi_identity){.store_id = 77,
                                              .fingerprint = 5,
                                              .serial = 100 + i,
@@ -97,8 +98,8 @@ static bool verify(const page *p, const unsigned char *stored)
 {
     static unsigned char raw[PAGE];
     bool stored_ok = kvpi_record_verify_stored(&p->record, stored) == KVP_OK;
-    bool raw_ok = kvpi_codec_decode(codec, (kvpi_codec_id)p->record.codec, p->dtype, stored,
-                                    p->record.stored_bytes, raw, PAGE) == KVP_OK &&
+    bool raw_ok = kvpi_codec_decode(codec, (kvpi_codec_id)p->record.codec, &shape, stored,
+                                    p->record.stored_bytes, raw) == KVP_OK &&
                   kvpi_record_verify_raw(&p->record, raw) == KVP_OK;
     if (raw_ok && stored_ok)
         assert_memory_equal(raw, p->raw, PAGE);

@@ -13,7 +13,7 @@
 #include "tiers/codec.h"
 #include "tiers/format.h"
 
-#define PAGE 8192u
+#define PAGE 4096u
 #define N_PAGES 16u
 #define N_FLIPS 1000000u
 #define SECTOR 512u
@@ -26,7 +26,7 @@ typedef struct page {
 
 /* K and V of 64 tokens. */
 static const kvpi_codec_shape shape = {
-    .dtype = KVP_BF16, .n_heads = 1, .n_tokens = 64, .k_width = 32, .v_width = 32};
+    .dtype = KVP_BF16, .n_heads = 1, .n_tokens = 64, .k_width = 16, .v_width = 16};
 static page pages[N_PAGES];
 static kvpi_codec *codec;
 static uint64_t seed = SEED;

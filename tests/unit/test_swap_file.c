@@ -321,7 +321,7 @@ static void test_damaged_leftover_is_refused(void **state)
     kvpi_swap_file f;
     assert_int_equal(child_run(die_with_the_file_open, &f), 0);
     int fd = open(path, O_WRONLY);
-    assert_int_equal(pwrite(fd, "?", 1, 4096 + 25), 1); /* in store_id */
+    assert_int_equal(pwrite(fd, "?", 1, 4096 + 17), 1); /* in its epoch */
     close(fd);
     assert_refused(KVP_E_INVALID, "is not a kvpager swap file");
     unlink(path);

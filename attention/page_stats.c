@@ -78,8 +78,8 @@ void kvpi_page_partials_clear(const kvpi_plan *plan)
         pages->o[i] = 0;
 }
 
-/* The row's keys, weighed relative to its largest score: in float64, for what is left without a page
- * may be a small part of the whole. */
+/* The row's keys, weighed relative to its largest score: in float64, for what is left without a
+ * page may be a small part of the whole. */
 static double weight(const kvp_partial *pages, size_t i, float top)
 {
     return pages->m[i] == -INFINITY ? 0 : (double)pages->l[i] * exp((double)(pages->m[i] - top));
@@ -112,7 +112,7 @@ void kvp_page_changes(const kvp_partial *pages, size_t n_pages, size_t v_width, 
     for (size_t i = 0; i < n_pages; i++)
         all += weight(pages, i, top);
     for (size_t i = 0; i < n_pages; i++) {
-        /* without: (all * out - mine * o / l) / (all - mine); less out: mine * (out - o / l) / rest */
+        /* without: (all * out - mine * o / l) / rest; less out: mine * (out - o / l) / rest */
         const double mine = weight(pages, i, top), rest = all - mine;
         const float inverse = rest > 0 && pages->l[i] > 0 ? 1 / pages->l[i] : 0;
         const float distance = distance_of(out, pages->o + i * v_width, inverse, v_width);

@@ -29,7 +29,7 @@ static float *copy_of(const float *x, size_t n)
     return copy;
 }
 
-/* ---- chunks ----------------------------------------------------------------------------------- */
+/* ---- chunks ---------------------------------------------------------------------------------- */
 
 /* All queries of the problem, `chunk` to a call. */
 static void run_chunks(problem *p, size_t chunk)
@@ -106,7 +106,7 @@ static void test_a_chunk_of_2048_is_2048_of_one(void **state)
                  chunks, 2);
 }
 
-/* ---- partials --------------------------------------------------------------------------------- */
+/* ---- partials -------------------------------------------------------------------------------- */
 
 static void test_partials_divided_are_the_output(void **state)
 {
@@ -183,7 +183,7 @@ static void test_parts_of_the_keys_merge_to_the_whole(void **state)
     }
 }
 
-/* ---- pages ------------------------------------------------------------------------------------ */
+/* ---- pages ----------------------------------------------------------------------------------- */
 
 static kvp_partial alloc_pages(const problem *p)
 {

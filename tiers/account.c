@@ -339,7 +339,8 @@ void kvpi_account_take_slot(kvp_pager *p, kvp_group *g, bool is_needed)
 
 void kvpi_account_free_slot(kvp_pager *p, kvp_group *g)
 {
-    p->promised++;
+    /* What a small slot leaves may be no room for a whole one. */
+    p->promised += !kvpi_tier_reserve(p->lower[KVPI_DISK], p->promised + 1);
     kvpi_account_use(g, KVP_TIER_DISK, -1);
     kvpi_account_claim(g, KVP_TIER_DISK, -1);
     if (g->n_needs > g->n_backed)

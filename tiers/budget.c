@@ -2,8 +2,8 @@
 #include "kvpager/budget.h"
 
 #include "tiers/account.h"
+#include "tiers/format.h"
 #include "tiers/pager.h"
-#include "tiers/swap_file.h"
 
 #include <stddef.h>
 #include <stdio.h>
@@ -188,7 +188,7 @@ static uint64_t root_units(const kvp_pager *p, kvp_tier_id tier, uint64_t bytes)
         return bytes;
     if (bytes == p->max_disk_bytes)
         return p->max_slots;
-    return bytes > KVPI_SWAP_HEADER_BYTES ? to_units(p, tier, bytes - KVPI_SWAP_HEADER_BYTES) : 0;
+    return bytes > KVPI_SEGMENTS_AT ? to_units(p, tier, bytes - KVPI_SEGMENTS_AT) : 0;
 }
 
 kvp_status kvp_pager_set_budget(kvp_pager *p, kvp_tier_id tier, uint64_t bytes,

@@ -67,6 +67,7 @@ fuzz: deps
 bench: deps-bench build
 	@KVP_COMMIT=$$(git describe --always --dirty 2>/dev/null); export KVP_COMMIT; \
 	    for bench in $(BUILD)/bench/bench_*; do $$bench || exit 1; done
+	@! test -x $(BUILD)/integration/kvpager || $(BUILD)/integration/kvpager bench sessions
 
 install: build
 	@cmake --install $(BUILD) --prefix $(PREFIX)

@@ -37,6 +37,7 @@
 #include "kvpager.h"
 #include "tiers/account.h"
 #include "tiers/codec.h"
+#include "tiers/codec_habit.h"
 #include "tiers/tier.h"
 
 #include <pthread.h>
@@ -70,6 +71,7 @@ typedef struct kvpi_transfer {
     kvpi_unit *unit; /* NULL: none needed */
     kvp_status status;
     bool needs_sum;   /* demote: the page has no checksum yet */
+    bool is_tried;    /* demote to zram: to be compressed, if it can be */
     bool needs_fetch; /* migrate: the blob is not in the unit's staging buffer yet */
     /* encoded result of a demotion to zram */
     size_t stored_bytes;
@@ -123,6 +125,7 @@ struct kvp_pager {
     kvpi_region staging; /* the units' buffers */
     kvpi_unit units[KVPI_MAX_UNITS], *free_units;
     uint32_t n_units;
+    kvpi_habit *habits;                 /* [lanes]; NULL: there is no zram */
     uint32_t n_transfers;               /* not free */
     kvp_io *outbox_first, **outbox_end; /* for the disk tier, which does not have them yet */
     uint32_t n_outbox;

@@ -72,6 +72,7 @@ static kvp_status demote_to_zram(kvp_pager *p, uint32_t page)
         return KVP_E_AGAIN;
     t->lower = KVPI_ZRAM;
     t->needs_sum = !kvpi_page_is(t->pg, KVPI_PAGE_SUMMED);
+    t->is_tried = kvpi_habit_tries(&p->habits[t->pg->lane]);
     p->n_zram_jobs++;
     t->account = kvpi_account_of(p, t->pg);
     kvpi_account_ref(t->account);

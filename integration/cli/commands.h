@@ -11,5 +11,8 @@ extern const command cmd_tokenize;
 extern const command cmd_compare;
 extern const command cmd_plan;
 extern const command cmd_replay;
+extern const command cmd_bench;
+/* subjects of kvpager bench */
+extern const command cmd_bench_sessions;
 
 #endif

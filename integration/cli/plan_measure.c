@@ -18,6 +18,7 @@
 #include "integration/least.h"
 #include "integration/cli/proc.h"
 #include "integration/cli/run.h"
+#include "integration/random.h"
 
 #define PROBE_BYTES ((uint64_t)1 << 30)      /* of weights and KV: more than caches hold */
 #define PROBE_KV_BYTES ((uint64_t)256 << 20) /* of these: what is planted, read and written */
@@ -48,17 +49,12 @@ typedef struct rig {
 
 /* ---- planting ---- */
 
-/* Numbers in (-1, 1) that compress like keys and values do: hardly. */
 static float *make_rows(size_t n)
 {
     float *rows = malloc(n * sizeof *rows);
-    uint64_t state = 88172645463325252u;
-    for (size_t i = 0; rows && i < n; i++) {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        rows[i] = (float)((double)(state >> 11) / (double)(UINT64_C(1) << 52) - 1);
-    }
+    uint64_t state = RANDOM_SEED;
+    for (size_t i = 0; rows && i < n; i++)
+        rows[i] = random_float(&state);
     return rows;
 }
 

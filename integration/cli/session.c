@@ -153,11 +153,15 @@ static int begin(session *s, const options *o)
     return kvp_isa() && !check_engine() ? EXIT_DONE : report_failure(KVP_E_UNSUPPORTED);
 }
 
-int session_open_tokenizer(session *s, const options *o, bool with_chat)
+int session_open_headers(session *s, const options *o)
 {
     int code = begin(s, o);
-    if (!code)
-        code = open_headers(s);
+    return code ? code : open_headers(s);
+}
+
+int session_open_tokenizer(session *s, const options *o, bool with_chat)
+{
+    int code = session_open_headers(s, o);
     if (code)
         return code;
     kvp_status status = tokenizer_open(o->model_path, &s->tokenizer);

@@ -37,6 +37,8 @@ int session_open(session *s, const options *o, unsigned needs);
 /* The same for those who read their input themselves: the tokenizer, with the format of
  * conversations if that is wanted. */
 int session_open_tokenizer(session *s, const options *o, bool with_chat);
+/* For those who need no text at all: what headers of the model say. */
+int session_open_headers(session *s, const options *o);
 /* For a run that feeds the model like this: see that it fits into the budget options, then load the
  * model and open the pager. */
 int session_open_pager(session *s, const window_feed *feed);

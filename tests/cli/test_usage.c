@@ -43,8 +43,8 @@ static void test_version_and_help_go_to_stdout(void **state)
 {
     (void)state;
     CHECK_OUTPUT("--version", "kvpager 0.");
-    CHECK_OUTPUT("--help", "generate", "logits", "perplexity", "tokenize", "compare", "KVP_ISA",
-                 "KVP_DISK_ENGINE", "130");
+    CHECK_OUTPUT("--help", "generate", "logits", "perplexity", "tokenize", "compare", "bench",
+                 "KVP_ISA", "KVP_DISK_ENGINE", "130");
 }
 
 static void test_help_of_each_command_lists_its_options_with_defaults(void **state)
@@ -62,6 +62,12 @@ static void test_help_of_each_command_lists_its_options_with_defaults(void **sta
     CHECK_OUTPUT("tokenize --help", "--decode", "--model");
     CHECK_OUTPUT("replay --help", "usage: kvpager replay FILE", "--policy LIST", "--frames LIST",
                  "--ram SIZE", "--format NAME", "mooncake", "optimum");
+    CHECK_OUTPUT("bench --help", "usage: kvpager bench SUBJECT", "  sessions ", "SUBJECT --help");
+    CHECK_OUTPUT("bench sessions --help", "usage: kvpager bench sessions [-m PATH]", "--sessions N",
+                 "default 64", "--history N", "default 900", "--turn N", "default 16", "--rounds N",
+                 "-m, --model PATH", "GPT-2 124M", "--ram SIZE", "an eighth", "--zram", "--disk",
+                 "--swap", "--placement", "--trace FILE", "--page-tokens", "--kv-dtype",
+                 "--weights", "--threads", "--json", "hit_rate", "stalls");
     outcome o = run_expecting(0, "", "tokenize --help");
     assert_null(strstr(o.out, "--ram"));
     assert_null(strstr(o.out, "--weights"));

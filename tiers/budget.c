@@ -16,9 +16,8 @@ static const kvp_tier_id tiers[] = {KVP_TIER_RAM, KVP_TIER_ZRAM, KVP_TIER_DISK};
 
 static uint64_t to_units(const kvp_pager *p, kvp_tier_id tier, uint64_t bytes)
 {
-    if (bytes == KVP_UNLIMITED || tier == KVP_TIER_ZRAM)
-        return bytes;
-    return bytes / p->geometry.slot_bytes;
+    uint64_t n = tier == KVP_TIER_ZRAM ? bytes : bytes / p->geometry.slot_bytes;
+    return bytes == KVP_UNLIMITED || n >= KVPI_MOST_UNITS ? KVP_UNLIMITED : n;
 }
 
 static uint64_t to_bytes(const kvp_pager *p, kvp_tier_id tier, uint64_t n)

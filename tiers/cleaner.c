@@ -16,7 +16,8 @@ kvp_status kvpi_cleaner_open(kvpi_cleaner *c, kvpi_segments *segments, uint64_t 
         .segments = segments, .mem = mem, .unit_bytes = unit_bytes, .data_at = data_at};
     c->buffer_bytes = (size_t)(slot_bytes > BUFFER_BYTES ? slot_bytes : BUFFER_BYTES);
     c->memory_bytes = c->buffer_bytes + KVP_IO_ALIGN;
-    kvp_status status = kvpi_alloc(mem, c->memory_bytes, "cleaning the swap file", &c->memory);
+    kvp_status status =
+        kvpi_alloc_buffer(mem, c->memory_bytes, "cleaning the swap file", &c->memory);
     if (status)
         return status;
     c->buffer = c->memory + (KVP_IO_ALIGN - (uintptr_t)c->memory % KVP_IO_ALIGN) % KVP_IO_ALIGN;

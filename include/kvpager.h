@@ -374,6 +374,10 @@ typedef struct kvp_stats {
     uint64_t refaults[KVP_REFAULT_BUCKETS];
     kvp_codec_stats codecs[KVP_MAX_CODECS]; /* by number; see kvp_codec_name() */
     uint64_t codec_untried; /* of the raw ones: those before them had not shrunk either */
+
+    /* What cleaning wrote, beside bytes_written: pages moved together where compressed ones had
+     * left fragments of the swap file; and how many segments it emptied. */
+    uint64_t disk_bytes_moved, disk_segments_cleaned;
 } kvp_stats;
 
 /* Errors: KVP_E_INVALID stats->size is not one this library knows. */

@@ -278,7 +278,8 @@ typedef struct kvp_ticket {
 
 /* Begin to pin, as kvp_seq_pin() does, and return at once.
  * Frames that views or other tickets have are waited for.
- * Errors : those of kvp_seq_pin() that need no waiting; then the ticket is not open.
+ * Errors : those of kvp_seq_pin() that need no waiting; then the ticket is not open. KVP_E_BUSY it
+ *          is open from before, and stays so.
  * Threads: until the ticket is taken or cancelled the sequence may be pinned, scanned, attended and
  *          appended to (not to a page of the ticket), but not truncated, evicted from or
  *          destroyed. */

@@ -319,6 +319,8 @@ static kvp_status open_parts(kvp_pager *p, const kvp_config *cfg)
     if (!status)
         status = kvpi_scans_open(p);
     if (!status)
+        kvpi_digests_open(p);
+    if (!status)
         status = kvpi_linears_open(p);
     if (!status)
         status = open_pool(p);
@@ -373,6 +375,7 @@ void kvp_pager_close(kvp_pager *p)
     kvpi_free(&p->table_mem, p->chains, p->n_chains * sizeof *p->chains);
     kvp_pool_close(p->own_pool);
     kvpi_scans_close(p);
+    kvpi_digests_close(p);
     kvpi_accounts_close(p);
     kvpi_tier_close(p->lower[KVPI_DISK]); /* before the memory that is registered with it */
     kvpi_tier_close(p->lower[KVPI_ZRAM]);

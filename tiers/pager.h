@@ -12,6 +12,7 @@
  *   view.c      what callers see of a page      linear.c    pages as an address range
  *   prefix.c    what sequences have in common   advise.c    hints of the caller
  *   mass.c      attention mass, to the policies stats.c     counters
+ *   digest.c    what is known of pages that are elsewhere
  *   parallel.c  whose threads compute           pressure.c  who waited how long
  *
  * Lock order: kvp_pager.lock, then zram_lock, then locks that backends and workers keep to
@@ -38,6 +39,7 @@
 #include "tiers/account.h"
 #include "tiers/codec.h"
 #include "tiers/codec_habit.h"
+#include "tiers/digest.h"
 #include "tiers/tier.h"
 
 #include <pthread.h>
@@ -98,6 +100,7 @@ struct kvp_pager {
     kvp_seq **chains; /* [n_chains], a power of two; by number */
     uint32_t n_chains, n_seqs;
     kvpi_page_table pages;
+    kvpi_digests digests;
 
     kvp_tier *ram, *lower[KVPI_N_LOWER]; /* lower: NULL where there is no such tier */
     kvp_placement_node *frame_nodes;     /* [max_frames], of RAM policies */

@@ -168,6 +168,10 @@ void kvpi_ahead_end(kvp_seq *seq, uint32_t layer)
 {
     kvp_pager *p = seq->pager;
     seq->n_scans--;
+    if (seq->ahead.walk.skip) { /* borrowed; and what is passed over next time, nobody knows */
+        seq->ahead.walk.skip = NULL;
+        seq->ahead.walk.end_group = 0;
+    }
     p->n_open_scans--;
     p->last_seq = p->n_open_scans ? UINT32_MAX : seq->id;
     p->last_layer = layer;

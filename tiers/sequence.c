@@ -215,7 +215,8 @@ kvpi_walk kvpi_seq_walk(const kvp_seq *seq, uint32_t layer)
                        .lanes = &seq->lanes[l->lane_base],
                        .end = UINT64_MAX,
                        .page_tokens = g->page_tokens,
-                       .segment_pages = KVP_SEGMENT_PAGES};
+                       .segment_pages = KVP_SEGMENT_PAGES,
+                       .end_group = l->n_groups};
 }
 
 /* ---- the layer that is being filled ---- */
@@ -430,6 +431,11 @@ uint32_t kvp_seq_page_count(const kvp_seq *seq, uint32_t layer)
     return seq->lanes[seq->pager->geometry.layers[layer].lane_base].n_entries;
 }
 
+const kvp_mem *kvp_pager_mem(const kvp_pager *pager)
+{
+    return &pager->mem;
+}
+
 kvp_pager *kvp_seq_pager(const kvp_seq *seq)
 {
     return seq->pager;
@@ -445,6 +451,7 @@ kvp_status kvp_seq_layer_info(const kvp_seq *seq, uint32_t layer, kvp_layer_info
                                       .k_width = l->k_width,
                                       .v_width = l->v_width,
                                       .dtype = l->dtype},
+                             .lookup = l->lookup,
                              .page_tokens = g->page_tokens,
                              .page_heads = l->page_heads};
     return KVP_OK;

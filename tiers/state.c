@@ -369,7 +369,7 @@ uint64_t kvpi_page_seed(const kvp_pager *p, const kvpi_page *page, uint32_t n_va
         .first_position = kvpi_page_first_position(p, page),
         .layer = layer,
         .group = page->lane - l->lane_base,
-        .format = (uint32_t)l->dtype,
+        .format = (uint32_t)l->dtype | (uint32_t)l->lookup.has_opaque_v << 8,
         .n_valid = n_valid,
     };
     return kvpi_identity_seed(&id);

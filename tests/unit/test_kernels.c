@@ -327,8 +327,8 @@ static void check_merging(const block *b)
             float m = b->rows[r].m, l = b->rows[r].l;
             float *o = (float *)guarded_alloc(b->keys.v_width * 4);
             memcpy(o, b->o + r * b->keys.v_width, b->keys.v_width * 4);
-            kernels->merge(&(kvp_partial){&m, &l, o},
-                           &(kvp_partial){&row->m, &row->l, other.o[r]}, b->keys.v_width);
+            kernels->merge(&(kvp_partial){&m, &l, o}, &(kvp_partial){&row->m, &row->l, other.o[r]},
+                           b->keys.v_width);
             row->m = m;
             row->l = l;
             memcpy(other.o[r], o, b->keys.v_width * 4);

@@ -227,8 +227,8 @@ static void run_part(void *arg, size_t part)
 /* ---- passes ---------------------------------------------------------------------------------- */
 
 /* As many of n_left queries as `bytes` hold, with a slot for each thread and one more; f->n_queries
- * is 0 if not even one fits with two slots. One would do for one thread, but which path is taken may
- * not depend on threads. */
+ * is 0 if not even one fits with two slots. One would do for one thread, but which path is taken
+ * may not depend on threads. */
 static void fit_workspace(few *f, size_t n_left, uint32_t n_threads, size_t bytes)
 {
     size_t n = n_left, n_slots = n_threads + 1 < MAX_SLOTS ? n_threads + 1 : MAX_SLOTS;
@@ -254,8 +254,8 @@ static void start_pass(few *f)
     }
 }
 
-/* A pass over as many queries from `first` on as its workspace holds. If that is none, or on failure,
- * nothing is open. */
+/* A pass over as many queries from `first` on as its workspace holds. If that is none, or on
+ * failure, nothing is open. */
 static kvp_status open_pass(few *f, const kvpi_plan *plan, size_t first, bool only_now)
 {
     size_t n_left = plan->args->n_queries - first, bytes;

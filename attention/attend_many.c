@@ -1,8 +1,9 @@
 /* attend_many.c - attention of many queries (prefill): bound by arithmetic.
  *
  * One part walks the pages in order, as many together as are resident; the rows that share their
- * planes are cut into groups, which threads take, each through all of these pages. (m, l) of each row of the lane are in the workspace, o grows in args->out. If the
- * workspace does not hold all rows of a lane, several passes are made over the pages. */
+ * planes are cut into groups, which threads take, each through all of these pages. (m, l) of each
+ * row of the lane are in the workspace, o grows in args->out. If the workspace does not hold all
+ * rows of a lane, several passes are made over the pages. */
 #include "attention/attend.h"
 
 #include <math.h>

@@ -22,33 +22,13 @@
 #include <stdalign.h>
 #include <stdbool.h>
 
+#include "attention/partials.h"
+
 #define CHAINS 16u
 #define TILE_ROWS 4u
 #define TILE_VECS 6u    /* of an output tile, at most */
 #define PACK_KEYS 16u   /* rows of K that are packed at a time */
 #define PACK_WIDTH 512u /* wider ones are converted by each tile */
-
-/* ---- exp ------------------------------------------------------------------------------------- */
-
-/* exp(x) for x <= 0, within 2 ulp; 0 where it would be subnormal; NaN stays NaN.
- * Source: Cephes expf (S. Moshier): Cody-Waite reduction by ln 2 and a polynomial of degree 5. */
-SIMD_INLINE vec vec_exp(vec x)
-{
-    const vec smallest = vec_set1(-87.33654f); /* ln FLT_MIN */
-    const vec in_range = vec_max(smallest, x);
-    vec n = vec_round(vec_mul(in_range, vec_set1(1.44269504f)));
-    vec r = vec_fma(n, vec_set1(-0.693359375f), in_range);
-    r = vec_fma(n, vec_set1(2.12194440e-4f), r);
-
-    vec y = vec_set1(1.9875691500e-4f);
-    y = vec_fma(y, r, vec_set1(1.3981999507e-3f));
-    y = vec_fma(y, r, vec_set1(8.3334519073e-3f));
-    y = vec_fma(y, r, vec_set1(4.1665795894e-2f));
-    y = vec_fma(y, r, vec_set1(1.6666665459e-1f));
-    y = vec_fma(y, r, vec_set1(5.0000001201e-1f));
-    y = vec_fma(y, vec_mul(r, r), vec_add(r, vec_set1(1.0f)));
-    return vec_zero_below(x, smallest, vec_mul(y, vec_power_of_2(n)));
-}
 
 /* ---- scores ---------------------------------------------------------------------------------- */
 
@@ -237,19 +217,6 @@ SIMD_INLINE void softmax(kvpi_row *row, float *s, float scale)
         vec_sum_across(CHAINS > LANES ? vec_add(sum[0], sum[CHAINS / LANES - 1]) : sum[0]);
 }
 
-/* Fold (m, l) of what comes next into a state's; *old and *next are what either is multiplied by to
- * have the same maximum. */
-SIMD_INLINE void fold(float *m, float *l, float next_m, float next_l, float *old, float *next)
-{
-    const float top = *m > next_m ? *m : next_m;
-    float below[LANES] = {*m - top, next_m - top}, factor[LANES];
-    vec_store(factor, vec_exp(vec_load(below, KVP_F32)));
-    *old = factor[0];
-    *next = factor[1];
-    *l = fmaf(*l, *old, next_l * *next);
-    *m = top;
-}
-
 SIMD_INLINE void softmax_rows(kvpi_row *rows, size_t n_rows, float scale, scores *s)
 {
     for (size_t r = 0; r < n_rows; r++) {
@@ -264,17 +231,6 @@ SIMD_INLINE void softmax_rows(kvpi_row *rows, size_t n_rows, float scale, scores
 }
 
 /* ---- output ---------------------------------------------------------------------------------- */
-
-/* o = o * old + x * next for LANES columns, or the first `part`. */
-SIMD_INLINE void fold_output(float *o, size_t part, float old, vec x, float next)
-{
-    vec mine = part ? vec_load_part(o, part, KVP_F32) : vec_load(o, KVP_F32);
-    mine = vec_fma(mine, vec_set1(old), vec_mul(x, vec_set1(next)));
-    if (part)
-        vec_store_part(o, part, mine);
-    else
-        vec_store(o, mine);
-}
 
 /* Columns of V, `n` rows of them; the first goes to column `column` of the outputs. */
 typedef struct strip {
@@ -334,6 +290,11 @@ SIMD_INLINE void weigh_tile(const strip *x, kvpi_row *rows, int n_rows, int n_ve
         for (int i = 0; i < n_vecs; i++)
             fold_output(rows[r].o + x->column + LANES * i, part, rows[r].old_factor, sum[r][i],
                         rows[r].block_factor);
+        if (!rows[r].block_o)
+            continue;
+        KVPI_UNROLL
+        for (int i = 0; i < n_vecs; i++)
+            store_columns(rows[r].block_o + x->column + LANES * i, part, sum[r][i]);
     }
 }
 
@@ -428,17 +389,4 @@ SIMD_TARGET static void attend_f16(const kvpi_keys *keys, kvpi_row *rows, size_t
 SIMD_TARGET static void attend_bf16(const kvpi_keys *keys, kvpi_row *rows, size_t n_rows)
 {
     attend(keys, rows, n_rows, KVP_BF16);
-}
-
-SIMD_TARGET static void merge(const kvp_partial *into, const kvp_partial *next, size_t v_width)
-{
-    float old, factor;
-    if (*next->l == 0) /* saw no key; a NaN goes on */
-        return;
-    fold(into->m, into->l, *next->m, *next->l, &old, &factor);
-    for (size_t c = 0; c < v_width; c += LANES) {
-        size_t part = v_width - c < LANES ? v_width - c : 0;
-        vec x = part ? vec_load_part(next->o + c, part, KVP_F32) : vec_load(next->o + c, KVP_F32);
-        fold_output(into->o + c, part, old, x, factor);
-    }
 }

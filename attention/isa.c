@@ -40,8 +40,8 @@ static size_t probe(void)
 }
 #endif
 
-/* How many of all_kernels run here. Asked once: in a virtual machine cpuid takes longer than a short
- * call to kvp_attend(). */
+/* How many of all_kernels run here. Asked once: in a virtual machine cpuid takes longer than a
+ * short call to kvp_attend(). */
 static size_t n_available(void)
 {
     static atomic_size_t answer; /* 0: not known yet */

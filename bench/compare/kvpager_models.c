@@ -56,7 +56,7 @@ static int32_t token_of(const contender *c, size_t i)
     return (int32_t)((i * 7919 + i * i % 31) % c->info->n_vocab);
 }
 
-/* ---- operations: each takes a request and makes the answer ------------------------------------ */
+/* ---- operations: each takes a request and makes the answer ----------------------------------- */
 
 static kvp_status open_limits(contender *c)
 {
@@ -194,7 +194,7 @@ static kvp_status measure_limits(contender *c, json_t *request, json_t **out)
     return KVP_OK;
 }
 
-/* ---- requests --------------------------------------------------------------------------------- */
+/* ---- requests -------------------------------------------------------------------------------- */
 
 static kvp_status serve(contender *c, json_t *request, json_t **out)
 {

@@ -208,6 +208,8 @@ def main():
     except (peers.Failed, peers.Skipped) as error:
         print(f"models: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     finally:
         shutil.rmtree(scratch)
     if options.json:

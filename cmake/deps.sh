@@ -15,7 +15,7 @@ build="gcc libc6-dev cmake ninja-build pkg-config libxxhash-dev
        liburing-dev libzstd-dev libjemalloc-dev libpcre2-dev libjansson-dev libutf8proc-dev"
 test="libcmocka-dev g++ binutils git util-linux"
 long="python3 python3-pip ca-certificates"
-bench="git libdnnl-dev libmimalloc2.0 libtcmalloc-minimal4 gnuplot-nox"
+bench="git libdnnl-dev libmimalloc2.0 libtcmalloc-minimal4 liblz4-dev gnuplot-nox"
 ci="clang clang-format libclang-rt-dev"
 
 case ${1:-build} in

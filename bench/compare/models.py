@@ -92,11 +92,13 @@ class Run:
     def contenders(self, shape, dtype, context, sequences):
         """kvpager, and all peers that are here."""
         found = [self.own(shape, dtype)]
-        for start in (lambda: self.llama_cpp(shape, dtype, context, sequences, False),
-                      lambda: self.llama_cpp(shape, dtype, context, sequences, True),
-                      lambda: self.torch(shape, dtype, context, sequences)):
+        for name, start in (("llama.cpp", lambda *of: self.llama_cpp(*of, False)),
+                            ("llama.cpp", lambda *of: self.llama_cpp(*of, True)),
+                            ("torch", self.torch)):
+            if any(name.startswith(other) for other in self.options.without.split(",") if other):
+                continue
             try:
-                found.append(start())
+                found.append(start(shape, dtype, context, sequences))
             except peers.Skipped as reason:
                 print(f"left out: {reason}", file=sys.stderr)
         return found

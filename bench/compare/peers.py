@@ -210,6 +210,8 @@ def parser(description):
                          help="of each contender (default: one per CPU); with 1, CPU time counts")
     options.add_argument("--rounds", type=int, default=5, help="turns of each that count (default 5)")
     options.add_argument("--filter", default="", help="only cases whose name contains it")
+    options.add_argument("--without", default="", metavar="NAMES",
+                         help="peers to leave out: those whose names begin so (\"torch,llama\")")
     options.add_argument("--json", metavar="FILE", help="also write everything measured there")
     options.add_argument("--build", default=str(ROOT / "build/release"), help="folder of the build")
     return options

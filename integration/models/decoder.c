@@ -224,6 +224,7 @@ static kvp_status attend(const pass *p, const chunk *c, uint32_t layer)
                                       .n_queries = n,
                                       .n_heads = config->n_heads,
                                       .scale = scale,
+                                      .role = s->n > 1 ? KVP_PREFILL : KVP_DECODE,
                                       .q_stride = width,
                                       .window = from->window,
                                       .sinks = from->sinks,

@@ -171,12 +171,12 @@ KVP_API KVP_NODISCARD kvp_status kvp_seq_append_rows(kvp_seq *seq, uint32_t laye
 KVP_API KVP_NODISCARD kvp_status kvp_seq_reserve(kvp_seq *seq, uint64_t n_tokens);
 
 /* Forget the tokens at positions >= n_tokens in every lane. No I/O. Errors: KVP_E_BUSY pages are
- * pinned; KVP_E_RANGE the tokens before n_tokens were evicted (0 always works). */
+ * pinned, or scanned; KVP_E_RANGE the tokens before n_tokens were evicted (0 always works). */
 KVP_API KVP_NODISCARD kvp_status kvp_seq_truncate(kvp_seq *seq, uint64_t n_tokens);
 
 /* Retention: free the pages of `layer` (or KVP_ALL_LAYERS) whose positions all lie in [begin, end).
  * The lane's last page always stays. Remaining tokens keep their positions. No I/O.
- * Errors: KVP_E_BUSY pages are pinned; KVP_E_INVALID no such layer. */
+ * Errors: KVP_E_BUSY pages are pinned, or scanned; KVP_E_INVALID no such layer. */
 KVP_API KVP_NODISCARD kvp_status kvp_seq_evict(kvp_seq *seq, uint32_t layer, uint64_t begin,
                                                uint64_t end);
 
@@ -301,6 +301,16 @@ KVP_API KVP_NODISCARD kvp_status kvp_pager_eventfd(kvp_pager *pager, int *fd);
 
 #define KVP_REFAULT_BUCKETS 24
 
+#define KVP_MAX_CODECS 8u
+
+/* Pages that a codec has encoded, their bytes before and after; and pages it has decoded. */
+typedef struct kvp_codec_stats {
+    uint64_t pages, raw_bytes, stored_bytes, decoded;
+} kvp_codec_stats;
+
+/* "raw", "huffman", "zstd", "palette": how pages are stored below RAM; NULL: no such codec. */
+KVP_API const char *kvp_codec_name(uint32_t codec);
+
 /* Counters since open, and what is there now. Set `size` before the call. */
 typedef struct kvp_stats {
     size_t size;
@@ -349,6 +359,8 @@ typedef struct kvp_stats {
     /* Faults by how many frames more, up to 2^i, would have kept the page in RAM, if pages left in
      * the order of their last use. The last: that or more. */
     uint64_t refaults[KVP_REFAULT_BUCKETS];
+    kvp_codec_stats codecs[KVP_MAX_CODECS]; /* by number; see kvp_codec_name() */
+    uint64_t codec_untried; /* of the raw ones: those before them had not shrunk either */
 } kvp_stats;
 
 /* Errors: KVP_E_INVALID stats->size is not one this library knows. */

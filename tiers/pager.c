@@ -166,7 +166,10 @@ static kvp_status open_units(kvp_pager *p)
 {
     if (!p->n_units)
         return KVP_OK;
-    kvp_status status = kvpi_region_open(p->staging_bytes, &p->staging);
+    kvp_status status =
+        kvpi_alloc(&p->mem, p->geometry.n_lanes * sizeof *p->habits, "the codec", &p->habits);
+    if (!status)
+        status = kvpi_region_open(p->staging_bytes, &p->staging);
     for (uint32_t i = 0; i < p->n_units && !status; i++) {
         size_t bytes;
         kvpi_unit *u = &p->units[i];
@@ -378,6 +381,7 @@ void kvp_pager_close(kvp_pager *p)
     kvpi_tier_close(p->ram);
     kvpi_free(&p->mem, p->frame_nodes, p->max_frames * sizeof *p->frame_nodes);
     kvpi_page_table_fini(&p->pages);
+    kvpi_free(&p->mem, p->habits, p->geometry.n_lanes * sizeof *p->habits);
     kvpi_geometry_fini(&p->geometry, &p->mem);
     pthread_cond_destroy(&p->progress);
     pthread_mutex_destroy(&p->zram_lock);

@@ -37,6 +37,7 @@
 #include "kvpager.h"
 #include "tiers/account.h"
 #include "tiers/codec.h"
+#include "tiers/codec_habit.h"
 #include "tiers/tier.h"
 
 #include <pthread.h>
@@ -70,6 +71,7 @@ typedef struct kvpi_transfer {
     kvpi_unit *unit; /* NULL: none needed */
     kvp_status status;
     bool needs_sum;   /* demote: the page has no checksum yet */
+    bool is_tried;    /* demote to zram: to be compressed, if it can be */
     bool needs_fetch; /* migrate: the blob is not in the unit's staging buffer yet */
     /* encoded result of a demotion to zram */
     size_t stored_bytes;
@@ -100,10 +102,10 @@ struct kvp_pager {
     kvp_tier *ram, *lower[KVPI_N_LOWER]; /* lower: NULL where there is no such tier */
     kvp_placement_node *frame_nodes;     /* [max_frames], of RAM policies */
 
-    kvp_group *root;      /* the account that all are in */
-    kvp_group **accounts; /* by number; NULL: free */
-    uint32_t accounts_capacity;
-    kvp_group *resized; /* whose budget is being changed; NULL: nobody's */
+    kvp_group *root;                            /* the account that all are in */
+    kvp_group **accounts;                       /* by number; NULL: free */
+    uint32_t accounts_capacity, accounts_taken; /* all numbers below that are taken */
+    kvp_group *resized;                         /* whose budget is being changed; NULL: nobody's */
     kvp_tier_id resized_tier;
     kvpi_quota resized_from; /* what it was */
 
@@ -123,6 +125,7 @@ struct kvp_pager {
     kvpi_region staging; /* the units' buffers */
     kvpi_unit units[KVPI_MAX_UNITS], *free_units;
     uint32_t n_units;
+    kvpi_habit *habits;                 /* [lanes]; NULL: there is no zram */
     uint32_t n_transfers;               /* not free */
     kvp_io *outbox_first, **outbox_end; /* for the disk tier, which does not have them yet */
     uint32_t n_outbox;
@@ -363,6 +366,8 @@ KVP_NODISCARD kvp_status kvpi_wait(kvp_pager *p, uint64_t deadline_ns);
 /* The same for whoever waits for `page`: while that is on its way, pages that others will read next
  * are theirs to verify. */
 KVP_NODISCARD kvp_status kvpi_wait_for(kvp_pager *p, uint32_t page, uint64_t deadline_ns);
+/* The same for the thread that carries on what others have asked for: nobody waits for it. */
+KVP_NODISCARD kvp_status kvpi_wait_idle(kvp_pager *p);
 /* Sleep until another thread has made progress, finished a transfer or given frames back. */
 KVP_NODISCARD kvp_status kvpi_sleep(kvp_pager *p, uint64_t deadline_ns);
 /* Take in what has completed, without waiting. */
@@ -393,7 +398,9 @@ bool kvpi_ticket_has(const kvp_seq *seq, uint32_t layer, uint32_t entry);
 /* Charge the time until now to who waits: before any of that changes. */
 void kvpi_pressure_pass(kvp_pager *p);
 /* The calling thread waits for the tier: RAM: for frames; zram: for bytes that others encode or
- * decode; disk: for I/O. */
+ * decode; disk: for I/O. KVPI_NO_STALL: nobody is held up by its waiting; it counts as being
+ * elsewhere. */
+#define KVPI_NO_STALL KVP_N_TIERS
 void kvpi_stall_begin(kvp_pager *p, kvp_tier_id tier);
 void kvpi_stall_end(kvp_pager *p, kvp_tier_id tier);
 /* So many more threads compute with a page. */

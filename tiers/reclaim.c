@@ -72,6 +72,7 @@ static kvp_status demote_to_zram(kvp_pager *p, uint32_t page)
         return KVP_E_AGAIN;
     t->lower = KVPI_ZRAM;
     t->needs_sum = !kvpi_page_is(t->pg, KVPI_PAGE_SUMMED);
+    t->is_tried = kvpi_habit_tries(&p->habits[t->pg->lane]);
     p->n_zram_jobs++;
     t->account = kvpi_account_of(p, t->pg);
     kvpi_account_ref(t->account);
@@ -154,6 +155,7 @@ static kvp_status make_room_in_zram(kvp_pager *p, uint32_t page, kvp_group *full
     uint32_t victim = kvpi_victim_next(&v);
     if (victim == KVP_PAGE_NONE || kvpi_policy_leaves_first(p, page, &v))
         return KVP_E_NOSPACE;
+    kvpi_victims_pass(&v);
     return migrate(p, victim);
 }
 

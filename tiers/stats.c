@@ -4,6 +4,13 @@
 #include <stddef.h>
 #include <string.h>
 
+_Static_assert(KVPI_N_CODECS <= KVP_MAX_CODECS, "kvp_stats.codecs has room for all");
+
+const char *kvp_codec_name(uint32_t codec)
+{
+    return kvpi_codec_name((kvpi_codec_id)codec);
+}
+
 static void fill_tiers(kvp_pager *p, kvp_stats *s)
 {
     kvp_tier_usage usage;

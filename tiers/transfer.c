@@ -7,7 +7,12 @@
  *   migrate             finish: fetch, verify -> land -> submit -> reaped -> land: moved
  *
  * finish() is the CPU's part: checksums, encoding, decoding, copies in memory. Any thread that
- * waits takes ready transfers, so two waiting threads decode two pages. */
+ * waits takes ready transfers, its own page's first, so two waiting threads decode two pages, and
+ * the thread behind kvp_pager_eventfd() those that nobody waits for in the library.
+ *
+ * Losing design: idle threads of the pool decode with the one that waits. A page takes 20 us, about
+ * as long as waking a thread; a pin of 16 pages took 60 to 78 us for each instead of 27, since
+ * pages that are decoded before their turn may leave before it. */
 #include "tiers/checksum.h"
 #include "tiers/pager.h"
 
@@ -101,10 +106,15 @@ static kvp_status verify_stored(const kvpi_page *pg, const void *stored, uint64_
     return sum == pg->form_sum ? KVP_OK : KVP_E_CORRUPT;
 }
 
-static kvp_dtype page_dtype(const kvp_pager *p, const kvpi_page *page)
+static kvpi_codec_shape page_shape(const kvp_pager *p, const kvpi_page *page)
 {
     uint32_t layer;
-    return kvpi_geometry_layer_of(&p->geometry, page->lane, &layer)->dtype;
+    const kvpi_layer *l = kvpi_geometry_layer_of(&p->geometry, page->lane, &layer);
+    return (kvpi_codec_shape){.dtype = l->dtype,
+                              .n_heads = kvpi_layer_group_heads(l, page->lane - l->lane_base),
+                              .n_tokens = p->geometry.page_tokens,
+                              .k_width = l->k_width,
+                              .v_width = l->v_width};
 }
 
 static kvp_status verify_and_decode(kvp_pager *p, kvpi_transfer *t)
@@ -115,10 +125,11 @@ static kvp_status verify_and_decode(kvp_pager *p, kvpi_transfer *t)
     uint64_t seed = kvpi_page_seed(p, t->pg, t->pg->n_stored);
     if (pg->form_codec != KVPI_CODEC_RAW) {
         const void *stored = t->unit->staging;
+        const kvpi_codec_shape shape = page_shape(p, pg);
         kvp_status status = verify_stored(pg, stored, seed);
         if (!status)
-            status = kvpi_codec_decode(t->unit->codec, pg->form_codec, page_dtype(p, pg), stored,
-                                       pg->form_bytes, frame, n);
+            status = kvpi_codec_decode(t->unit->codec, pg->form_codec, &shape, stored,
+                                       pg->form_bytes, frame);
         if (status)
             return KVP_E_CORRUPT;
     }
@@ -144,10 +155,15 @@ static void sum_page(kvp_pager *p, kvpi_transfer *t)
 static void finish_demote_zram(kvp_pager *p, kvpi_transfer *t)
 {
     void *stored = t->unit->staging;
+    const kvpi_codec_shape shape = page_shape(p, t->pg);
+    const void *frame = kvpi_frame_addr(p, t->pg->frame);
+    const kvpi_plan raw = {.codec = KVPI_CODEC_RAW};
     if (t->needs_sum)
         sum_page(p, t);
-    kvpi_codec_encode(t->unit->codec, page_dtype(p, t->pg), kvpi_frame_addr(p, t->pg->frame),
-                      kvpi_page_bytes(p, t->pg), stored, &t->stored_bytes, &t->codec);
+    if (t->is_tried)
+        kvpi_codec_encode(t->unit->codec, &shape, frame, stored, &t->stored_bytes, &t->codec);
+    else
+        (void)kvpi_codec_encode_by(t->unit->codec, &shape, &raw, frame, stored, &t->stored_bytes);
     t->stored_sum = kvpi_checksum_stored(stored, t->stored_bytes, t->codec,
                                          kvpi_page_seed(p, t->pg, t->pg->n_stored));
     pthread_mutex_lock(&p->zram_lock);
@@ -230,6 +246,7 @@ static void land_promote(kvp_pager *p, kvpi_transfer *t)
     bool is_minor = t->lower == KVPI_ZRAM;
     *(is_minor ? &p->stats.minor_faults : &p->stats.major_faults) += 1;
     p->stats.bytes_read += is_minor ? 0 : t->io.len_bytes;
+    p->stats.codecs[t->pg->form_codec].decoded += t->pg->form_codec != KVPI_CODEC_RAW;
     for (kvp_group *g = kvpi_account_of(p, t->pg); g; g = g->parent)
         *(is_minor ? &g->minor_faults : &g->major_faults) += 1;
 }
@@ -241,9 +258,23 @@ static void end_zram_job(kvp_pager *p, kvpi_transfer *t)
     kvpi_account_unref(t->account);
 }
 
+static void count_encoded(kvp_pager *p, const kvpi_transfer *t)
+{
+    size_t n = kvpi_page_bytes(p, t->pg);
+    kvp_codec_stats *c = &p->stats.codecs[t->codec];
+    c->pages++;
+    c->raw_bytes += n;
+    c->stored_bytes += t->stored_bytes;
+    p->stats.codec_raw_bytes += n;
+    p->stats.codec_stored_bytes += t->stored_bytes;
+    p->stats.codec_untried += !t->is_tried;
+}
+
 static void land_demote_zram(kvp_pager *p, kvpi_transfer *t)
 {
     end_zram_job(p, t);
+    if (t->is_tried)
+        kvpi_habit_learn(&p->habits[t->pg->lane], t->codec != KVPI_CODEC_RAW);
     if (t->status) { /* no room: the page stays dirty */
         kvpi_set_flags(p, t->page, 0, KVPI_PAGE_WRITING);
         p->zram_is_full = true;
@@ -257,8 +288,7 @@ static void land_demote_zram(kvp_pager *p, kvpi_transfer *t)
     t->pg->form_codec = (uint8_t)t->codec;
     kvpi_set_blob(p, t->page, t->slot);
     p->stats.demotions++;
-    p->stats.codec_raw_bytes += kvpi_page_bytes(p, t->pg);
-    p->stats.codec_stored_bytes += t->stored_bytes;
+    count_encoded(p, t);
 }
 
 static void count_write(kvp_pager *p, const kvpi_transfer *t)

@@ -92,8 +92,8 @@ typedef struct kvp_attend_item {
  * Errors : as kvp_attend(), of the first item that failed; all items are unspecified then. */
 KVP_API KVP_NODISCARD kvp_status kvp_attend_batch(const kvp_attend_item *items, size_t n_items);
 
-/* Fold `next` into `into`, as kvp_attend() does. A `next` without keys changes nothing, whatever its
- * o. Errors: KVP_E_UNSUPPORTED as kvp_isa(). */
+/* Fold `next` into `into`, as kvp_attend() does. A `next` without keys changes nothing, whatever
+ * its o. Errors: KVP_E_UNSUPPORTED as kvp_isa(). */
 KVP_API KVP_NODISCARD kvp_status kvp_partial_merge(const kvp_partial *into, const kvp_partial *next,
                                                    size_t v_width);
 /* o = o / l: the output; nothing if it saw no key. */
@@ -105,9 +105,9 @@ KVP_API void kvp_partial_finish(const kvp_partial *partial, size_t v_width);
 KVP_API void kvp_page_changes(const kvp_partial *pages, size_t n_pages, size_t v_width,
                               const float *out, float *changes);
 
-/* The instruction set in use: "scalar", "avx2", "avx512" (the last two give the same bits). Chosen by
- * the CPU, or by the environment variable KVP_ISA; NULL if KVP_ISA names one that is unknown or not
- * available here (kvp_error() says so). */
+/* The instruction set in use: "scalar", "avx2", "avx512" (the last two give the same bits). Chosen
+ * by the CPU, or by the environment variable KVP_ISA; NULL if KVP_ISA names one that is unknown or
+ * not available here (kvp_error() says so). */
 KVP_API const char *kvp_isa(void);
 
 #ifdef __cplusplus

@@ -8,6 +8,7 @@
 
 kvp_status report_take(const session *s, const run_seconds *seconds, report *r)
 {
+    static const char *const dtypes[] = {[KVP_F32] = "f32", [KVP_F16] = "f16", [KVP_BF16] = "bf16"};
     kvp_config cfg = session_pager_config(s, false);
     *r = (report){
         .seconds = *seconds,
@@ -18,7 +19,7 @@ kvp_status report_take(const session *s, const run_seconds *seconds, report *r)
         .activation_bytes = model_workspace_bytes(s->model),
         .rss_bytes = proc_self_bytes("VmRSS"),
         .rss_peak_bytes = proc_self_bytes("VmHWM"),
-        .weights = s->options->weights == MODEL_WEIGHTS_BF16 ? "bf16" : "f32",
+        .weights = dtypes[s->options->weights],
         .isa = kvp_isa(),
     };
     return kvp_pager_stats(s->pager, &r->stats);
@@ -104,6 +105,23 @@ static void print_waits(const kvp_stats *s, FILE *out)
     fprintf(out, "; %" PRIu64 " faults found no frame\n", s->direct_reclaims);
 }
 
+static void print_compression(const kvp_stats *s, FILE *out)
+{
+    if (!s->codec_stored_bytes) {
+        fprintf(out, "%-24s no page was compressed\n", "compression");
+        return;
+    }
+    fprintf(out, "%-24s %.2f : 1 (", "compression",
+            (double)s->codec_raw_bytes / (double)s->codec_stored_bytes);
+    const char *comma = "";
+    for (uint32_t i = 0; kvp_codec_name(i); i++)
+        if (s->codecs[i].pages) {
+            fprintf(out, "%s%" PRIu64 " %s", comma, s->codecs[i].pages, kvp_codec_name(i));
+            comma = ", ";
+        }
+    fprintf(out, ")\n");
+}
+
 static void print_traffic(const kvp_stats *s, FILE *out)
 {
     char read[32], written[32];
@@ -121,11 +139,7 @@ static void print_traffic(const kvp_stats *s, FILE *out)
             s->disk_engine);
     print_waits(s, out);
     print_refaults(s, out);
-    if (s->codec_stored_bytes)
-        fprintf(out, "%-24s %.2f : 1\n", "compression",
-                (double)s->codec_raw_bytes / (double)s->codec_stored_bytes);
-    else
-        fprintf(out, "%-24s no page was compressed\n", "compression");
+    print_compression(s, out);
 }
 
 static void print_memory_table(const report *r, FILE *out)
@@ -205,6 +219,20 @@ static json_t *stalls(const report *r, kvp_tier_id tier)
                      (double)r->stats.stall_full_ns[tier] / 1e9);
 }
 
+static json_t *codecs(const report *r)
+{
+    json_t *all = json_object();
+    for (uint32_t i = 0; kvp_codec_name(i); i++) {
+        const kvp_codec_stats *c = r ? &r->stats.codecs[i] : NULL;
+        json_object_set_new(all, kvp_codec_name(i),
+                            json_pack("{s:o, s:o, s:o, s:o}", "pages", count(r, c ? c->pages : 0),
+                                      "raw_bytes", count(r, c ? c->raw_bytes : 0), "stored_bytes",
+                                      count(r, c ? c->stored_bytes : 0), "decoded",
+                                      count(r, c ? c->decoded : 0)));
+    }
+    return all;
+}
+
 void report_add_json(const report *r, json_t *object)
 {
     static const report nothing;
@@ -236,6 +264,7 @@ void report_add_json(const report *r, json_t *object)
         {"zram_bytes", count(r, s->zram_peak_bytes)},
         {"disk_bytes", count(r, s->disk_peak_bytes)},
         {"compression_ratio", ratio(r)},
+        {"codecs", codecs(r)},
         {"weights_bytes", count(r, v->weights_bytes)},
         {"checksum_failures", count(r, s->checksum_failures)},
         {"process_peak_bytes", v->rss_peak_bytes ? count(r, v->rss_peak_bytes) : json_null()},

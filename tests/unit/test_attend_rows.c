@@ -29,7 +29,7 @@ static float *copy_of(const float *x, size_t n)
     return copy;
 }
 
-/* ---- chunks ----------------------------------------------------------------------------------- */
+/* ---- chunks ---------------------------------------------------------------------------------- */
 
 /* All queries of the problem, `chunk` to a call. */
 static void run_chunks(problem *p, size_t chunk)
@@ -106,7 +106,7 @@ static void test_a_chunk_of_2048_is_2048_of_one(void **state)
                  chunks, 2);
 }
 
-/* ---- long contexts ---------------------------------------------------------------------------- */
+/* ---- long contexts --------------------------------------------------------------------------- */
 
 /* 65,536 keys that weigh about the same, values around 1: where sums in 16 bits, or unnormalised
  * ones of all keys, go astray (an accumulator in float16 is off by 93 %). */
@@ -146,7 +146,7 @@ static void test_64k_flat_keys_are_within_1e_5_of_float64(void **state)
     }
 }
 
-/* ---- partials --------------------------------------------------------------------------------- */
+/* ---- partials -------------------------------------------------------------------------------- */
 
 static void test_partials_divided_are_the_output(void **state)
 {
@@ -223,7 +223,7 @@ static void test_parts_of_the_keys_merge_to_the_whole(void **state)
     }
 }
 
-/* ---- pages ------------------------------------------------------------------------------------ */
+/* ---- pages ----------------------------------------------------------------------------------- */
 
 static kvp_partial alloc_pages(const problem *p)
 {

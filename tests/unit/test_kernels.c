@@ -1,6 +1,7 @@
-/* test_kernels.c - the promises of attention/kernels.h, on every instruction set of this CPU: a block
- * matches float64, AVX2 and AVX-512 give the same bits, a row depends neither on its neighbours nor
- * on what it does not see, nothing is read beyond the rows given. KVP_TEST_FULL=1: 10^5 shapes. */
+/* test_kernels.c - the promises of attention/kernels.h, on every instruction set of this CPU: a
+ * block matches float64, AVX2 and AVX-512 give the same bits, a row depends neither on its
+ * neighbours nor on what it does not see, nothing is read beyond the rows given. KVP_TEST_FULL=1:
+ * 10^5 shapes. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -273,8 +274,8 @@ static void check_grouping(const block *b)
     }
 }
 
-/* Rows that do not see the last key: alone, with no keys in the block but those they see; and beside
- * rows that do see it, and it is NaN. */
+/* Rows that do not see the last key: alone, with no keys in the block but those they see; and
+ * beside rows that do see it, and it is NaN. */
 static void check_unseen(const block *b)
 {
     for (size_t i = 0; i < N_ISAS; i++) {

@@ -1,0 +1,176 @@
+/* test_compression.c - pages that go through zram: each is encoded once, moves on as it is, and
+ * comes back; lanes whose pages do not shrink are left alone, and looked at again. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "codec_pages.h"
+#include "kvpager.h"
+#include "tiers/codec_habit.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { PAGE_TOKENS = 64, WIDTH = 64, PAGE_BYTES = PAGE_TOKENS * 2 * WIDTH * 2 };
+
+static void must(kvp_status status)
+{
+    if (status)
+        fail_msg("%s", kvp_error());
+}
+
+/* 12 frames: what leaves them is in zram, and what has no room there on disk. */
+static kvp_pager *open_pager(uint32_t n_layers, uint64_t zram_bytes, uint64_t disk_bytes)
+{
+    kvp_config cfg = kvp_config_default();
+    cfg.geometry = (kvp_geometry){.n_layers = n_layers,
+                                  .n_kv_heads = 1,
+                                  .head_dim = WIDTH,
+                                  .dtype = KVP_BF16,
+                                  .page_tokens = PAGE_TOKENS};
+    cfg.ram_bytes = 14 * PAGE_BYTES;
+    cfg.zram_bytes = zram_bytes;
+    cfg.disk_bytes = disk_bytes;
+    cfg.n_threads = 1;
+    kvp_pager *pager;
+    must(kvp_pager_open(&cfg, &pager));
+    return pager;
+}
+
+static kvp_stats stats_of(kvp_pager *pager)
+{
+    kvp_stats s = {.size = sizeof s};
+    must(kvp_pager_stats(pager, &s));
+    return s;
+}
+
+/* A page's worth of tokens, by its number and its layer. */
+static void make_rows(uint16_t *rows, page_kind kind, uint32_t layer, uint64_t page)
+{
+    const kvpi_codec_shape s = {.dtype = KVP_BF16,
+                                .n_heads = 1,
+                                .n_tokens = PAGE_TOKENS,
+                                .k_width = WIDTH,
+                                .v_width = WIDTH};
+    page_fill(rows, &s, kind, PAGE_TOKENS, 1000 * page + layer + 1);
+    for (size_t i = 0; i < PAGE_BYTES / 2; i++) /* only finite values are taken */
+        if ((rows[i] & 0x7f80) == 0x7f80)
+            rows[i] ^= 0x0080;
+}
+
+static void append_pages(kvp_seq *seq, uint32_t layer, page_kind kind, uint64_t first, size_t n)
+{
+    static uint16_t rows[PAGE_BYTES / 2];
+    for (uint64_t page = first; page < first + n; page++) {
+        make_rows(rows, kind, layer, page);
+        must(kvp_seq_append_rows(
+            seq, layer, &(kvp_rows){.k = rows, .v = rows + PAGE_TOKENS * WIDTH, .dtype = KVP_BF16},
+            PAGE_TOKENS));
+    }
+}
+
+static void check_pages(kvp_seq *seq, uint32_t layer, page_kind kind, uint64_t first, size_t n)
+{
+    static uint16_t rows[PAGE_BYTES / 2];
+    for (uint64_t i = first; i < first + n; i++) {
+        kvp_page_view page;
+        kvp_view view = {.pages = &page, .max_pages = 1};
+        must(kvp_seq_pin(seq, layer, i * PAGE_TOKENS, PAGE_TOKENS, KVP_FOREVER, &view));
+        make_rows(rows, kind, layer, i);
+        assert_memory_equal(page.k, rows, PAGE_BYTES / 2);
+        assert_memory_equal(page.v, rows + PAGE_TOKENS * WIDTH, PAGE_BYTES / 2);
+        kvp_view_unpin(&view);
+    }
+}
+
+static uint32_t number_of(const char *codec)
+{
+    uint32_t i = 0;
+    while (kvp_codec_name(i) && strcmp(kvp_codec_name(i), codec) != 0)
+        i++;
+    assert_true(i < KVP_MAX_CODECS);
+    return i;
+}
+
+/* What ordinary pages are packed by: without zstd, the palette. */
+static const kvp_codec_stats *packed(const kvp_stats *s)
+{
+    const kvp_codec_stats *huffman = &s->codecs[number_of("huffman")];
+    return huffman->pages ? huffman : &s->codecs[number_of("palette")];
+}
+
+static void test_lanes_that_do_not_shrink_are_left_alone_and_looked_at_again(void **state)
+{
+    (void)state;
+    enum { N = 240 };
+    kvp_pager *pager = open_pager(2, 4 * N * PAGE_BYTES, 0);
+    kvp_seq *seq;
+    must(kvp_seq_create(pager, &seq));
+    for (uint64_t i = 0; i < N; i++) {
+        append_pages(seq, 0, PAGE_NOISE, i, 1);
+        append_pages(seq, 1, PAGE_NORMAL, i, 1);
+    }
+    kvp_stats s = stats_of(pager);
+    const kvp_codec_stats *raw = &s.codecs[number_of("raw")];
+    assert_in_range(raw->pages, N - 14, N);
+    assert_in_range(packed(&s)->pages, N - 14, N); /* the other lane has a habit of its own */
+    assert_in_range(raw->pages - s.codec_untried, KVPI_HABIT_PATIENCE, KVPI_HABIT_PATIENCE + 3);
+    assert_int_equal(raw->raw_bytes, raw->pages * PAGE_BYTES);
+    assert_int_equal(raw->stored_bytes, raw->raw_bytes);
+    assert_int_equal(packed(&s)->raw_bytes, packed(&s)->pages * PAGE_BYTES);
+    assert_true(packed(&s)->stored_bytes < packed(&s)->raw_bytes * 4 / 5);
+    assert_int_equal(s.codec_raw_bytes, raw->raw_bytes + packed(&s)->raw_bytes);
+    assert_int_equal(s.codec_stored_bytes, raw->stored_bytes + packed(&s)->stored_bytes);
+    assert_int_equal(raw->pages + packed(&s)->pages, s.demotions);
+
+    append_pages(seq, 0, PAGE_NORMAL, N, KVPI_HABIT_LAST_PAUSE + 50); /* they shrink from now on */
+    kvp_stats later = stats_of(pager);
+    assert_true(packed(&later)->pages >= packed(&s)->pages + 50 - 14);
+    assert_true(later.codec_untried > s.codec_untried);
+    check_pages(seq, 0, PAGE_NOISE, 0, N);
+    check_pages(seq, 0, PAGE_NORMAL, N, KVPI_HABIT_LAST_PAUSE + 50);
+    check_pages(seq, 1, PAGE_NORMAL, 0, N);
+    s = stats_of(pager);
+    assert_true(packed(&s)->decoded >= N);
+    assert_int_equal(s.codecs[number_of("raw")].decoded, 0);
+    assert_int_equal(s.checksum_failures, 0);
+    must(kvp_pager_check(pager));
+    kvp_pager_close(pager);
+}
+
+static void test_pages_move_from_zram_to_disk_as_they_are(void **state)
+{
+    (void)state;
+    enum { N = 200 };
+    kvp_pager *pager = open_pager(1, 30 * PAGE_BYTES, 2 * N * PAGE_BYTES);
+    kvp_seq *seq;
+    must(kvp_seq_create(pager, &seq));
+    append_pages(seq, 0, PAGE_NORMAL, 0, N);
+    for (uint64_t i = 0; i < N; i++) /* again and again: they have been written once */
+        check_pages(seq, 0, PAGE_NORMAL, i * 7 % N, 1);
+    kvp_stats s = stats_of(pager);
+    const kvp_codec_stats *p = packed(&s);
+    uint64_t n_written = s.demotions - p->pages; /* to disk, from zram or raw */
+    assert_true(p->pages > 40 && n_written > 100);
+    assert_true(p->pages <= N); /* none was encoded twice, whatever came back and left again */
+    assert_int_equal(s.codecs[number_of("raw")].pages, 0);
+    /* Those from zram take 12 KiB there, raw ones 16. */
+    assert_true(s.bytes_written < n_written * PAGE_BYTES);
+    assert_int_equal(s.bytes_written % 4096, 0);
+    assert_true(s.major_faults > 100 && p->decoded > 50);
+    assert_true(p->decoded > s.minor_faults); /* some of them were read from disk */
+    must(kvp_pager_check(pager));
+    kvp_pager_close(pager);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_lanes_that_do_not_shrink_are_left_alone_and_looked_at_again),
+        cmocka_unit_test(test_pages_move_from_zram_to_disk_as_they_are),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL) != 0;
+}

@@ -1,5 +1,5 @@
-/* kvpager_attention.c - kvpager's side of attention.py: one JSON request per line on stdin, one answer
- * on stdout (see peers.py).
+/* kvpager_attention.c - kvpager's side of attention.py: one JSON request per line on stdin, one
+ * answer on stdout (see peers.py).
  *
  *   open     heads, kv_heads, width, dtype ("f32", "f16", "bf16"), tokens, layers, queries, threads
  *   attend   passes: so many times over all layers, whose last `queries` tokens attend

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""peer_ggml.py - ggml's side of attention.py: the graphs that llama.cpp makes of attention, computed
-by the libraries that the package llama-cpp-python brings along.
+"""peer_ggml.py - ggml's side of attention.py: the graphs that llama.cpp makes of attention,
+computed by the libraries that the package llama-cpp-python brings along.
 
 KV lies as llama.cpp keeps it: K (and V with flash attention) [token][head][width], V without it
 [head][width][token]."""

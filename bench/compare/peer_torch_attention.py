@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""peer_torch_attention.py - torch's side of attention.py: scaled_dot_product_attention, and the same
-as two products and a softmax. K and V lie head by head; a group's queries are rows of one product, so
-that nothing is copied for them."""
+"""peer_torch_attention.py - torch's side of attention.py: scaled_dot_product_attention, and the
+same as two products and a softmax. K and V lie head by head; a group's queries are rows of one
+product, so that nothing is copied for them."""
 import peers
 
 

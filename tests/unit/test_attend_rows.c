@@ -106,46 +106,6 @@ static void test_a_chunk_of_2048_is_2048_of_one(void **state)
                  chunks, 2);
 }
 
-/* ---- long contexts --------------------------------------------------------------------------- */
-
-/* 65,536 keys that weigh about the same, values around 1: where sums in 16 bits, or unnormalised
- * ones of all keys, go astray (an accumulator in float16 is off by 93 %). */
-static void test_64k_flat_keys_are_within_1e_5_of_float64(void **state)
-{
-    (void)state;
-    for (kvp_dtype dtype = KVP_F32; dtype <= KVP_BF16; dtype++) {
-        problem p = problem_make((shape){.kv_heads = 1,
-                                         .group = 1,
-                                         .k_width = 64,
-                                         .dtype = dtype,
-                                         .n_tokens = 65536,
-                                         .n_queries = 1,
-                                         .n_threads = 2});
-        kv_source_close(p.seq);
-        for (size_t i = 0; i < (size_t)65536 * 64; i++) /* exact in all dtypes */
-            p.v[i] = p.v[i] < 0 ? 0.75f : p.v[i] < 0.5f ? 1 : 1.5f;
-        problem_open(&p);
-        problem_solve(&p);
-        for (size_t isa = 0; isa < PROBLEM_N_ISAS; isa++) {
-            if (!problem_use_isa(isa))
-                continue;
-            double square = 0, size = 0;
-            problem_run(&p);
-            for (size_t c = 0; c < 64; c++) {
-                square += pow((double)p.out[c] - p.want[c], 2);
-                size += p.want[c] * p.want[c];
-            }
-            bool ok = size > 32 && sqrt(square / size) <= 1e-5;
-            if (!ok)
-                fail_msg("%s, dtype %d: relative error %g", kvp_isa(), (int)dtype,
-                         sqrt(square / size));
-            printf("%s, dtype %d: relative error %.2g\n", kvp_isa(), (int)dtype,
-                   sqrt(square / size));
-        }
-        problem_free(&p);
-    }
-}
-
 /* ---- partials -------------------------------------------------------------------------------- */
 
 static void test_partials_divided_are_the_output(void **state)
@@ -314,7 +274,6 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_chunks_change_no_bit),
         cmocka_unit_test(test_a_chunk_of_2048_is_2048_of_one),
-        cmocka_unit_test(test_64k_flat_keys_are_within_1e_5_of_float64),
         cmocka_unit_test(test_partials_divided_are_the_output),
         cmocka_unit_test(test_a_query_without_keys_has_an_empty_partial),
         cmocka_unit_test(test_parts_of_the_keys_merge_to_the_whole),

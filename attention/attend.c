@@ -1,18 +1,17 @@
 /* attend.c - kvp_attend(): checks a call, chooses its path, and knows which query sees which keys.
  *
- * The result is a function of the call and of the pages' contents alone:
- * 1. The path, and how queries are grouped, depend on the arguments and the geometry, never on
- *    threads, timing or where pages lie.
- * 2. Each row's softmax state meets the keys in page order; partials of segments are merged in
- *    segment order. */
+ * A row is a function of its inputs and its role alone:
+ * 1. The path depends on the role and on the geometry of the layer, never on threads, timing, where
+ *    pages lie, or how many queries there are.
+ * 2. A page is cut into blocks of KVPI_BLOCK_KEYS keys from its first one on, of which a row sees
+ *    the first so many. Blocks are folded into the row's state in the order of keys: in decoding
+ *    into that of their segment (KVP_SEGMENT_PAGES pages by their index in the lane), and segments
+ *    in order into the row's; in prefill into the row's at once.
+ * 3. What happens inside of a block is kernels.h's. */
 #include "attention/attend.h"
 
 #include <math.h>
 #include <string.h>
-
-/* Up to here segments are what threads share: rows of more queries keep a thread busy with a page.
- */
-#define FEW_QUERIES 8u
 
 /* ---- what a query sees ----------------------------------------------------------------------- */
 
@@ -56,42 +55,16 @@ static uint32_t visible_keys(const kvpi_plan *plan, const kvp_page_view *page, u
     return before < page->n_valid ? (uint32_t)before + 1 : page->n_valid;
 }
 
-/* ---- page mass ------------------------------------------------------------------------------- */
-
-/* page_mass holds log sum exp(s) of the page while pages are visited, -inf for none. */
-
-static float *page_mass_row(const kvpi_plan *plan, size_t query, size_t head)
+void kvpi_plan_finish_row(const kvpi_plan *plan, size_t query, size_t head, float m, float l)
 {
-    return plan->args->page_mass + (query * plan->args->n_heads + head) * plan->n_pages;
-}
-
-static void add_mass(float *mass, float m, float l)
-{
-    float lse = m + logf(l);
-    if (*mass == -INFINITY)
-        *mass = lse;
-    else
-        *mass = fmaxf(*mass, lse) + log1pf(expf(-fabsf(*mass - lse)));
-}
-
-static void normalise_mass(float *mass, size_t n_pages)
-{
-    float top = -INFINITY, sum = 0;
-    for (size_t i = 0; i < n_pages; i++)
-        top = fmaxf(top, mass[i]);
-    for (size_t i = 0; i < n_pages; i++) {
-        mass[i] = mass[i] == -INFINITY ? 0 : expf(mass[i] - top);
-        sum += mass[i];
+    const kvp_attend_args *args = plan->args;
+    float *out = kvpi_plan_out(plan, query, head);
+    if (args->m) {
+        args->m[query * args->n_heads + head] = m;
+        args->l[query * args->n_heads + head] = l;
+        return;
     }
-    for (size_t i = 0; i < n_pages && sum > 0; i++)
-        mass[i] /= sum;
-}
-
-static void normalise_mass_of_query(void *arg, size_t query)
-{
-    const kvpi_plan *plan = arg;
-    for (size_t head = 0; head < plan->args->n_heads; head++)
-        normalise_mass(page_mass_row(plan, query, head), plan->n_pages);
+    kvp_partial_finish(&(kvp_partial){&m, &l, out}, plan->info.kind.v_width);
 }
 
 /* ---- a page under some rows ------------------------------------------------------------------ */
@@ -169,22 +142,55 @@ static kvpi_keys block_of(const kvpi_plan *plan, const kvp_page_view *page, uint
     return keys;
 }
 
-static void add_masses(const kvpi_plan *plan, const kvp_page_view *page, const kvpi_row_set *set,
-                       size_t first, size_t n, const kvpi_row *rows)
+/* A row whose pages' partials are wanted: the block makes a partial of its own, in the page's place
+ * or (not the first block of a page) in `block`. */
+static void attend_apart(const kvpi_plan *plan, kvpi_kernel kernel, const kvpi_keys *keys,
+                         const kvp_partial *page, kvpi_row *row, float *block)
 {
-    for (size_t r = 0; r < n; r++) {
+    const size_t v_width = plan->info.kind.v_width;
+    const bool is_first = *page->m == -INFINITY && *page->l == 0;
+    kvpi_row apart = {
+        .q = row->q, .o = is_first ? page->o : block, .m = -INFINITY, .n_visible = row->n_visible};
+    memset(apart.o, 0, v_width * sizeof *apart.o);
+    kernel(keys, &apart, 1);
+    const kvp_partial part = {&apart.m, &apart.l, apart.o};
+    plan->kernels->merge(&(kvp_partial){&row->m, &row->l, row->o}, &part, v_width);
+    if (!is_first) {
+        plan->kernels->merge(page, &part, v_width);
+    } else {
+        *page->m = apart.m;
+        *page->l = apart.l;
+    }
+    row->block_m = apart.block_m;
+    row->block_l = apart.block_l;
+}
+
+/* A block under rows [first, first + n) of the set, and what is wanted to be known of it. */
+static void attend_block(const kvpi_plan *plan, const kvp_page_view *page, const kvpi_keys *keys,
+                         const kvpi_row_set *set, size_t first, size_t n, kvpi_row *rows,
+                         float *block)
+{
+    const kvpi_kernel kernel = plan->kernels->attend[page->dtype];
+    const bool wants_partials = plan->args->pages.m;
+    if (!wants_partials)
+        kernel(keys, rows, n);
+    for (size_t r = 0; r < n && (wants_partials || plan->args->page_mass); r++) {
         size_t query, head;
         locate(plan, set, first + r, &query, &head);
-        if (rows[r].n_visible)
-            add_mass(page_mass_row(plan, query, head) + page->index, rows[r].m, rows[r].block_l);
+        if (rows[r].n_visible && wants_partials) {
+            kvp_partial whole = kvpi_page_partial(plan, query, head, page->index);
+            attend_apart(plan, kernel, keys, &whole, &rows[r], block);
+        }
+        if (rows[r].n_visible && plan->args->page_mass)
+            kvpi_mass_add(plan, query, head, page->index, rows[r].block_m, rows[r].block_l);
     }
 }
 
-void kvpi_attend_plane(const kvpi_plan *plan, kvpi_kernel kernel, const kvp_page_view *page,
-                       const kvpi_row_set *set, size_t first, size_t n, const kvpi_state *state)
+void kvpi_attend_plane(const kvpi_plan *plan, const kvp_page_view *page, const kvpi_row_set *set,
+                       size_t first, size_t n, const kvpi_state *state)
 {
-    kvpi_row rows[KVPI_MANY_ROWS];
-    uint32_t visible[KVPI_MANY_ROWS];
+    kvpi_row rows[KVPI_BLOCK_ROWS];
+    uint32_t visible[KVPI_BLOCK_ROWS];
     const size_t n_seen = load_rows(plan, page, set, first, n, state, rows, visible);
     for (size_t at = 0; at < n_seen; at += KVPI_BLOCK_KEYS) {
         size_t n_keys = n_seen - at < KVPI_BLOCK_KEYS ? n_seen - at : KVPI_BLOCK_KEYS;
@@ -194,9 +200,7 @@ void kvpi_attend_plane(const kvpi_plan *plan, kvpi_kernel kernel, const kvp_page
             size_t rest = visible[r] > at ? visible[r] - at : 0;
             rows[r].n_visible = (uint32_t)(rest < n_keys ? rest : n_keys);
         }
-        kernel(&keys, rows, n);
-        if (plan->args->page_mass)
-            add_masses(plan, page, set, first, n, rows);
+        attend_block(plan, page, &keys, set, first, n, rows, state->block);
     }
     for (size_t r = 0; r < n && n_seen; r++) {
         state->m[first + r] = rows[r].m;
@@ -224,6 +228,23 @@ static kvp_status check_positions(const kvpi_plan *plan)
     return KVP_OK;
 }
 
+/* What may be asked for beside the output. */
+static kvp_status check_extras(const kvp_attend_args *args)
+{
+    const kvp_partial *pages = &args->pages;
+    if (args->role != KVP_DECODE && args->role != KVP_PREFILL)
+        return kvp_fail(KVP_E_INVALID, "kvp_attend: role is %d, neither KVP_DECODE nor KVP_PREFILL",
+                        (int)args->role);
+    if (!args->m != !args->l)
+        return kvp_fail(KVP_E_INVALID, "kvp_attend: of m and l, %s is NULL: give both or none",
+                        args->m ? "l" : "m");
+    if (!pages->m != !pages->l || !pages->m != !pages->o)
+        return kvp_fail(KVP_E_INVALID, "kvp_attend: give pages.m, pages.l and pages.o, or none");
+    if (pages->m && args->role != KVP_DECODE)
+        return kvp_fail(KVP_E_INVALID, "kvp_attend: partials of pages are for KVP_DECODE");
+    return KVP_OK;
+}
+
 static kvp_status check_args(const kvp_attend_args *args, const kvp_layer_kind *kind)
 {
     if (kind->dtype == KVP_OPAQUE)
@@ -246,14 +267,14 @@ static kvp_status check_args(const kvp_attend_args *args, const kvp_layer_kind *
     if (args->out_stride && args->out_stride < out_row)
         return kvp_fail(KVP_E_INVALID, "kvp_attend: out_stride is %zu floats, an output has %zu",
                         args->out_stride, out_row);
-    return KVP_OK;
+    return check_extras(args);
 }
 
 static kvp_status make_plan(kvp_seq *seq, uint32_t layer, const kvp_attend_args *args,
                             kvpi_plan *plan)
 {
-    if (!seq || !args)
-        return kvp_fail(KVP_E_INVALID, "kvp_attend: %s is NULL", seq ? "args" : "seq");
+    if (!seq)
+        return kvp_fail(KVP_E_INVALID, "kvp_attend: seq is NULL");
     *plan = (kvpi_plan){.seq = seq, .layer = layer, .args = args};
     kvp_status status = kvp_seq_layer_info(seq, layer, &plan->info);
     if (status)
@@ -281,27 +302,71 @@ static void clear_results(const kvpi_plan *plan)
     for (size_t i = 0; i < args->n_queries; i++)
         memset(kvpi_plan_out(plan, i, 0), 0,
                (size_t)args->n_heads * plan->info.kind.v_width * sizeof(float));
-    size_t n_masses = args->page_mass ? args->n_queries * args->n_heads * plan->n_pages : 0;
-    for (size_t i = 0; i < n_masses; i++)
-        args->page_mass[i] = -INFINITY;
+    for (size_t i = 0; args->m && i < args->n_queries * args->n_heads; i++) {
+        args->m[i] = -INFINITY;
+        args->l[i] = 0;
+    }
+    if (args->page_mass)
+        kvpi_mass_clear(plan);
+    if (args->pages.m)
+        kvpi_page_partials_clear(plan);
+}
+
+/* The items of the role that have queries, as plans. */
+static kvp_status plan_items(const kvp_attend_item *items, size_t n, kvp_attend_role role,
+                             kvpi_plan *plans, size_t *n_plans)
+{
+    *n_plans = 0;
+    for (size_t i = 0; i < n; i++) {
+        kvpi_plan plan;
+        kvp_status status = make_plan(items[i].seq, items[i].layer, &items[i].args, &plan);
+        if (!status && plan.pager != kvp_seq_pager(items[0].seq))
+            status = kvp_fail(KVP_E_INVALID, "kvp_attend_batch: sequences of two pagers");
+        if (status)
+            return status;
+        if (items[i].args.role == role && items[i].args.n_queries > 0)
+            plans[(*n_plans)++] = plan;
+    }
+    return KVP_OK;
+}
+
+/* What decodes, together; then the others, one after another. */
+static kvp_status attend_items(const kvp_attend_item *items, size_t n)
+{
+    kvpi_plan plans[KVPI_WAVE];
+    for (kvp_attend_role role = KVP_DECODE; role <= KVP_PREFILL; role++) {
+        size_t n_plans;
+        kvp_status status = plan_items(items, n, role, plans, &n_plans);
+        for (size_t i = 0; i < n_plans && !status; i++)
+            clear_results(&plans[i]);
+        if (!status && role == KVP_DECODE)
+            status = kvpi_attend_few(plans, n_plans);
+        for (size_t i = 0; i < n_plans && !status && role == KVP_PREFILL; i++)
+            status = kvpi_attend_many(&plans[i]);
+        for (size_t i = 0; i < n_plans && !status; i++)
+            if (plans[i].args->page_mass)
+                kvpi_mass_finish(&plans[i]);
+        if (status)
+            return status;
+    }
+    return KVP_OK;
+}
+
+kvp_status kvp_attend_batch(const kvp_attend_item *items, size_t n_items)
+{
+    kvp_status status = KVP_OK;
+    if (n_items && !items)
+        return kvp_fail(KVP_E_INVALID, "kvp_attend_batch: items is NULL");
+    for (size_t i = 0, n; i < n_items && !status; i += n) {
+        n = n_items - i < KVPI_WAVE ? n_items - i : KVPI_WAVE;
+        status = attend_items(items + i, n);
+    }
+    return status;
 }
 
 kvp_status kvp_attend(kvp_seq *seq, uint32_t layer, const kvp_attend_args *args)
 {
-    kvpi_plan plan;
-    kvp_status status = make_plan(seq, layer, args, &plan);
-    if (status || args->n_queries == 0)
-        return status;
-    clear_results(&plan);
-
-    bool is_done = false;
-    if (args->n_queries <= FEW_QUERIES)
-        status = kvpi_attend_few(&plan, &is_done);
-    if (!status && !is_done)
-        status = kvpi_attend_many(&plan);
-    if (!status && args->page_mass)
-        kvp_parallel_for(plan.pager, args->n_queries, normalise_mass_of_query, &plan);
-    if (!status && args->page_mass)
-        kvp_seq_note_mass(seq, layer, args->page_mass, args->n_queries, args->n_heads);
-    return status;
+    if (!args)
+        return kvp_fail(KVP_E_INVALID, "kvp_attend: args is NULL");
+    return attend_items(&(kvp_attend_item){.seq = seq, .layer = layer, .args = *args}, 1);
 }

@@ -1,8 +1,9 @@
 /* attend.h - what the two paths of kvp_attend() share: the plan of a call, which keys a query sees,
- * a page under some rows, page mass. */
+ * a page under some rows, statistics of pages. */
 #ifndef KVPI_ATTENTION_ATTEND_H
 #define KVPI_ATTENTION_ATTEND_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -36,21 +37,38 @@ typedef struct kvpi_state {
     float *m, *l;
     float *o;        /* [rows][o_stride], or NULL: in args->out */
     size_t o_stride; /* floats */
+    float *block;    /* [o_stride], for partials of pages of several blocks; NULL: not needed */
 } kvpi_state;
 
 uint64_t kvpi_plan_position(const kvpi_plan *plan, size_t query);
 float *kvpi_plan_out(const kvpi_plan *plan, size_t query, size_t head);
 /* Pages that queries [first, first + n) may see; false: they see none. */
 bool kvpi_plan_range(const kvpi_plan *plan, size_t first, size_t n, kvp_scan_args *scan);
+/* A row's state is complete: divide its output, or hand m and l to the caller. */
+void kvpi_plan_finish_row(const kvpi_plan *plan, size_t query, size_t head, float m, float l);
 
-/* Let rows [first, first + n) of `set`, n <= KVPI_MANY_ROWS, attend one plane of a page. */
-void kvpi_attend_plane(const kvpi_plan *plan, kvpi_kernel kernel, const kvp_page_view *page,
-                       const kvpi_row_set *set, size_t first, size_t n, const kvpi_state *state);
+/* Let rows [first, first + n) of `set`, n <= KVPI_BLOCK_ROWS, attend one plane of a page. */
+void kvpi_attend_plane(const kvpi_plan *plan, const kvp_page_view *page, const kvpi_row_set *set,
+                       size_t first, size_t n, const kvpi_state *state);
 
-/* Few queries: threads take segments, whose partials are merged in order. *is_done is false if the
- * partials do not fit the workspace: nothing has happened then. */
-kvp_status kvpi_attend_few(const kvpi_plan *plan, bool *is_done);
+/* Sequences under way at a time, at most. */
+#define KVPI_WAVE 32u
+
+/* Decoding: threads take segments, whose partials are merged in order. One pager. */
+kvp_status kvpi_attend_few(const kvpi_plan *plans, size_t n_plans);
 /* Any number of queries: page by page, threads share the rows. */
 kvp_status kvpi_attend_many(const kvpi_plan *plan);
+
+/* ---- statistics of pages ---- */
+
+void kvpi_mass_clear(const kvpi_plan *plan);
+/* Attention over some keys of a page: l = sum exp(s - m). */
+void kvpi_mass_add(const kvpi_plan *plan, size_t query, size_t head, uint32_t page, float m,
+                   float l);
+/* All pages have been visited: to what args->page_mass promises, and on to the pager. */
+void kvpi_mass_finish(kvpi_plan *plan);
+
+void kvpi_page_partials_clear(const kvpi_plan *plan);
+kvp_partial kvpi_page_partial(const kvpi_plan *plan, size_t query, size_t head, uint32_t page);
 
 #endif

@@ -3,7 +3,12 @@
  * The unit of work is a scan item: the pages of one lane in one segment. Threads claim items; each
  * item yields a partial (m, l, o) per row, and partials are merged in item order into args->out,
  * whatever the order in which they are finished. Partials lie in a ring of slots in the scan's
- * workspace; item i uses slot i % n_slots.
+ * workspace; item i uses slot i % n_slots. What one workspace does not hold goes in several passes,
+ * of fewer queries each.
+ *
+ * Passes of several sequences are under way together, a wave: a thread takes part in one after the
+ * other, as long as there is something to claim. A wave ends early where a scan would have to wait
+ * for frames, since the frames that are missing may be the wave's own.
  *
  * Invariants
  * 1. A part may claim item i only while i < n_merged + n_slots: its slot is free. It takes a ticket
@@ -29,17 +34,21 @@
 typedef struct layout {
     size_t max_rows; /* of a lane */
     size_t o_stride; /* of a row of partials: v_width, rounded up to whole vectors */
-    size_t slot;     /* from a slot to the next: m[max_rows], l[max_rows], o[max_rows][o_stride] */
+    size_t slot;     /* from a slot to the next: m, l [max_rows], o [max_rows + 1][o_stride]; the
+                        last row is for a block alone (kvpi_state) */
     size_t merged;   /* m[max_rows], l[max_rows] */
     size_t n_slots;
 } layout;
 
+/* A pass over the pages of one layer of a sequence. */
 typedef struct few {
     const kvpi_plan *plan;
+    size_t first_query, n_queries;
     kvp_scan *scan;
     layout at;
     float *workspace;
     uint64_t n_items;
+    atomic_uint n_joined; /* parts taken by threads */
 
     pthread_mutex_t lock; /* everything below */
     pthread_cond_t moved; /* n_merged or failed changed */
@@ -50,18 +59,23 @@ typedef struct few {
     atomic_bool has_failed; /* also read without the lock */
 } few;
 
+typedef struct wave {
+    few passes[KVPI_WAVE];
+    size_t n;
+} wave;
+
 static size_t round_up(size_t n, size_t to)
 {
     return (n + to - 1) / to * to;
 }
 
-static layout make_layout(const kvpi_plan *plan)
+static layout make_layout(const kvpi_plan *plan, size_t n_queries, size_t n_slots)
 {
-    layout at = {.max_rows = plan->info.page_heads * plan->heads_per_kv * plan->args->n_queries};
-    at.o_stride = round_up(plan->info.kind.v_width, 8);
-    at.slot = round_up(at.max_rows * (2 + at.o_stride), 16);
+    layout at = {.max_rows = plan->info.page_heads * plan->heads_per_kv * n_queries};
+    at.o_stride = round_up(plan->info.kind.v_width, 16);
+    at.slot = round_up(2 * at.max_rows, 16) + (at.max_rows + 1) * at.o_stride;
     at.merged = round_up(at.max_rows * 2, 16);
-    at.n_slots = MAX_SLOTS;
+    at.n_slots = n_slots;
     return at;
 }
 
@@ -80,8 +94,9 @@ static kvpi_state state_in(const few *f, float *slot, size_t first_row)
     return (kvpi_state){
         .m = slot + first_row,
         .l = slot + f->at.max_rows + first_row,
-        .o = slot + 2 * f->at.max_rows + first_row * f->at.o_stride,
+        .o = slot + round_up(2 * f->at.max_rows, 16) + first_row * f->at.o_stride,
         .o_stride = f->at.o_stride,
+        .block = slot + f->at.slot - f->at.o_stride,
     };
 }
 
@@ -89,21 +104,21 @@ static kvpi_state state_in(const few *f, float *slot, size_t first_row)
 
 static size_t rows_per_head(const few *f)
 {
-    return f->plan->heads_per_kv * f->plan->args->n_queries;
+    return f->plan->heads_per_kv * f->n_queries;
 }
 
 static void attend_page(const few *f, float *slot, const kvp_page_view *page)
 {
     const size_t n_rows = rows_per_head(f);
     for (size_t h = 0; h < page->n_heads; h++) {
-        kvpi_row_set set = {.n_queries = f->plan->args->n_queries,
+        kvpi_row_set set = {.first_query = f->first_query,
+                            .n_queries = f->n_queries,
                             .n_heads = f->plan->heads_per_kv,
                             .kv_head = page->first_head + h};
         kvpi_state state = state_in(f, slot, h * n_rows);
-        for (size_t row = 0; row < n_rows; row += KVPI_FEW_ROWS) {
-            size_t n = n_rows - row < KVPI_FEW_ROWS ? n_rows - row : KVPI_FEW_ROWS;
-            kvpi_attend_plane(f->plan, f->plan->kernels->few[page->dtype], page, &set, row, n,
-                              &state);
+        for (size_t row = 0; row < n_rows; row += KVPI_BLOCK_ROWS) {
+            size_t n = n_rows - row < KVPI_BLOCK_ROWS ? n_rows - row : KVPI_BLOCK_ROWS;
+            kvpi_attend_plane(f->plan, page, &set, row, n, &state);
         }
     }
 }
@@ -114,60 +129,37 @@ static kvp_status attend_item(few *f, uint32_t part, const kvp_scan_item *item)
     memset(slot, 0, f->at.slot * sizeof *slot);
     for (size_t row = 0; row < f->at.max_rows; row++)
         slot[row] = -INFINITY;
-    for (uint32_t i = 0; i < item->n_pages && !atomic_load(&f->has_failed); i++) {
-        kvp_page_view page;
-        kvp_status status = kvp_scan_next(f->scan, part, &page);
+    kvp_page_view pages[KVP_SEGMENT_PAGES];
+    for (uint32_t done = 0, n; done < item->n_pages && !atomic_load(&f->has_failed); done += n) {
+        kvp_status status = kvp_scan_next_run(f->scan, part, KVP_SEGMENT_PAGES, pages, &n);
         if (status)
             return status;
-        attend_page(f, slot, &page);
+        for (uint32_t i = 0; i < n; i++)
+            attend_page(f, slot, &pages[i]);
     }
     return KVP_OK;
 }
 
 /* ---- merging --------------------------------------------------------------------------------- */
 
-static void scale_into(float *out, const float *o, size_t n, float old_factor, float factor)
-{
-    for (size_t c = 0; c < n; c++)
-        out[c] = out[c] * old_factor + o[c] * factor;
-}
-
-/* Fold a partial (m, l, o) into the merged state of its row, whose o is in args->out. */
-static void merge_row(float *m, float *l, float *out, const kvpi_state *partial, size_t v_width)
-{
-    if (*partial->l == 0) /* saw no key; a NaN goes on */
-        return;
-    float top = fmaxf(*m, *partial->m);
-    float old_factor = *m == -INFINITY ? 0 : expf(*m - top);
-    float factor = expf(*partial->m - top);
-    scale_into(out, partial->o, v_width, old_factor, factor);
-    *l = *l * old_factor + *partial->l * factor;
-    *m = top;
-}
-
-static void finish_row(float *m, float *l, float *out, size_t v_width)
-{
-    for (size_t c = 0; c < v_width && *l != 0; c++)
-        out[c] /= *l;
-    *m = -INFINITY;
-    *l = 0;
-}
-
 static void merge_item(few *f, const kvp_scan_item *item)
 {
     const kvpi_plan *plan = f->plan;
     const size_t v_width = plan->info.kind.v_width, n_rows = rows_per_head(f);
-    float *slot = slot_of(f, item->index);
+    kvpi_state state = state_in(f, slot_of(f, item->index), 0);
     for (size_t row = 0; row < item->n_heads * n_rows; row++) {
-        size_t query = row % n_rows / plan->heads_per_kv;
+        size_t query = f->first_query + row % n_rows / plan->heads_per_kv;
         size_t head =
             (item->first_head + row / n_rows) * plan->heads_per_kv + row % plan->heads_per_kv;
         float *m = f->workspace + row, *l = f->workspace + f->at.max_rows + row;
-        float *out = kvpi_plan_out(plan, query, head);
-        kvpi_state partial = state_in(f, slot, row);
-        merge_row(m, l, out, &partial, v_width);
-        if (item->ends_group)
-            finish_row(m, l, out, v_width);
+        plan->kernels->merge(
+            &(kvp_partial){m, l, kvpi_plan_out(plan, query, head)},
+            &(kvp_partial){state.m + row, state.l + row, state.o + row * state.o_stride}, v_width);
+        if (item->ends_group) {
+            kvpi_plan_finish_row(plan, query, head, *m, *l);
+            *m = -INFINITY;
+            *l = 0;
+        }
     }
 }
 
@@ -232,52 +224,170 @@ static void run_part(void *arg, size_t part)
     }
 }
 
-static kvp_status run(few *f)
+/* ---- passes ---------------------------------------------------------------------------------- */
+
+/* As many of n_left queries as `bytes` hold, with a slot for each thread and one more; f->n_queries
+ * is 0 if not even one fits with two slots. One would do for one thread, but which path is taken
+ * may not depend on threads. */
+static void fit_workspace(few *f, size_t n_left, uint32_t n_threads, size_t bytes)
+{
+    size_t n = n_left, n_slots = n_threads + 1 < MAX_SLOTS ? n_threads + 1 : MAX_SLOTS;
+    layout at = make_layout(f->plan, n, n_slots);
+    while (n > 1 && layout_bytes(&at) > bytes)
+        at = make_layout(f->plan, --n, n_slots);
+    n_slots = MAX_SLOTS;
+    do
+        at = make_layout(f->plan, n, n_slots--);
+    while (n_slots > 0 && layout_bytes(&at) > bytes);
+    f->at = at;
+    f->n_queries = at.n_slots >= 2 ? n : 0;
+}
+
+static void start_pass(few *f)
 {
     pthread_mutex_init(&f->lock, NULL);
     pthread_cond_init(&f->moved, NULL);
     f->n_items = kvp_scan_items(f->scan);
-    uint32_t n_parts = kvp_scan_parts(f->scan);
     for (size_t row = 0; row < f->at.max_rows; row++) {
         f->workspace[row] = -INFINITY;
         f->workspace[f->at.max_rows + row] = 0;
     }
-    if (f->n_items <= 1 || n_parts == 1)
-        run_part(f, 0);
-    else
-        kvp_parallel_for(f->plan->pager, n_parts < f->n_items ? n_parts : f->n_items, run_part, f);
-    pthread_cond_destroy(&f->moved);
-    pthread_mutex_destroy(&f->lock);
-    if (f->status)
-        return kvp_fail(f->status, "%s", f->message);
-    assert(f->n_merged == f->n_items);
-    return KVP_OK;
 }
 
-kvp_status kvpi_attend_few(const kvpi_plan *plan, bool *is_done)
+/* A pass over as many queries from `first` on as its workspace holds. If that is none, or on
+ * failure, nothing is open. */
+static kvp_status open_pass(few *f, const kvpi_plan *plan, size_t first, bool only_now)
 {
-    few f = {.plan = plan, .at = make_layout(plan)};
+    size_t n_left = plan->args->n_queries - first, bytes;
     uint32_t n_threads = kvp_pager_threads(plan->pager);
+    *f = (few){.plan = plan, .first_query = first, .at = make_layout(plan, n_left, MAX_SLOTS)};
     kvp_scan_args args = {
         .layer = plan->layer,
         .max_parts = n_threads < KVP_SCAN_MAX_PARTS ? n_threads : KVP_SCAN_MAX_PARTS,
-        .workspace_bytes = layout_bytes(&f.at),
+        .workspace_bytes = layout_bytes(&f->at),
+        .only_now = only_now,
     };
-    *is_done = true;
-    if (!kvpi_plan_range(plan, 0, plan->args->n_queries, &args))
-        return KVP_OK;
-    kvp_status status = kvp_scan_open(plan->seq, &args, &f.scan);
+    kvpi_plan_range(plan, first, n_left, &args);
+    kvp_status status = kvp_scan_open(plan->seq, &args, &f->scan);
     if (status)
         return status;
+    f->workspace = kvp_scan_workspace(f->scan, &bytes);
+    fit_workspace(f, n_left, n_threads, bytes);
+    if (f->n_queries)
+        start_pass(f);
+    else
+        kvp_scan_close(f->scan);
+    return KVP_OK;
+}
 
-    size_t bytes;
-    f.workspace = kvp_scan_workspace(f.scan, &bytes);
-    while (f.at.n_slots && layout_bytes(&f.at) > bytes)
-        f.at.n_slots--;
-    /* One slot would do for one thread, but the path may not depend on the number of threads. */
-    *is_done = f.at.n_slots >= 2;
-    if (*is_done)
-        status = run(&f);
-    kvp_scan_close(f.scan);
+static void close_pass(few *f)
+{
+    pthread_cond_destroy(&f->moved);
+    pthread_mutex_destroy(&f->lock);
+    kvp_scan_close(f->scan);
+}
+
+/* ---- waves ----------------------------------------------------------------------------------- */
+
+/* One thread: a part of every pass that has one left. */
+static void run_thread(void *arg, size_t thread)
+{
+    wave *w = arg;
+    (void)thread;
+    for (size_t i = 0; i < w->n; i++) {
+        unsigned part = atomic_fetch_add(&w->passes[i].n_joined, 1);
+        if (part < kvp_scan_parts(w->passes[i].scan))
+            run_part(&w->passes[i], part);
+    }
+}
+
+static kvp_status run_wave(wave *w)
+{
+    uint64_t n_items = 0;
+    for (size_t i = 0; i < w->n; i++)
+        n_items += w->passes[i].n_items;
+    kvp_pager *pager = w->n ? w->passes[0].plan->pager : NULL;
+    uint32_t n_threads = w->n ? kvp_pager_threads(pager) : 0;
+    if (n_items <= 1 || n_threads == 1)
+        run_thread(w, 0);
+    else
+        kvp_parallel_for(pager, n_threads < n_items ? n_threads : n_items, run_thread, w);
+    kvp_status status = KVP_OK;
+    for (size_t i = 0; i < w->n; i++) {
+        few *f = &w->passes[i];
+        close_pass(f);
+        if (f->status && !status)
+            status = kvp_fail(f->status, "%s", f->message);
+        assert(f->status || f->n_merged == f->n_items);
+    }
+    w->n = 0;
+    return status;
+}
+
+static bool has_sequence(const wave *w, const kvp_seq *seq)
+{
+    bool found = false;
+    for (size_t i = 0; i < w->n; i++)
+        found = found || w->passes[i].plan->seq == seq;
+    return found;
+}
+
+/* The geometry of the layer, and nothing else, says that partials do not fit the workspace. */
+static kvp_status attend_otherwise(wave *w, const kvpi_plan *plan)
+{
+    kvp_status status = run_wave(w);
+    if (status)
+        return status;
+    if (plan->args->pages.m)
+        return kvp_fail(
+            KVP_E_UNSUPPORTED,
+            "kvp_attend: partials of pages: two of %zu heads of %u floats do not fit into "
+            "a page; raise page_tokens, or lower page_heads",
+            plan->info.page_heads * plan->heads_per_kv, plan->info.kind.v_width);
+    return kvpi_attend_many(plan);
+}
+
+/* Queries of a plan from *first on join the wave, which may have to end before; *first moves on. */
+static kvp_status add(wave *w, const kvpi_plan *plan, size_t *first)
+{
+    kvp_status status = KVP_OK;
+    if (w->n == KVPI_WAVE || has_sequence(w, plan->seq))
+        status = run_wave(w);
+    if (status)
+        return status;
+    few *f = &w->passes[w->n];
+    status = open_pass(f, plan, *first, w->n > 0);
+    if (status && w->n > 0) {
+        status = run_wave(w);
+        f = &w->passes[0];
+        if (!status)
+            status = open_pass(f, plan, *first, false);
+    }
+    if (status)
+        return status;
+    w->n += f->n_queries > 0;
+    *first += f->n_queries;
+    if (f->n_queries)
+        return KVP_OK;
+    *first = plan->args->n_queries;
+    return attend_otherwise(w, plan);
+}
+
+kvp_status kvpi_attend_few(const kvpi_plan *plans, size_t n_plans)
+{
+    wave w;
+    w.n = 0;
+    kvp_status status = KVP_OK;
+    for (size_t i = 0; i < n_plans && !status; i++) {
+        kvp_scan_args range;
+        size_t first = 0, n = plans[i].args->n_queries;
+        bool has_keys = kvpi_plan_range(&plans[i], 0, n, &range);
+        while (has_keys && first < n && !status)
+            status = add(&w, &plans[i], &first);
+    }
+    if (!status)
+        return run_wave(&w);
+    for (size_t i = 0; i < w.n; i++) /* nothing has begun */
+        close_pass(&w.passes[i]);
     return status;
 }

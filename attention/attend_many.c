@@ -1,8 +1,9 @@
 /* attend_many.c - attention of many queries (prefill): bound by arithmetic.
  *
- * One part walks the pages in order; the rows that share a page's planes are cut into blocks, which
- * threads take. (m, l) of each row of the lane are in the workspace, o grows in args->out. If the
- * workspace does not hold all rows of a lane, several passes are made over the pages. */
+ * One part walks the pages in order, as many together as are resident; the rows that share their
+ * planes are cut into groups, which threads take, each through all of these pages. (m, l) of each
+ * row of the lane are in the workspace, o grows in args->out. If the workspace does not hold all
+ * rows of a lane, several passes are made over the pages. */
 #include "attention/attend.h"
 
 #include <math.h>
@@ -23,9 +24,9 @@ typedef struct many {
     float *m, *l;  /* [n_planes][n_queries][n_heads] */
     size_t n_rows; /* per plane */
 
-    kvp_page_view page; /* the current one */
-    size_t n_planes;    /* of it, in the box */
-    size_t first_row;   /* the first that may see it */
+    kvp_page_view pages[KVP_SEGMENT_PAGES]; /* the current ones */
+    uint32_t n_pages;
+    size_t first_row; /* the first that may see the first of them */
 } many;
 
 static size_t min(size_t a, size_t b)
@@ -47,23 +48,23 @@ static size_t planes_of(const many *p, size_t n_heads)
     return n_heads > p->rows.first_plane ? min(n_heads - p->rows.first_plane, p->rows.n_planes) : 0;
 }
 
-/* ---- a page ---------------------------------------------------------------------------------- */
+/* ---- pages ----------------------------------------------------------------------------------- */
 
-static size_t blocks_per_plane(const many *p)
+static size_t groups_per_plane(const many *p)
 {
-    return (p->n_rows - p->first_row + KVPI_MANY_ROWS - 1) / KVPI_MANY_ROWS;
+    return (p->n_rows - p->first_row + KVPI_BLOCK_ROWS - 1) / KVPI_BLOCK_ROWS;
 }
 
-static void attend_block(void *arg, size_t task)
+static void attend_group(void *arg, size_t task)
 {
     many *p = arg;
-    size_t plane = task / blocks_per_plane(p);
-    size_t row = p->first_row + task % blocks_per_plane(p) * KVPI_MANY_ROWS;
-    size_t n = min(p->n_rows - row, KVPI_MANY_ROWS);
-    kvpi_row_set set = row_set(p, p->page.first_head, plane);
+    size_t plane = task / groups_per_plane(p);
+    size_t row = p->first_row + task % groups_per_plane(p) * KVPI_BLOCK_ROWS;
+    size_t n = min(p->n_rows - row, KVPI_BLOCK_ROWS);
+    kvpi_row_set set = row_set(p, p->pages[0].first_head, plane);
     kvpi_state state = {.m = p->m + plane * p->n_rows, .l = p->l + plane * p->n_rows};
-    kvpi_attend_plane(p->plan, p->plan->kernels->many[p->page.dtype], &p->page, &set, row, n,
-                      &state);
+    for (uint32_t i = 0; i < p->n_pages; i++)
+        kvpi_attend_plane(p->plan, &p->pages[i], &set, row, n, &state);
 }
 
 /* The first query of the box at or after `position`. */
@@ -80,11 +81,11 @@ static size_t first_query_at(const many *p, uint64_t position)
     return low;
 }
 
-static void attend_page(many *p)
+static void attend_pages(many *p)
 {
-    p->n_planes = planes_of(p, p->page.n_heads);
-    p->first_row = first_query_at(p, p->page.first_position) * p->rows.n_heads;
-    kvp_parallel_for(p->plan->pager, p->n_planes * blocks_per_plane(p), attend_block, p);
+    size_t n_planes = planes_of(p, p->pages[0].n_heads);
+    p->first_row = first_query_at(p, p->pages[0].first_position) * p->rows.n_heads;
+    kvp_parallel_for(p->plan->pager, n_planes * groups_per_plane(p), attend_group, p);
 }
 
 /* ---- a lane ---------------------------------------------------------------------------------- */
@@ -99,17 +100,13 @@ static void begin_lane(many *p)
 
 static void finish_lane(many *p, const kvp_scan_item *item)
 {
-    const size_t v_width = p->plan->info.kind.v_width;
     for (size_t plane = 0; plane < planes_of(p, item->n_heads); plane++) {
         kvpi_row_set set = row_set(p, item->first_head, plane);
-        for (size_t row = 0; row < p->n_rows; row++) {
-            float l = p->l[plane * p->n_rows + row];
-            float *out = kvpi_plan_out(p->plan, set.first_query + row / set.n_heads,
-                                       set.kv_head * p->plan->heads_per_kv + set.first_head +
-                                           row % set.n_heads);
-            for (size_t c = 0; c < v_width && l != 0; c++)
-                out[c] /= l;
-        }
+        for (size_t row = 0; row < p->n_rows; row++)
+            kvpi_plan_finish_row(p->plan, set.first_query + row / set.n_heads,
+                                 set.kv_head * p->plan->heads_per_kv + set.first_head +
+                                     row % set.n_heads,
+                                 p->m[plane * p->n_rows + row], p->l[plane * p->n_rows + row]);
     }
 }
 
@@ -121,11 +118,11 @@ static kvp_status attend_items(many *p)
         kvp_status status = kvp_scan_claim(p->scan, 0, &item);
         if (status || item.n_pages == 0)
             return status;
-        for (uint32_t i = 0; i < item.n_pages; i++) {
-            status = kvp_scan_next(p->scan, 0, &p->page);
+        for (uint32_t done = 0; done < item.n_pages; done += p->n_pages) {
+            status = kvp_scan_next_run(p->scan, 0, KVP_SEGMENT_PAGES, p->pages, &p->n_pages);
             if (status)
                 return status;
-            attend_page(p);
+            attend_pages(p);
         }
         if (item.ends_group) {
             finish_lane(p, &item);

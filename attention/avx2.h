@@ -1,23 +1,31 @@
-/* avx2.h - what the AVX2 kernels share: rows of any dtype into float32 lanes, sums across lanes,
- * exp. Every function carries its target attribute, so that no compiler flags are needed. */
+/* avx2.h - what block.h is written in, in AVX2, FMA and F16C: vectors of 8 floats. Every function
+ * carries its target attribute, so that no compiler flags are needed. */
 #ifndef KVPI_ATTENTION_AVX2_H
 #define KVPI_ATTENTION_AVX2_H
 
 #include <immintrin.h>
 #include <math.h>
-#include <stdbool.h>
 #include <string.h>
 
 #include "attention/kernels.h"
 
-#define KVPI_AVX2 __attribute__((target("avx2,fma,f16c")))
+#define SIMD_TARGET __attribute__((target("avx2,fma,f16c")))
 /* For templates: a constant argument (dtype, tile shape) becomes a constant of the loops inside. */
-#define KVPI_AVX2_INLINE static inline __attribute__((always_inline, target("avx2,fma,f16c")))
+#define SIMD_INLINE static inline __attribute__((always_inline, target("avx2,fma,f16c")))
 /* Tile loops must be unrolled at any -O level, or their accumulators live in memory. */
 #define KVPI_UNROLL _Pragma("GCC unroll 16")
 
+#define LANES 8
+
+typedef __m256 vec;
+
+SIMD_INLINE vec vec_set1(float x)
+{
+    return _mm256_set1_ps(x);
+}
+
 /* 8 elements at p, as float32. */
-KVPI_AVX2_INLINE __m256 load8(const void *p, kvp_dtype dtype)
+SIMD_INLINE vec vec_load(const void *p, kvp_dtype dtype)
 {
     switch (dtype) {
     case KVP_F16:
@@ -31,74 +39,151 @@ KVPI_AVX2_INLINE __m256 load8(const void *p, kvp_dtype dtype)
 }
 
 /* The first n < 8 elements at p, and zeros: never reads past them. */
-KVPI_AVX2_INLINE __m256 load_part(const void *p, size_t n, kvp_dtype dtype)
+SIMD_INLINE vec vec_load_part(const void *p, size_t n, kvp_dtype dtype)
 {
     float whole[8] = {0};
     memcpy(whole, p, n * kvp_dtype_bytes(dtype));
-    return load8(whole, dtype);
+    return vec_load(whole, dtype);
 }
 
 /* All ones in the first n lanes. */
-KVPI_AVX2_INLINE __m256i lanes_below(size_t n)
+SIMD_INLINE __m256i lanes_below(size_t n)
 {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
 
-/* {sum of a, sum of b, sum of c, sum of d}: each sum in the same order. */
-KVPI_AVX2_INLINE __m128 sum_lanes4(__m256 a, __m256 b, __m256 c, __m256 d)
+SIMD_INLINE void vec_store(float *p, vec x)
 {
-    __m256 abcd = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
-    return _mm_add_ps(_mm256_castps256_ps128(abcd), _mm256_extractf128_ps(abcd, 1));
+    _mm256_storeu_ps(p, x);
 }
 
-KVPI_AVX2_INLINE float sum_lanes(__m256 a)
+SIMD_INLINE void vec_store_part(float *p, size_t n, vec x)
 {
-    return _mm_cvtss_f32(sum_lanes4(a, a, a, a));
+    _mm256_maskstore_ps(p, lanes_below(n), x);
 }
 
-KVPI_AVX2_INLINE float max_lanes(__m256 a)
+SIMD_INLINE vec vec_add(vec a, vec b)
 {
-    __m128 x = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
-    x = _mm_max_ps(x, _mm_movehl_ps(x, x));
-    return _mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x)));
+    return _mm256_add_ps(a, b);
 }
 
-/* Scaled scores, cut to the range where the softmax stays finite. NaN stays NaN: min and max
- * return their second operand then. */
-KVPI_AVX2_INLINE __m256 clamp_scores(__m256 s)
+SIMD_INLINE vec vec_sub(vec a, vec b)
 {
-    s = _mm256_min_ps(_mm256_set1_ps(KVPI_SCORE_MAX), s);
-    return _mm256_max_ps(_mm256_set1_ps(-KVPI_SCORE_MAX), s);
+    return _mm256_sub_ps(a, b);
 }
 
-/* exp(x) for x <= 0, within 2 ulp; 0 where it would be subnormal; NaN stays NaN.
- * Source: Cephes expf (S. Moshier): Cody-Waite reduction by ln 2 and a polynomial of degree 5. */
-KVPI_AVX2_INLINE __m256 exp8(__m256 x)
+SIMD_INLINE vec vec_mul(vec a, vec b)
 {
-    const __m256 smallest = _mm256_set1_ps(-87.33654f); /* ln FLT_MIN */
-    __m256 is_zero = _mm256_cmp_ps(x, smallest, _CMP_LT_OQ);
-    x = _mm256_max_ps(smallest, x);
-
-    __m256 n = _mm256_round_ps(_mm256_mul_ps(x, _mm256_set1_ps(1.44269504f)),
-                               _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    __m256 r = _mm256_fnmadd_ps(n, _mm256_set1_ps(0.693359375f), x);
-    r = _mm256_fnmadd_ps(n, _mm256_set1_ps(-2.12194440e-4f), r);
-
-    __m256 y = _mm256_set1_ps(1.9875691500e-4f);
-    y = _mm256_fmadd_ps(y, r, _mm256_set1_ps(1.3981999507e-3f));
-    y = _mm256_fmadd_ps(y, r, _mm256_set1_ps(8.3334519073e-3f));
-    y = _mm256_fmadd_ps(y, r, _mm256_set1_ps(4.1665795894e-2f));
-    y = _mm256_fmadd_ps(y, r, _mm256_set1_ps(1.6666665459e-1f));
-    y = _mm256_fmadd_ps(y, r, _mm256_set1_ps(5.0000001201e-1f));
-    y = _mm256_fmadd_ps(y, _mm256_mul_ps(r, r), _mm256_add_ps(r, _mm256_set1_ps(1.0f)));
-
-    __m256i power = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
-    y = _mm256_mul_ps(y, _mm256_castsi256_ps(_mm256_slli_epi32(power, 23)));
-    return _mm256_andnot_ps(is_zero, y);
+    return _mm256_mul_ps(a, b);
 }
 
-void kvpi_avx2_many_f32(const kvpi_keys *keys, kvpi_row *rows, size_t n_rows);
-void kvpi_avx2_many_f16(const kvpi_keys *keys, kvpi_row *rows, size_t n_rows);
-void kvpi_avx2_many_bf16(const kvpi_keys *keys, kvpi_row *rows, size_t n_rows);
+/* a * b + c, rounded once. */
+SIMD_INLINE vec vec_fma(vec a, vec b, vec c)
+{
+    return _mm256_fmadd_ps(a, b, c);
+}
+
+/* b where either is NaN. */
+SIMD_INLINE vec vec_max(vec a, vec b)
+{
+    return _mm256_max_ps(a, b);
+}
+
+SIMD_INLINE vec vec_min(vec a, vec b)
+{
+    return _mm256_min_ps(a, b);
+}
+
+/* To the nearest integer, even on a tie. */
+SIMD_INLINE vec vec_round(vec x)
+{
+    return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+
+/* 2^n for integers n in -126 .. 127. */
+SIMD_INLINE vec vec_power_of_2(vec n)
+{
+    __m256i biased = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(biased, 23));
+}
+
+/* y, and 0 where x < limit. */
+SIMD_INLINE vec vec_zero_below(vec x, vec limit, vec y)
+{
+    return _mm256_andnot_ps(_mm256_cmp_ps(x, limit, _CMP_LT_OQ), y);
+}
+
+/* x in the first n lanes, `other` in the rest. */
+SIMD_INLINE vec vec_first(size_t n, vec x, vec other)
+{
+    return n >= LANES ? x : _mm256_blendv_ps(other, x, _mm256_castsi256_ps(lanes_below(n)));
+}
+
+SIMD_INLINE float vec_max_across(vec x)
+{
+    __m128 z = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    z = _mm_max_ps(z, _mm_movehl_ps(z, z));
+    return _mm_cvtss_f32(_mm_max_ss(z, _mm_movehdup_ps(z)));
+}
+
+/* The sum of the lanes: those 4 apart first, then 2 and 1 apart. */
+SIMD_INLINE float vec_sum_across(vec x)
+{
+    __m128 z = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    z = _mm_add_ps(z, _mm_movehl_ps(z, z));
+    return _mm_cvtss_f32(_mm_add_ss(z, _mm_movehdup_ps(z)));
+}
+
+/* vec_sum_across() of four. */
+SIMD_INLINE __m128 sums_of_4(vec a, vec b, vec c, vec d)
+{
+    vec ac = _mm256_add_ps(_mm256_permute2f128_ps(a, c, 0x20), _mm256_permute2f128_ps(a, c, 0x31));
+    vec bd = _mm256_add_ps(_mm256_permute2f128_ps(b, d, 0x20), _mm256_permute2f128_ps(b, d, 0x31));
+    vec x = _mm256_add_ps(_mm256_shuffle_ps(ac, bd, 0x44), _mm256_shuffle_ps(ac, bd, 0xee));
+    /* a0 a1 b0 b1 | c0 c1 d0 d1, what is left to add side by side */
+    __m128 ab = _mm256_castps256_ps128(x), cd = _mm256_extractf128_ps(x, 1);
+    return _mm_add_ps(_mm_shuffle_ps(ab, cd, 0x88), _mm_shuffle_ps(ab, cd, 0xdd));
+}
+
+/* Scores of a tile: n_rows x n_keys <= 12 sums across, of which that of row r and key j is at
+ * sum_slot(r * n_keys + j). */
+typedef float scores[KVPI_BLOCK_KEYS];
+
+SIMD_INLINE int sum_slot(int i)
+{
+    return i;
+}
+
+/* s[r][j + i] = the sum across sum[sum_slot(r * n_keys + i)]. */
+SIMD_INLINE void store_sums(const vec *sum, int n_rows, int n_keys, scores *s, size_t j)
+{
+    KVPI_UNROLL
+    for (int i = 0; i < n_rows * n_keys; i += n_keys == 1 ? 1 : 4) {
+        if (n_keys == 1) {
+            s[i][j] = vec_sum_across(sum[i]);
+            continue;
+        }
+        __m128 four = sums_of_4(sum[i], sum[i + 1], sum[i + 2], sum[i + 3]);
+        if (n_keys == 2) { /* of two rows */
+            _mm_storel_pi((__m64 *)&s[i / 2][j], four);
+            _mm_storeh_pi((__m64 *)&s[i / 2 + 1][j], four);
+        } else {
+            _mm_storeu_ps(&s[i / n_keys][j + (size_t)(i % n_keys)], four);
+        }
+    }
+}
+
+/* Keys of a tile of so many rows. */
+SIMD_INLINE int tile_keys(int n_rows)
+{
+    return n_rows == 1 ? 8 : n_rows == 4 ? 2 : 4;
+}
+
+/* Vectors of a strip of outputs, of the `left` that are whole: up to 8 accumulators. */
+SIMD_INLINE size_t strip_vecs(size_t n_rows, size_t left)
+{
+    const size_t most = n_rows == 1 ? 6 : n_rows == 2 ? 4 : 2;
+    return left < most ? left : most;
+}
 
 #endif

@@ -60,7 +60,7 @@ static float score(const kvpi_keys *keys, const float *q, size_t j, kvp_dtype dt
 {
     const void *k = row_at(keys->k, j, keys->k_width, dtype);
     float total = 0;
-    for (size_t d = 0; d < keys->k_width;) { /* short chains: see kernels_avx2_many.c */
+    for (size_t d = 0; d < keys->k_width;) { /* one long chain loses a digit */
         float sum = 0;
         for (size_t end = d + SUM_COLUMNS; d < end && d < keys->k_width; d++)
             sum += q[d] * load(k, d, dtype);
@@ -69,18 +69,26 @@ static float score(const kvpi_keys *keys, const float *q, size_t j, kvp_dtype dt
     return clamp_score(total * keys->scale);
 }
 
-/* Scores into probabilities relative to the new maximum; returns the factor of the old state. */
-static float softmax(kvpi_row *row, float *s, size_t n)
+/* Scores into probabilities relative to the largest. */
+static void softmax(kvpi_row *row, float *s, size_t n)
 {
-    float old = row->m;
     for (size_t j = 0; j < n; j++)
-        row->m = fmaxf(row->m, s[j]);
-    row->block_l = 0;
+        row->block_m = fmaxf(row->block_m, s[j]);
     for (size_t j = 0; j < n; j++) {
-        s[j] = expf(s[j] - row->m);
+        s[j] = expf(s[j] - row->block_m);
         row->block_l += s[j];
     }
-    return expf(old - row->m);
+}
+
+/* Fold (m, l) of what comes next into a state's; *old and *next are what either is multiplied by to
+ * have the same maximum. */
+static void fold(float *m, float *l, float next_m, float next_l, float *old, float *next)
+{
+    float top = fmaxf(*m, next_m);
+    *old = expf(*m - top);
+    *next = expf(next_m - top);
+    *l = *l * *old + next_l * *next;
+    *m = top;
 }
 
 static void attend_row(const kvpi_keys *keys, kvpi_row *row, kvp_dtype dtype)
@@ -88,19 +96,20 @@ static void attend_row(const kvpi_keys *keys, kvpi_row *row, kvp_dtype dtype)
     float p[KVPI_BLOCK_KEYS];
     size_t n = row->n_visible;
     assert(n <= keys->n && keys->n <= KVPI_BLOCK_KEYS);
+    row->block_m = -INFINITY;
     row->block_l = 0;
     if (n == 0)
         return;
     for (size_t j = 0; j < n; j++)
         p[j] = score(keys, row->q, j, dtype);
-    float shrink = softmax(row, p, n);
-    row->l = row->l * shrink + row->block_l;
+    softmax(row, p, n);
+    fold(&row->m, &row->l, row->block_m, row->block_l, &row->old_factor, &row->block_factor);
 
     for (size_t c = 0; c < keys->v_width; c++) {
         float sum = 0;
         for (size_t j = 0; j < n; j++)
             sum += p[j] * load(row_at(keys->v, j, keys->v_width, dtype), c, dtype);
-        row->o[c] = row->o[c] * shrink + sum;
+        row->o[c] = row->o[c] * row->old_factor + sum * row->block_factor;
     }
 }
 
@@ -122,8 +131,18 @@ static void attend_bf16(const kvpi_keys *keys, kvpi_row *rows, size_t n_rows)
         attend_row(keys, &rows[r], KVP_BF16);
 }
 
+static void merge(const kvp_partial *into, const kvp_partial *next, size_t v_width)
+{
+    float old, factor;
+    if (*next->l == 0) /* saw no key; a NaN goes on */
+        return;
+    fold(into->m, into->l, *next->m, *next->l, &old, &factor);
+    for (size_t c = 0; c < v_width; c++)
+        into->o[c] = into->o[c] * old + next->o[c] * factor;
+}
+
 const kvpi_kernels kvpi_kernels_scalar = {
     .name = "scalar",
-    .few = {[KVP_F32] = attend_f32, [KVP_F16] = attend_f16, [KVP_BF16] = attend_bf16},
-    .many = {[KVP_F32] = attend_f32, [KVP_F16] = attend_f16, [KVP_BF16] = attend_bf16},
+    .attend = {[KVP_F32] = attend_f32, [KVP_F16] = attend_f16, [KVP_BF16] = attend_bf16},
+    .merge = merge,
 };

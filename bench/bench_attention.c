@@ -138,7 +138,7 @@ static layers make_layers(shape s, kvp_dtype dtype, uint32_t n_threads, size_t n
     free(rows);
     x.q = random_floats(n_queries * s.heads * s.width);
     x.out = random_floats(n_queries * s.heads * s.width);
-    x.kernel = kvpi_kernels_find()->few[dtype];
+    x.kernel = kvpi_kernels_find()->attend[dtype];
     size_t n_segments = n_tokens / (64 * KVP_SEGMENT_PAGES) + 1;
     x.partials = malloc(n_segments * s.heads * (s.width + 2) * sizeof(float));
     return x;
@@ -185,7 +185,7 @@ static void attend_segment(void *arg, size_t task)
     const size_t width = x->s.width, row = width * kvp_dtype_bytes(x->dtype);
     size_t head = task / c->n_segments, first = task % c->n_segments * SEGMENT_TOKENS;
     size_t end = first + SEGMENT_TOKENS < x->n_tokens ? first + SEGMENT_TOKENS : x->n_tokens;
-    kvpi_row rows[KVPI_FEW_ROWS];
+    kvpi_row rows[KVPI_BLOCK_ROWS];
     for (size_t g = 0; g < c->group; g++) {
         float *partial = x->partials + (task * c->group + g) * (width + 2);
         memset(partial, 0, (width + 2) * sizeof *partial);

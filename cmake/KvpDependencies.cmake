@@ -41,8 +41,8 @@ if(NOT KVP_XXHASH_INCLUDE)
 endif()
 
 # jemalloc as Debian packs it takes over malloc, as the sanitizers do. Brought along by a shared
-# library it takes over only half, the C++ operator new but not free: such a program aborts in free()
-# (seen with oneDNN's initialisers).
+# library it takes over only half, the C++ operator new but not free: a program that has C++ in it
+# aborts in free().
 if(KVP_SANITIZE OR BUILD_SHARED_LIBS)
     if(KVP_WITH_JEMALLOC STREQUAL "AUTO")
         set(KVP_WITH_JEMALLOC OFF)
@@ -67,14 +67,11 @@ kvp_library_part(URING liburing liburing-dev)
 kvp_library_part(ZSTD libzstd libzstd-dev)
 kvp_library_part(JEMALLOC jemalloc libjemalloc-dev)
 
-# oneDNN's own CMake package insists on OpenCL, which is not needed here.
-find_path(KVP_DNNL_INCLUDE dnnl.h)
-find_library(KVP_DNNL_LIBRARY dnnl)
 kvp_module(libpcre2-8)
 kvp_module(jansson)
 kvp_module(libutf8proc)
-kvp_part(MODELS "libdnnl-dev libpcre2-dev libjansson-dev libutf8proc-dev"
-         KVP_DNNL_INCLUDE KVP_DNNL_LIBRARY KVP_libpcre2-8_FOUND KVP_jansson_FOUND
+kvp_part(MODELS "libpcre2-dev libjansson-dev libutf8proc-dev"
+         KVP_libpcre2-8_FOUND KVP_jansson_FOUND
          KVP_libutf8proc_FOUND)
-set(KVP_MODEL_LIBRARIES ${KVP_DNNL_LIBRARY} PkgConfig::KVP_libpcre2-8 PkgConfig::KVP_jansson
-                        PkgConfig::KVP_libutf8proc gomp)
+set(KVP_MODEL_LIBRARIES PkgConfig::KVP_libpcre2-8 PkgConfig::KVP_jansson
+                        PkgConfig::KVP_libutf8proc)

@@ -12,11 +12,10 @@ set -u
 export LC_ALL=C
 
 build="gcc libc6-dev cmake ninja-build pkg-config libxxhash-dev
-       liburing-dev libzstd-dev libjemalloc-dev libdnnl-dev libpcre2-dev libjansson-dev
-       libutf8proc-dev"
+       liburing-dev libzstd-dev libjemalloc-dev libpcre2-dev libjansson-dev libutf8proc-dev"
 test="libcmocka-dev g++ binutils git util-linux"
 long="python3 python3-pip ca-certificates"
-bench="git libmimalloc2.0 libtcmalloc-minimal4 liblz4-dev gnuplot-nox"
+bench="git libdnnl-dev libmimalloc2.0 libtcmalloc-minimal4 liblz4-dev gnuplot-nox"
 ci="clang clang-format libclang-rt-dev"
 
 case ${1:-build} in
@@ -53,7 +52,6 @@ check_by_hand() {
     need cmake command -v cmake
     need pkg-config command -v pkg-config
     need xxHash compiles xxhash.h
-    need oneDNN compiles dnnl.h
     need PCRE2 pkg-config --exists libpcre2-8
     need jansson pkg-config --exists jansson
     need utf8proc pkg-config --exists libutf8proc

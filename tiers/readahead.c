@@ -241,7 +241,8 @@ void kvpi_ahead_fill(kvp_pager *p, bool to_the_brim)
     uint32_t room = room_for(p, to_the_brim), n_hops = 0;
     uint32_t last = KVPI_DISK_SLOT_NONE;
     bool is_wanted_back = p->n_waiting > 0; /* by who waits for a reservation */
-    if (!seq || !room || is_wanted_back)
+    bool is_all_there = !p->stats.pages[KVP_TIER_ZRAM] && !p->stats.pages[KVP_TIER_DISK];
+    if (!seq || !room || is_wanted_back || is_all_there)
         return;
     for (uint32_t n_looked = 0; n_looked < MAX_LOOKED; n_looked++) {
         kvpi_outlook *o = &seq->ahead;

@@ -1,7 +1,9 @@
 /* scan.c - stream over the pages of a layer, item by item.
  *
  * A part holds one frame, for the page in use; read-ahead (readahead.c) has frames of its own,
- * which it gives up when a scan needs them. */
+ * which it gives up when a scan needs them. Where there is room that nobody will miss, a part holds
+ * as many frames as an item has pages, and takes those that are resident together: a page at a time
+ * costs a tenth of decoding in locks and lists. */
 #include "alloc/mem.h"
 #include "kvpager/scan.h"
 #include "tiers/pager.h"
@@ -9,8 +11,8 @@
 #include <assert.h>
 
 typedef struct part {
-    kvpi_cursor next, end; /* what is left of the item */
-    uint32_t current;      /* pinned, KVP_PAGE_NONE: none */
+    kvpi_cursor next, end;                    /* what is left of the item */
+    uint32_t held[KVP_SEGMENT_PAGES], n_held; /* in use: pinned */
 } part;
 
 struct kvp_scan {
@@ -20,6 +22,7 @@ struct kvp_scan {
     uint32_t layer;
     kvpi_walk walk;
     uint32_t n_parts, held;
+    uint32_t max_run;         /* pages that a part may hold */
     uint32_t workspace_frame; /* UINT32_MAX: none */
     kvpi_cursor claim;        /* first entry that nobody has claimed */
     uint64_t n_claimed;
@@ -68,13 +71,29 @@ static void set_up(kvp_scan *s, kvp_seq *seq, const kvp_scan_args *args)
     s->n_parts += s->n_parts == 0;
 }
 
-/* With the lock held: a frame for each part and the workspace, or nothing. */
-static kvp_status reserve(kvp_scan *s, bool with_workspace)
+/* Frames for more pages of each part, which are resident anyway: a quarter of what is left when
+ * read-ahead has its own, and all that the parts hold stays a sixth of RAM. */
+static void reserve_runs(kvp_scan *s)
 {
+    const kvp_pager *p = s->p;
+    uint64_t room = kvpi_account_room(s->account, KVP_TIER_RAM), ahead = p->max_ahead + p->max_run;
+    uint64_t limit = kvpi_account_frames(s->account) / 6, n = room > ahead ? (room - ahead) / 4 : 0;
+    limit = limit > s->n_parts ? limit - s->n_parts : 0;
+    n = (n < limit ? n : limit) / s->n_parts;
+    s->max_run = 1 + (n < KVP_SEGMENT_PAGES - 1 ? (uint32_t)n : KVP_SEGMENT_PAGES - 1);
+    uint32_t n_more = (s->max_run - 1) * s->n_parts;
+    kvpi_account_hold(s->p, s->account, (int32_t)n_more);
+    s->held += n_more;
+}
+
+/* With the lock held: a frame for each part and the workspace, or nothing. */
+static kvp_status reserve(kvp_scan *s, const kvp_scan_args *args)
+{
+    const bool with_workspace = args->workspace_bytes > 0;
     uint32_t extra = with_workspace;
     s->workspace_frame = UINT32_MAX;
     kvpi_claim claim = {.account = s->account, .n_min = 1 + extra, .n_max = s->n_parts + extra};
-    kvp_status status = kvpi_hold(s->p, &claim, KVP_FOREVER, &s->held);
+    kvp_status status = kvpi_hold(s->p, &claim, args->only_now ? 0 : KVP_FOREVER, &s->held);
     if (status)
         return status;
     if (with_workspace)
@@ -84,8 +103,9 @@ static kvp_status reserve(kvp_scan *s, bool with_workspace)
         return status;
     }
     s->n_parts = s->held - extra;
+    reserve_runs(s);
     for (uint32_t i = 0; i < s->n_parts; i++)
-        s->parts[i] = (part){.current = KVP_PAGE_NONE};
+        s->parts[i] = (part){.n_held = 0};
     kvpi_ahead_begin(s->seq, s->layer, &s->walk);
     return KVP_OK;
 }
@@ -97,12 +117,16 @@ kvp_status kvp_scan_open(kvp_seq *seq, const kvp_scan_args *args, kvp_scan **sca
         return status;
     kvp_pager *p = seq->pager;
     kvpi_lock(p);
-    while (!p->free_scans)
+    while (!p->free_scans && !args->only_now)
         (void)!kvpi_sleep(p, KVP_FOREVER);
+    if (!p->free_scans) {
+        kvpi_unlock(p);
+        return kvp_fail(KVP_E_AGAIN, "scan: as many are open as the RAM budget allows");
+    }
     kvp_scan *s = p->free_scans;
     p->free_scans = s->next_free;
     set_up(s, seq, args);
-    status = reserve(s, args->workspace_bytes > 0);
+    status = reserve(s, args);
     if (status) {
         s->next_free = p->free_scans;
         p->free_scans = s;
@@ -115,13 +139,15 @@ kvp_status kvp_scan_open(kvp_seq *seq, const kvp_scan_args *args, kvp_scan **sca
     return KVP_OK;
 }
 
-static void drop_current(kvp_scan *s, part *pt)
+static void drop_held(kvp_scan *s, part *pt)
 {
-    if (pt->current == KVP_PAGE_NONE)
+    if (!pt->n_held)
         return;
-    kvpi_set_hot(s->p, pt->current, s->seq->hot_layer == s->layer);
-    kvpi_unpin(s->p, pt->current);
-    pt->current = KVP_PAGE_NONE;
+    for (uint32_t i = 0; i < pt->n_held; i++) {
+        kvpi_set_hot(s->p, pt->held[i], s->seq->hot_layer == s->layer);
+        kvpi_unpin(s->p, pt->held[i]);
+    }
+    pt->n_held = 0;
     kvpi_count_work(s->p, -1);
 }
 
@@ -132,7 +158,7 @@ void kvp_scan_close(kvp_scan *s)
     kvp_pager *p = s->p;
     kvpi_lock(p);
     for (uint32_t i = 0; i < s->n_parts; i++)
-        drop_current(s, &s->parts[i]);
+        drop_held(s, &s->parts[i]);
     if (s->workspace_frame != UINT32_MAX)
         kvpi_frame_give(p, s->account, s->workspace_frame);
     s->next_free = p->free_scans;
@@ -181,7 +207,7 @@ kvp_status kvp_scan_claim(kvp_scan *s, uint32_t part_no, kvp_scan_item *item)
     part *pt = &s->parts[part_no];
     *item = (kvp_scan_item){0};
     kvpi_lock(s->p);
-    drop_current(s, pt);
+    drop_held(s, pt);
     if (!kvpi_walk_settle(&s->walk, &s->claim)) {
         pt->next = pt->end = s->claim;
         kvpi_unlock(s->p);
@@ -201,13 +227,24 @@ kvp_status kvp_scan_claim(kvp_scan *s, uint32_t part_no, kvp_scan_item *item)
     return KVP_OK;
 }
 
-/* The page after this one in the part's item, if it is there now: a hint for kernels. */
-static const void *next_address(const kvp_scan *s, const part *pt)
+/* The page of the part's item that comes next; KVP_PAGE_NONE: there are no more. */
+static uint32_t next_page(const kvp_scan *s, part *pt)
 {
-    kvpi_cursor c = pt->next;
-    if (!kvpi_walk_settle(&s->walk, &c) || !kvpi_cursor_is_before(c, pt->end))
+    if (!kvpi_walk_settle(&s->walk, &pt->next) || !kvpi_cursor_is_before(pt->next, pt->end))
+        return KVP_PAGE_NONE;
+    return kvpi_walk_page(&s->walk, pt->next);
+}
+
+/* What this part will probably use next, if it is there now: a hint for kernels. */
+static const void *next_address(const kvp_scan *s, part *pt)
+{
+    uint32_t page = next_page(s, pt);
+    kvpi_cursor claim = s->claim;
+    if (page == KVP_PAGE_NONE && kvpi_walk_settle(&s->walk, &claim))
+        page = kvpi_walk_page(&s->walk, claim);
+    if (page == KVP_PAGE_NONE)
         return NULL;
-    const kvpi_page *pg = kvpi_page_at(&s->p->pages, kvpi_walk_page(&s->walk, c));
+    const kvpi_page *pg = kvpi_page_at(&s->p->pages, page);
     return kvpi_page_is(pg, KVPI_PAGE_RESIDENT) ? kvpi_frame_addr(s->p, pg->frame) : NULL;
 }
 
@@ -229,17 +266,10 @@ static void take_from_window(kvp_pager *p, uint32_t page)
     kvpi_ahead_remove(p, page, true);
 }
 
-kvp_status kvp_scan_next(kvp_scan *s, uint32_t part_no, kvp_page_view *view)
+/* Pin the page at pt->next, which comes in if it is not there. */
+static kvp_status take(kvp_scan *s, part *pt, uint32_t page)
 {
-    part *pt = &s->parts[part_no];
     kvp_pager *p = s->p;
-    kvpi_lock(p);
-    drop_current(s, pt);
-    if (!kvpi_walk_settle(&s->walk, &pt->next) || !kvpi_cursor_is_before(pt->next, pt->end)) {
-        kvpi_unlock(p);
-        return kvp_fail(KVP_E_RANGE, "scan: the item has no more pages");
-    }
-    uint32_t page = kvpi_walk_page(&s->walk, pt->next);
     bool was_ahead = kvpi_page_is(kvpi_page_at(&p->pages, page), KVPI_PAGE_AHEAD);
     if (was_ahead) /* out of the window now, so that it has room again */
         take_from_window(p, page);
@@ -251,14 +281,56 @@ kvp_status kvp_scan_next(kvp_scan *s, uint32_t part_no, kvp_page_view *view)
     if (was_ahead) /* fault_in() pinned it once more */
         kvpi_unpin(p, page);
     if (!status) {
-        pt->current = page;
+        pt->held[pt->n_held++] = page;
         kvpi_count_work(p, 1);
-        kvpi_fill_view(p, s->seq, s->layer, pt->next.group, pt->next.entry, view);
+    }
+    return status;
+}
+
+/* The same, if it is resident; never waits. */
+static bool take_resident(kvp_scan *s, part *pt, uint32_t page)
+{
+    const kvpi_page *pg = kvpi_page_at(&s->p->pages, page);
+    if (!kvpi_page_is(pg, KVPI_PAGE_RESIDENT))
+        return false;
+    kvpi_pin(s->p, page);
+    if (kvpi_page_is(pg, KVPI_PAGE_AHEAD))
+        kvpi_ahead_remove(s->p, page, true);
+    pt->held[pt->n_held++] = page;
+    return true;
+}
+
+kvp_status kvp_scan_next_run(kvp_scan *s, uint32_t part_no, uint32_t max, kvp_page_view *views,
+                             uint32_t *n)
+{
+    part *pt = &s->parts[part_no];
+    kvp_status status = KVP_OK;
+    kvpi_lock(s->p);
+    drop_held(s, pt);
+    max = min_u32(max, s->max_run);
+    uint32_t page = next_page(s, pt);
+    if (page == KVP_PAGE_NONE)
+        status = kvp_fail(KVP_E_RANGE, "scan: the item has no more pages");
+    else
+        status = take(s, pt, page);
+    while (!status) {
+        kvp_page_view *view = &views[pt->n_held - 1];
+        kvpi_fill_view(s->p, s->seq, s->layer, pt->next.group, pt->next.entry, view);
         pt->next.entry++;
         view->next = next_address(s, pt);
+        page = pt->n_held < max ? next_page(s, pt) : KVP_PAGE_NONE;
+        if (page == KVP_PAGE_NONE || !take_resident(s, pt, page))
+            break;
     }
-    kvpi_unlock(p);
+    *n = pt->n_held;
+    kvpi_unlock(s->p);
     return status;
+}
+
+kvp_status kvp_scan_next(kvp_scan *s, uint32_t part_no, kvp_page_view *view)
+{
+    uint32_t n;
+    return kvp_scan_next_run(s, part_no, 1, view, &n);
 }
 
 /* ---- the pool of scans ---- */

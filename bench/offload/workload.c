@@ -7,7 +7,7 @@
 
 kvp_status workload_load(const offload_options *o, uint32_t hollow_layers, workload *w)
 {
-    const model_options options = {.weights = o->bf16 ? MODEL_WEIGHTS_BF16 : MODEL_WEIGHTS_F32,
+    const model_options options = {.weights = o->bf16 ? KVP_BF16 : KVP_F32,
                                    .n_threads = o->n_threads,
                                    .n_ctx = o->n_ctx,
                                    .yarn = o->yarn};

@@ -15,8 +15,9 @@
  *
  * Memory: the ring and the workspace are frames of the pager's RAM budget. kvp_scan_open() reserves
  * them all at once or waits while holding nothing, so concurrent scans cannot deadlock. A thread
- * that has a scan open must close it before it opens another, appends or pins: with a small budget
- * it would wait for itself. */
+ * that has a scan open must close it before it appends, pins, or waits for another: with a small
+ * budget it would wait for itself. What does not wait (only_now) it may open beside, of another
+ * sequence. */
 #ifndef KVPAGER_SCAN_H
 #define KVPAGER_SCAN_H
 
@@ -40,6 +41,9 @@ typedef struct kvp_scan_args {
     /* Pages that hold a position in [0, sinks_end) or [begin, end) are visited. */
     uint64_t sinks_end, begin, end;
     size_t workspace_bytes; /* wanted: see kvp_scan_workspace(); at most one frame is given */
+    /* Fail with KVP_E_AGAIN rather than wait for frames or for other scans: for a thread that has
+     * scans open, and can close them. */
+    bool only_now;
 } kvp_scan_args;
 
 typedef struct kvp_scan_item {
@@ -72,6 +76,10 @@ KVP_API KVP_NODISCARD kvp_status kvp_scan_claim(kvp_scan *scan, uint32_t part, k
 /* The next page of the part's item; faults it in and releases the one before.
  * Errors: KVP_E_CORRUPT, KVP_E_LOST, KVP_E_IO, KVP_E_NOSPACE. */
 KVP_API KVP_NODISCARD kvp_status kvp_scan_next(kvp_scan *scan, uint32_t part, kvp_page_view *view);
+/* The next page, and with it those that follow in the item for as long as they are resident: up to
+ * `max` >= 1, or fewer where RAM is short. views [max]; all of *n are released by the next call. */
+KVP_API KVP_NODISCARD kvp_status kvp_scan_next_run(kvp_scan *scan, uint32_t part, uint32_t max,
+                                                   kvp_page_view *views, uint32_t *n);
 
 /* Is anybody to be told of attention mass: the placement policy, or a trace? Then it is worth its
  * price to ask kvp_attend() for it (page_mass), which passes it on. */

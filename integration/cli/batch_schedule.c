@@ -1,8 +1,7 @@
 /* batch_schedule.c - places, turns and steps.
  *
- * What is computed for a prompt depends on it and on n_parallel alone: it is read by itself, every
- * step has products of n_parallel rows, and a row's result does not depend on the others. So the
- * schedule, which does depend on the budgets, changes no bit.
+ * What is computed for a prompt depends on it alone: a row's result does not depend on those that
+ * share its step. So the schedule, which depends on n_parallel and the budgets, changes no bit.
  *
  * Invariants
  *  1. turns[0 .. n_in_flight) are the places in use, in the order of their turns; the first
@@ -36,15 +35,15 @@ typedef struct schedule {
     const batch_watcher *watcher;
     run_watcher reading; /* of each prompt's prefill */
     batch_counts *counts;
-    size_t next;             /* prompt to start */
-    size_t n_places, n_rows; /* see context_step_all() */
-    place *places;           /* [n_places] */
-    place **turns;           /* [n_places]: invariant 1 */
+    size_t next; /* prompt to start */
+    size_t n_places;
+    place *places; /* [n_places] */
+    place **turns; /* [n_places]: invariant 1 */
     size_t n_in_flight, n_together;
     uint32_t steps_left; /* of the round */
     context_step *steps; /* [n_places] */
     model_item *items;   /* [n_places] */
-    float *logits;       /* [n_rows][n_vocab] */
+    float *logits;       /* [n_places][n_vocab] */
     uint64_t n_frames;   /* that prompts may fill together */
 } schedule;
 
@@ -241,7 +240,7 @@ static kvp_status feed(schedule *d, size_t n)
         d->steps[i] =
             (context_step){.context = &p->context, .text = p->run.text, .end = p->run.n_text};
     }
-    kvp_status status = context_step_all(d->steps, n, d->logits, d->n_rows, d->items);
+    kvp_status status = context_step_all(d->steps, n, d->logits, d->items);
     d->counts->n_steps++;
     d->counts->most_together = n > d->counts->most_together ? n : d->counts->most_together;
     for (size_t i = 0; i < n && !status; i++)
@@ -304,7 +303,7 @@ static kvp_status schedule_init(schedule *d)
     d->turns = calloc(d->n_places, sizeof(place *));
     d->steps = calloc(d->n_places, sizeof *d->steps);
     d->items = calloc(d->n_places, sizeof *d->items);
-    d->logits = malloc(d->n_rows * d->session->info->n_vocab * sizeof *d->logits);
+    d->logits = malloc(d->n_places * d->session->info->n_vocab * sizeof *d->logits);
     if (!d->places || !d->turns || !d->steps || !d->items || !d->logits)
         return kvp_fail(KVP_E_NOMEM, "out of memory for %zu prompts in flight", d->n_places);
     return learn_budget(d);
@@ -331,8 +330,7 @@ kvp_status batch_schedule_run(const session *s, kvp_pager *pager, const batch_in
                   .input = input,
                   .watcher = watcher,
                   .counts = counts,
-                  .n_places = n_parallel,
-                  .n_rows = model_batch_rows(s->model, n_parallel)};
+                  .n_places = n_parallel};
     d.reading = (run_watcher){.opaque = &d, .step = watch_reading};
     kvp_status status = schedule_init(&d);
     if (!status)

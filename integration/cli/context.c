@@ -23,8 +23,8 @@ kvp_status context_init(context *c, model *m, kvp_pager *pager, const window_rul
 void context_fini(context *c)
 {
     kvp_seq_destroy(c->seq);
-    free(c->calls);
-    c->calls = NULL;
+    free(c->ends);
+    c->ends = NULL;
     c->seq = NULL;
 }
 
@@ -71,26 +71,26 @@ static model_forward_args call_args(const context *c, const int32_t *text, uint6
                                 .n_logits = n_rows};
 }
 
-static kvp_status remember(context *c, context_call call)
+static kvp_status remember(context *c, uint64_t end)
 {
     if (c->n_calls == c->capacity) {
         size_t capacity = c->capacity ? 2 * c->capacity : 64;
-        context_call *calls = realloc(c->calls, capacity * sizeof *calls);
-        if (!calls)
+        uint64_t *ends = realloc(c->ends, capacity * sizeof *ends);
+        if (!ends)
             return kvp_fail(KVP_E_NOMEM, "out of memory for the calls of a text");
-        c->calls = calls;
+        c->ends = ends;
         c->capacity = capacity;
     }
-    c->calls[c->n_calls++] = call;
+    c->ends[c->n_calls++] = end;
     return KVP_OK;
 }
 
 /* It has come back. */
-static kvp_status take_in(context *c, context_call call)
+static kvp_status take_in(context *c, uint64_t end)
 {
-    c->n_fed += call.end - c->next;
-    c->next = call.end;
-    kvp_status status = remember(c, call);
+    c->n_fed += end - c->next;
+    c->next = end;
+    kvp_status status = remember(c, end);
     return status ? status : free_unreachable(c);
 }
 
@@ -113,26 +113,11 @@ static bool is_loss(kvp_status status)
 static kvp_status rewind_to(context *c, uint64_t first)
 {
     size_t n = c->rule.keep ? 0 : c->n_calls;
-    while (n > 0 && c->calls[n - 1].end - c->start > first)
+    while (n > 0 && c->ends[n - 1] - c->start > first)
         n--;
     c->n_calls = n;
-    c->next = n ? c->calls[n - 1].end : c->start;
+    c->next = n ? c->ends[n - 1] : c->start;
     return kvp_seq_truncate(c->seq, c->next - c->start);
-}
-
-static kvp_status repeat(context *c, const int32_t *text, context_call call)
-{
-    model_item item = {.seq = c->seq, .args = call_args(c, text, call.end, NULL, 0)};
-    if (!call.n_rows)
-        return model_forward(c->model, c->seq, &item.args);
-    float *logits = malloc(call.n_rows * model_get_info(c->model)->n_vocab * sizeof *logits);
-    if (!logits)
-        return kvp_fail(KVP_E_NOMEM, "out of memory for logits");
-    item.args.logits = logits;
-    item.args.n_logits = 1;
-    kvp_status status = model_forward_batch(c->model, &item, 1, call.n_rows);
-    free(logits);
-    return status;
 }
 
 /* Compute again what is lost, by the same calls that had computed it, of which there were n_calls:
@@ -148,10 +133,11 @@ static kvp_status put_back(context *c, const int32_t *text, size_t n_calls)
                  c->start + first, c->start + first + n - 1, c->next);
     }
     while (c->n_calls < n_calls && !status) {
-        context_call call = c->calls[c->n_calls];
-        c->n_put_back += call.end - c->next;
-        status = repeat(c, text, call);
-        status = status ? undo(c, status) : take_in(c, call);
+        const uint64_t end = c->ends[c->n_calls];
+        const model_forward_args args = call_args(c, text, end, NULL, 0);
+        c->n_put_back += end - c->next;
+        status = model_forward(c->model, c->seq, &args);
+        status = status ? undo(c, status) : take_in(c, end);
     }
     return status;
 }
@@ -174,7 +160,7 @@ static kvp_status forward(context *c, const int32_t *text, uint64_t stop, chunk_
         args.progress_opaque = watch;
         kvp_status status = model_forward(c->model, c->seq, &args);
         if (!status)
-            return take_in(c, (context_call){.end = stop});
+            return take_in(c, stop);
         status = undo(c, status);
         if (n_losses == MAX_LOSSES || !mend(c, text, &status))
             return status;
@@ -217,11 +203,11 @@ static bool begins_a_window(const context_step *s)
 
 /* The steps that begin no window, of which `items` are the calls. */
 static kvp_status forward_all(context_step *steps, size_t n, const model_item *items,
-                              size_t n_items, size_t n_rows)
+                              size_t n_items)
 {
     model *m = steps[0].context->model;
     for (uint32_t n_losses = 0;; n_losses++) {
-        kvp_status status = model_forward_batch(m, items, n_items, n_rows);
+        kvp_status status = model_forward_batch(m, items, n_items);
         if (!is_loss(status) || n_losses == MAX_LOSSES)
             return status;
         for (size_t i = 0; i < n; i++) {
@@ -234,9 +220,8 @@ static kvp_status forward_all(context_step *steps, size_t n, const model_item *i
     }
 }
 
-/* The rows of the batch come first: the product that makes them fills up all n_rows. */
-kvp_status context_step_all(context_step *steps, size_t n, float *logits, size_t n_rows,
-                            model_item *items)
+/* The rows of the batch come first, so that their logits are one product. */
+kvp_status context_step_all(context_step *steps, size_t n, float *logits, model_item *items)
 {
     model *m = steps[0].context->model;
     const size_t n_vocab = model_get_info(m)->n_vocab;
@@ -250,12 +235,12 @@ kvp_status context_step_all(context_step *steps, size_t n, float *logits, size_t
         items[n_items++] = (model_item){
             .seq = s->context->seq, .args = call_args(s->context, s->text, s->end, s->logits, 1)};
     }
-    kvp_status status = n_items ? forward_all(steps, n, items, n_items, n_rows) : KVP_OK;
+    kvp_status status = n_items ? forward_all(steps, n, items, n_items) : KVP_OK;
     size_t row = n_items;
     for (size_t i = 0; i < n && !status; i++) {
         context_step *s = &steps[i];
         if (!begins_a_window(s)) {
-            status = take_in(s->context, (context_call){.end = s->end, .n_rows = n_rows});
+            status = take_in(s->context, s->end);
         } else {
             s->logits = logits + row++ * n_vocab;
             status = context_extend(s->context, s->text, s->end, s->logits, 1);

@@ -8,12 +8,6 @@
 #include "integration/models/model.h"
 #include "integration/cli/window.h"
 
-/* A call of the model. */
-typedef struct context_call {
-    uint64_t end;  /* of its tokens in the text; it began where the one before ended */
-    size_t n_rows; /* of model_forward_batch(); 0: it was model_forward() */
-} context_call;
-
 typedef struct context {
     model *model;
     kvp_pager *pager;
@@ -25,7 +19,9 @@ typedef struct context {
     uint64_t restarts;   /* windows begun after the first */
     uint64_t n_fed;      /* tokens given to the model in all, again after a restart */
     uint64_t n_put_back; /* of those: because their KV was lost */
-    context_call *calls; /* that filled the sequence; [capacity] */
+    /* Calls of the model that filled the sequence: where in the text each ended, and the next one
+     * began. [capacity] */
+    uint64_t *ends;
     size_t n_calls, capacity;
     /* See model_forward_args. */
     bool (*progress)(void *opaque, size_t done, size_t total);
@@ -54,10 +50,10 @@ typedef struct context_step {
 } context_step;
 
 /* The same as context_extend() for each of n >= 1 steps, in one pass over the weights for all those
- * that begin no new window. logits: [n_rows][n_vocab], where each gets a row; n_rows: what
- * model_batch_rows() says for n or more. No step changes a bit of another. items: [n], scratch. */
+ * that begin no new window. logits: [n][n_vocab], where each gets a row. No step changes a bit of
+ * another. items: [n], scratch. */
 KVP_NODISCARD kvp_status context_step_all(context_step *steps, size_t n, float *logits,
-                                          size_t n_rows, model_item *items);
+                                          model_item *items);
 
 /* Tokens whose logits may be asked for at once: bounds the memory that they take. */
 size_t context_max_rows(const model_info *info);

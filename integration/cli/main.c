@@ -30,7 +30,7 @@ static int print_help(void)
         "itself or for this model, or there is no input; 130 interrupted. Results go to stdout,\n"
         "everything else to stderr.\n\n"
         "Environment:\n"
-        "  KVP_ISA          kernels to use: scalar, avx2 (default: the best there is)\n"
+        "  KVP_ISA          kernels to use: scalar, avx2, avx512 (default: the best there is)\n"
         "  KVP_DISK_ENGINE  uring-fixed, uring, threads (default: the best that works)\n"
         "  TMPDIR           folder of the swap file without a name (default /var/tmp)\n\n"
         "Example, with 1 MiB of RAM for keys and values:\n"

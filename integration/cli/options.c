@@ -26,8 +26,8 @@ static const option_row shared_rows[] = {
      OPTIONS_MODEL},
     {"kv-dtype", 0, &value_dtype, AT(kv_dtype), "TYPE",
      "what keys and values are stored as: f32, f16, bf16 (default f16)", OPTIONS_MODEL},
-    {"weights", 0, &value_weights, AT(weights), "TYPE",
-     "what weights are held as: f32, bf16 (default f32)", OPTIONS_MODEL},
+    {"weights", 0, &value_dtype, AT(weights), "TYPE",
+     "what weights are held as: f32, f16, bf16 (default f32)", OPTIONS_MODEL},
     {"threads", 0, &value_threads, AT(n_threads), "N",
      "threads to compute with (default: one per CPU); changes no result of attention",
      OPTIONS_MODEL},
@@ -122,7 +122,7 @@ options options_default(void)
 {
     return (options){
         .kv_dtype = KVP_F16,
-        .weights = MODEL_WEIGHTS_F32,
+        .weights = KVP_F32,
         .n_new = 128,
         .sampler = {.top_p = 1},
     };

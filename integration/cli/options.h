@@ -41,7 +41,7 @@ typedef struct options {
     /* model */
     const char *model_path;
     kvp_dtype kv_dtype;
-    model_weights weights;
+    kvp_dtype weights;
     uint32_t n_threads; /* 0: one per CPU */
     /* input: exactly one */
     const char *prompt, *file, *ids_file;
@@ -87,7 +87,6 @@ extern const value_kind value_positive;    /* uint64_t, >= 1 */
 extern const value_kind value_keep;        /* keep_option */
 extern const value_kind value_beyond;      /* beyond_option */
 extern const value_kind value_dtype;       /* kvp_dtype */
-extern const value_kind value_weights;     /* model_weights */
 extern const value_kind value_placement;   /* const kvp_placement_ops * */
 extern const value_kind value_threads;     /* uint32_t */
 extern const value_kind value_page_tokens; /* uint32_t */

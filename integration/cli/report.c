@@ -8,6 +8,7 @@
 
 kvp_status report_take(const session *s, const run_seconds *seconds, report *r)
 {
+    static const char *const dtypes[] = {[KVP_F32] = "f32", [KVP_F16] = "f16", [KVP_BF16] = "bf16"};
     kvp_config cfg = session_pager_config(s, false);
     *r = (report){
         .seconds = *seconds,
@@ -18,7 +19,7 @@ kvp_status report_take(const session *s, const run_seconds *seconds, report *r)
         .activation_bytes = model_workspace_bytes(s->model),
         .rss_bytes = proc_self_bytes("VmRSS"),
         .rss_peak_bytes = proc_self_bytes("VmHWM"),
-        .weights = s->options->weights == MODEL_WEIGHTS_BF16 ? "bf16" : "f32",
+        .weights = dtypes[s->options->weights],
         .isa = kvp_isa(),
     };
     return kvp_pager_stats(s->pager, &r->stats);

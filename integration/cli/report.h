@@ -14,7 +14,7 @@ typedef struct report {
     uint64_t zram_budget_bytes, disk_budget_bytes; /* 0: there is no such tier */
     uint64_t weights_bytes, activation_bytes;
     uint64_t rss_bytes, rss_peak_bytes; /* of the whole process; 0: unknown */
-    const char *weights;                /* "f32", "bf16" */
+    const char *weights;                /* "f32", "f16", "bf16" */
     const char *isa;
 } report;
 

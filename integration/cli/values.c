@@ -140,15 +140,6 @@ static bool parse_dtype(const char *text, void *value)
     return true;
 }
 
-static bool parse_weights(const char *text, void *value)
-{
-    bool is_bf16 = strcmp(text, "bf16") == 0;
-    if (!is_bf16 && strcmp(text, "f32") != 0)
-        return false;
-    *(model_weights *)value = is_bf16 ? MODEL_WEIGHTS_BF16 : MODEL_WEIGHTS_F32;
-    return true;
-}
-
 static bool parse_placement(const char *text, void *value)
 {
     const kvp_placement_ops *ops = kvp_placement_find(text);
@@ -216,7 +207,6 @@ const value_kind value_positive = {"a number of at least 1", parse_positive};
 const value_kind value_keep = {"all, window:N or window:N,sinks:S", parse_keep};
 const value_kind value_beyond = {"rolling, rolling:W, stop, yarn or shift", parse_beyond};
 const value_kind value_dtype = {"f32, f16 or bf16", parse_dtype};
-const value_kind value_weights = {"f32 or bf16", parse_weights};
 const value_kind value_placement = {"sticky, lru, lfu, clock, s3-fifo or attention-mass",
                                     parse_placement};
 const value_kind value_threads = {"a number from 1 to 1024", parse_threads};

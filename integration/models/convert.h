@@ -39,6 +39,27 @@ static inline uint16_t convert_narrow(float value)
     return (uint16_t)((bits & 0x7FFFFFFFu) > 0x7F800000u ? quiet : nearest);
 }
 
+/* To nearest even; beyond 65,519 infinite; NaN stays NaN. Subnormal halves are multiples of 2^-24,
+ * the last bit of floats between 0.5 and 1: adding 0.5 rounds to them. */
+static inline uint16_t convert_narrow_f16(float value)
+{
+    uint32_t bits, magnitude;
+    memcpy(&bits, &value, sizeof bits);
+    magnitude = bits & 0x7FFFFFFFu;
+    uint16_t sign = (uint16_t)(bits >> 16 & 0x8000u);
+    if (magnitude > 0x7F800000u)
+        return sign | 0x7E00u;
+    if (magnitude >= (127u + 16u) << 23)
+        return sign | 0x7C00u;
+    if (magnitude < (127u - 14u) << 23) {
+        float shifted = convert_bits(magnitude) + 0.5f;
+        memcpy(&bits, &shifted, sizeof bits);
+        return sign | (uint16_t)(bits - (126u << 23));
+    }
+    magnitude += 0x0FFFu + (magnitude >> 13 & 1u) - (112u << 23);
+    return sign | (uint16_t)(magnitude >> 13);
+}
+
 void convert_bf16_to_f32(const uint16_t *from, float *to, size_t n);
 void convert_f32_to_bf16(const float *from, uint16_t *to, size_t n);
 

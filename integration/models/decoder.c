@@ -32,6 +32,7 @@ struct decoder {
     rope rope;
     matmul *mm;
     kvp_pool *pool;
+    model_isa isa;
     uint32_t n_layers; /* of weights: fewer than the config's, if hollow */
     workspace work;
     masses masses;
@@ -43,7 +44,6 @@ typedef struct pass {
     const model_item *items;
     size_t n_items;
     size_t n_tokens; /* of all items */
-    size_t n_rows;   /* that products have at least */
     bool shifts;     /* an item does */
 } pass;
 
@@ -62,22 +62,16 @@ typedef struct chunk {
     span spans[CHUNK_TOKENS];
 } chunk;
 
-static size_t max_size(size_t a, size_t b)
-{
-    return a > b ? a : b;
-}
-
 /* ---- workspace ------------------------------------------------------------------------------- */
 
 static kvp_status reserve(const pass *p)
 {
     decoder *m = p->m;
-    size_t n_tokens = max_size(p->n_tokens, p->n_rows);
-    size_t rows = least(n_tokens, CHUNK_TOKENS);
+    size_t rows = least(p->n_tokens, CHUNK_TOKENS);
     const decoder_layer *layer = &m->weights.layers[0]; /* all have the same shapes */
     const matrix *const shapes[] = {&layer->qkv, &layer->attn_out, &layer->up, &layer->down,
                                     &m->weights.head};
-    kvp_status status = workspace_reserve(&m->work, &m->config, n_tokens, p->shifts);
+    kvp_status status = workspace_reserve(&m->work, &m->config, p->n_tokens, p->shifts);
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes && !status; i++)
         status = matmul_reserve(m->mm, shapes[i], rows);
     return status;
@@ -230,6 +224,7 @@ static kvp_status attend(const pass *p, const chunk *c, uint32_t layer)
                                       .n_queries = n,
                                       .n_heads = config->n_heads,
                                       .scale = scale,
+                                      .role = s->n > 1 ? KVP_PREFILL : KVP_DECODE,
                                       .q_stride = width,
                                       .window = from->window,
                                       .sinks = from->sinks,
@@ -242,15 +237,6 @@ static kvp_status attend(const pass *p, const chunk *c, uint32_t layer)
     return status;
 }
 
-/* ---- products -------------------------------------------------------------------------------- */
-
-/* y = x * w for n rows. Those behind them, up to p->n_rows, only fill up the product: what they
- * have is left from some other call. */
-static kvp_status multiply(const pass *p, const matrix *w, const float *x, size_t n, float *y)
-{
-    return matmul_apply(p->m->mm, w, x, max_size(n, p->n_rows), y);
-}
-
 /* ---- layers ---------------------------------------------------------------------------------- */
 
 static kvp_status mlp(const pass *p, const decoder_layer *layer, float *hidden, size_t n)
@@ -258,11 +244,11 @@ static kvp_status mlp(const pass *p, const decoder_layer *layer, float *hidden, 
     decoder *m = p->m;
     const workspace *w = &m->work;
     rows_normalise(m->pool, &m->config, &layer->mlp_norm, hidden, n, w->norm);
-    kvp_status status = multiply(p, &layer->up, w->norm, n, w->up);
+    kvp_status status = matmul_apply(p->m->mm, &layer->up, w->norm, n, w->up);
     if (status)
         return status;
-    const float *inner = rows_activate(m->pool, &m->config, w->up, w->gated, n);
-    status = multiply(p, &layer->down, inner, n, w->delta);
+    const float *inner = rows_activate(m->pool, m->isa, &m->config, w->up, w->gated, n);
+    status = matmul_apply(p->m->mm, &layer->down, inner, n, w->delta);
     if (!status)
         rows_add(m->pool, w->delta, n, m->config.d_model, hidden);
     return status;
@@ -286,7 +272,7 @@ static kvp_status run_chunk(const pass *p, const chunk *c, uint32_t index, float
     const workspace *w = &m->work;
     const decoder_layer *layer = &m->weights.layers[index];
     rows_normalise(m->pool, &m->config, &layer->attn_norm, hidden, c->n, w->norm);
-    kvp_status status = multiply(p, &layer->qkv, w->norm, c->n, w->qkv);
+    kvp_status status = matmul_apply(p->m->mm, &layer->qkv, w->norm, c->n, w->qkv);
     if (!status && m->config.rope.dim)
         status = apply_rope(p, c, index);
     if (!status)
@@ -295,7 +281,7 @@ static kvp_status run_chunk(const pass *p, const chunk *c, uint32_t index, float
         return status;
     status = attend(p, c, index);
     if (!status)
-        status = multiply(p, &layer->attn_out, w->attended, c->n_kept, w->delta);
+        status = matmul_apply(p->m->mm, &layer->attn_out, w->attended, c->n_kept, w->delta);
     if (status)
         return status;
     keep_rows(c, m->config.d_model, hidden, to);
@@ -330,7 +316,8 @@ static kvp_status write_rows(const pass *p, size_t row, size_t n, float *logits)
         rows = least(n - at, CHUNK_TOKENS);
         rows_normalise(m->pool, &m->config, &m->weights.norm, m->work.hidden + (row + at) * d, rows,
                        m->work.norm);
-        status = multiply(p, &m->weights.head, m->work.norm, rows, logits + at * m->config.n_vocab);
+        status = matmul_apply(p->m->mm, &m->weights.head, m->work.norm, rows,
+                              logits + at * m->config.n_vocab);
     }
     return status;
 }
@@ -355,15 +342,10 @@ static kvp_status write_logits(const pass *p)
     return status || !n ? status : write_rows(p, row, n, logits);
 }
 
-size_t decoder_batch_rows(const decoder *m, size_t n)
-{
-    return matmul_fair_rows(m->mm, &m->weights.head, n);
-}
-
-kvp_status decoder_forward(decoder *m, const model_item *items, size_t n_items, size_t n_rows)
+kvp_status decoder_forward(decoder *m, const model_item *items, size_t n_items)
 {
     const model_forward_args *first = &items[0].args;
-    pass p = {.m = m, .items = items, .n_items = n_items, .n_rows = n_rows};
+    pass p = {.m = m, .items = items, .n_items = n_items};
     for (size_t i = 0; i < n_items; i++) {
         p.n_tokens += items[i].args.n_tokens;
         p.shifts = p.shifts || items[i].args.shift;
@@ -392,7 +374,9 @@ kvp_status decoder_open(const weights_source *source, kvp_pool *pool, decoder **
     m->config = *source->config;
     m->pool = pool;
     m->n_layers = source->hollow_layers ? source->hollow_layers : source->config->n_layers;
-    kvp_status status = matmul_open(pool, &m->mm);
+    kvp_status status = model_isa_find(&m->isa);
+    if (!status)
+        status = matmul_open(pool, m->isa, &m->mm);
     if (!status)
         status = decoder_weights_load(source, pool, &m->weights);
     if (!status && m->config.rope.dim)

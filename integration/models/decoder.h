@@ -16,8 +16,6 @@ const decoder_weights *decoder_get_weights(const decoder *d);
 uint64_t decoder_workspace_bytes(const decoder *d);
 
 /* See model_forward_batch(); arguments are checked. */
-KVP_NODISCARD kvp_status decoder_forward(decoder *d, const model_item *items, size_t n_items,
-                                         size_t n_rows);
-size_t decoder_batch_rows(const decoder *d, size_t n);
+KVP_NODISCARD kvp_status decoder_forward(decoder *d, const model_item *items, size_t n_items);
 
 #endif

@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <math.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -217,23 +218,34 @@ typedef struct matrix_job {
     const loader *l;
     const weight *w;
     const tensor *t;
-    float *buffers;   /* [threads][LOAD_ROWS][width] */
-    size_t part_rows; /* a multiple of LOAD_ROWS */
+    float *buffers;        /* [threads][LOAD_ROWS][width] */
+    size_t part_rows;      /* a multiple of LOAD_ROWS */
+    atomic_bool overflows; /* f16 does not hold a weight */
 } matrix_job;
 
-static void load_rows(const matrix_job *j, size_t at, size_t n, float *rows)
+static bool fits_f16(const float *rows, size_t n)
+{
+    bool fits = true;
+    for (size_t i = 0; i < n; i++)
+        fits = fits && (fabsf(rows[i]) <= 65504 || !isfinite(rows[i]));
+    return fits;
+}
+
+static void load_rows(matrix_job *j, size_t at, size_t n, float *rows)
 {
     const weight *w = j->w;
     if (!w->is_interleaved)
         weights_read_rows(j->t, at, n, rows);
     for (size_t i = 0; i < n && w->is_interleaved; i++)
         weights_read_rows(j->t, source_row(j->l, w, at + i), 1, rows + i * (size_t)w->shape[1]);
+    if (w->matrix->dtype == KVP_F16 && !fits_f16(rows, n * (size_t)w->shape[1]))
+        atomic_store(&j->overflows, true);
     matrix_put(w->matrix, w->first + at, n, rows);
 }
 
 static void load_part(void *arg, size_t index)
 {
-    const matrix_job *j = arg;
+    matrix_job *j = arg;
     size_t n_rows = (size_t)j->w->shape[0], at = index * j->part_rows;
     size_t end = n_rows - at < j->part_rows ? n_rows : at + j->part_rows;
     float *rows = j->buffers + kvp_pool_lane() * LOAD_ROWS * (size_t)j->w->shape[1];
@@ -253,6 +265,11 @@ static kvp_status load_matrix(const loader *l, const weight *w, const tensor *t)
     j.part_rows = (PART_BYTES / (portion * sizeof *j.buffers) + 1) * LOAD_ROWS;
     kvp_pool_run(l->pool, ((size_t)w->shape[0] + j.part_rows - 1) / j.part_rows, load_part, &j);
     free(j.buffers);
+    if (atomic_load(&j.overflows))
+        return kvp_fail(KVP_E_UNSUPPORTED,
+                        "%s: tensor \"%s\" has weights beyond 65504, which f16 cannot hold: keep "
+                        "weights as f32 or bf16",
+                        l->source->path, w->name);
     return KVP_OK;
 }
 

@@ -38,14 +38,14 @@ typedef struct weights_source {
     const char *path; /* for messages */
     const model_arch *arch;
     const decoder_config *config;
-    bool as_bf16;           /* matrices */
+    kvp_dtype dtype;        /* of matrices */
     uint32_t hollow_layers; /* not 0: so many layers, filled with numbers of no meaning */
 } weights_source;
 
 /* Find, check and convert every tensor of the model, on the threads of `pool`. Errors:
- * KVP_E_INVALID a tensor is missing or has another shape; KVP_E_UNSUPPORTED a dtype, or a tensor
- * that this model does not have (the message names it); KVP_E_CORRUPT a divider of rotary
- * frequencies that is not above 0; KVP_E_NOMEM. */
+ * KVP_E_INVALID a tensor is missing or has another shape; KVP_E_UNSUPPORTED a dtype, a tensor that
+ * this model does not have (the message names it), or a weight that f16 cannot hold; KVP_E_CORRUPT
+ * a divider of rotary frequencies that is not above 0; KVP_E_NOMEM. */
 KVP_NODISCARD kvp_status decoder_weights_load(const weights_source *source, kvp_pool *pool,
                                               decoder_weights *out);
 void decoder_weights_fini(decoder_weights *w);

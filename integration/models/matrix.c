@@ -1,103 +1,90 @@
 /* matrix.c - the order of a weight matrix in memory.
  *
  * Products of one row stream a matrix from memory, and must find it in the order in which they read
- * it. oneDNN's AVX-512 sgemm takes 48 outputs at a time: with panels of that width, one thread of
- * an EPYC reads 26 GB/s for one row, 18 for 8 rows (of 576 inputs), and computes 111 GFLOP/s for
- * 128; panels of 128 give 26 GB/s, 9 and 107, whole rows of outputs 14, 12 and 95.
- *
- * bf16 lies as oneDNN's own kernels want it, which are faster than those for whole rows: of 576
- * inputs, one thread reads 15 GB/s of bf16 for one row (12), 14 for 8 rows (7), and computes 215
- * GFLOP/s for 128 (187). */
+ * it; those of many rows hold a panel's outputs in registers: 48, three vectors of AVX-512, under 8
+ * rows. */
 #include "integration/models/matrix.h"
 
 #include <stdint.h>
-#include <string.h>
 
 #include "integration/least.h"
 #include "integration/models/convert.h"
 
 size_t matrix_depth(const matrix *w)
 {
-    return w->is_bf16 ? (w->n_in + 15) / 16 * 16 : w->n_in;
+    return w->dtype == KVP_BF16 ? (w->n_in + 1) / 2 * 2 : w->n_in;
+}
+
+size_t matrix_panels(const matrix *w)
+{
+    return (w->n_out + MATRIX_PANEL - 1) / MATRIX_PANEL;
+}
+
+static size_t panel_bytes(const matrix *w)
+{
+    return MATRIX_PANEL * matrix_depth(w) * kvp_dtype_bytes(w->dtype);
+}
+
+const void *matrix_panel(const matrix *w, size_t index)
+{
+    return (const char *)w->data + index * panel_bytes(w);
 }
 
 size_t matrix_bytes(const matrix *w)
 {
-    if (!w->is_bf16)
-        return w->n_in * w->n_out * sizeof(float);
-    size_t n_panels = (w->n_out + MATRIX_PANEL_BF16 - 1) / MATRIX_PANEL_BF16;
-    return n_panels * MATRIX_PANEL_BF16 * matrix_depth(w) * sizeof(uint16_t);
+    return matrix_panels(w) * panel_bytes(w);
 }
 
-/* Where the panel that holds output i begins; *width: its columns, *column: which one i is. */
-static float *panel_of(const matrix *w, size_t i, size_t *width, size_t *column)
+/* Where in the data input k of output i is: elements. */
+static size_t place_of(const matrix *w, size_t k, size_t i)
 {
-    size_t at = i / MATRIX_PANEL * MATRIX_PANEL;
-    *width = least(MATRIX_PANEL, w->n_out - at);
-    *column = i - at;
-    return (float *)w->data + at * w->n_in;
+    size_t column = i % MATRIX_PANEL, panel = (i - column) * matrix_depth(w);
+    if (w->dtype == KVP_BF16)
+        return panel + (k / 2 * MATRIX_PANEL + column) * 2 + k % 2;
+    return panel + k * MATRIX_PANEL + column;
+}
+
+/* Weights of input k and outputs [i, i + n) of one panel; they are given `stride` floats apart. */
+static void put(matrix *w, size_t k, size_t i, size_t n, const float *from, size_t stride)
+{
+    size_t place = place_of(w, k, i);
+    if (w->dtype == KVP_F32) {
+        float *to = (float *)w->data + place;
+        for (size_t j = 0; j < n; j++)
+            to[j] = from[j * stride];
+    } else if (w->dtype == KVP_F16) {
+        uint16_t *to = (uint16_t *)w->data + place;
+        for (size_t j = 0; j < n; j++)
+            to[j] = convert_narrow_f16(from[j * stride]);
+    } else {
+        uint16_t *to = (uint16_t *)w->data + place;
+        for (size_t j = 0; j < n; j++)
+            to[2 * j] = convert_narrow(from[j * stride]);
+    }
 }
 
 /* Input by input, so that the writes of one share cache lines. */
 static void put_outputs(matrix *w, size_t first, size_t n, const float *rows)
 {
     for (size_t done = 0, part; done < n; done += part) {
-        size_t width, column;
-        float *panel = panel_of(w, first + done, &width, &column);
-        part = least(width - column, n - done);
-        for (size_t k = 0; k < w->n_in; k++) {
-            for (size_t j = 0; j < part; j++)
-                panel[k * width + column + j] = rows[(done + j) * w->n_in + k];
-        }
+        part = least(MATRIX_PANEL - (first + done) % MATRIX_PANEL, n - done);
+        for (size_t k = 0; k < w->n_in; k++)
+            put(w, k, first + done, part, rows + done * w->n_in + k, w->n_in);
     }
 }
 
 static void put_inputs(matrix *w, size_t first, size_t n, const float *rows)
 {
-    for (size_t at = 0, width, column; at < w->n_out; at += width) {
-        float *panel = panel_of(w, at, &width, &column);
-        for (size_t i = 0; i < n; i++)
-            memcpy(panel + (first + i) * width, rows + i * w->n_out + at, width * sizeof *panel);
-    }
-}
-
-/* Where output i of a bf16 matrix begins. */
-static uint16_t *output_of(const matrix *w, size_t i)
-{
-    size_t column = i % MATRIX_PANEL_BF16;
-    return (uint16_t *)w->data + (i - column) * matrix_depth(w) + column * 2;
-}
-
-/* How far from there input k is: pairs of inputs lie a row of the panel's outputs apart. */
-static size_t input_at(size_t k)
-{
-    return k / 2 * 2 * MATRIX_PANEL_BF16 + k % 2;
-}
-
-static void put_outputs_bf16(matrix *w, size_t first, size_t n, const float *rows)
-{
-    for (size_t i = 0; i < n; i++) {
-        uint16_t *output = output_of(w, first + i);
-        for (size_t k = 0; k < w->n_in; k++)
-            output[input_at(k)] = convert_narrow(rows[i * w->n_in + k]);
-    }
-}
-
-static void put_inputs_bf16(matrix *w, size_t first, size_t n, const float *rows)
-{
-    for (size_t k = 0; k < n; k++) {
-        for (size_t j = 0; j < w->n_out; j++)
-            output_of(w, j)[input_at(first + k)] = convert_narrow(rows[k * w->n_out + j]);
+    for (size_t at = 0; at < w->n_out; at += MATRIX_PANEL) {
+        size_t part = least(MATRIX_PANEL, w->n_out - at);
+        for (size_t k = 0; k < n; k++)
+            put(w, first + k, at, part, rows + k * w->n_out + at, 1);
     }
 }
 
 void matrix_put(matrix *w, size_t first, size_t n, const float *rows)
 {
-    if (w->is_bf16 && w->is_out_major)
-        put_outputs_bf16(w, first, n, rows);
-    else if (w->is_bf16)
-        put_inputs_bf16(w, first, n, rows);
-    else if (w->is_out_major)
+    if (w->is_out_major)
         put_outputs(w, first, n, rows);
     else
         put_inputs(w, first, n, rows);
@@ -105,21 +92,13 @@ void matrix_put(matrix *w, size_t first, size_t n, const float *rows)
 
 void matrix_output(const matrix *w, size_t i, float *row)
 {
-    size_t width, column;
-    if (w->is_bf16) {
-        matrix_widen(w, i, 1, row);
-        return;
-    }
-    const float *panel = panel_of(w, i, &width, &column);
-    for (size_t k = 0; k < w->n_in; k++)
-        row[k] = panel[k * width + column];
-}
-
-void matrix_widen(const matrix *w, size_t first, size_t n, float *columns)
-{
-    const uint16_t *outputs = output_of(w, first);
     for (size_t k = 0; k < w->n_in; k++) {
-        for (size_t j = 0; j < n; j++)
-            columns[k * n + j] = convert_bits((uint32_t)outputs[input_at(k) + 2 * j] << 16);
+        size_t place = place_of(w, k, i);
+        if (w->dtype == KVP_F32)
+            row[k] = ((const float *)w->data)[place];
+        else if (w->dtype == KVP_F16)
+            row[k] = convert_f16(((const uint16_t *)w->data)[place]);
+        else
+            row[k] = convert_bits((uint32_t)((const uint16_t *)w->data)[place] << 16);
     }
 }

@@ -216,7 +216,7 @@ static kvp_status open_decoder(opening *o, model *m)
                                    .path = o->path,
                                    .arch = o->arch,
                                    .config = &o->config,
-                                   .as_bf16 = o->options->weights == MODEL_WEIGHTS_BF16,
+                                   .dtype = o->options->weights,
                                    .hollow_layers = o->hollow_layers};
     kvp_status status = kvp_pool_open(o->options->n_threads, NULL, NULL, &m->pool);
     if (!status)
@@ -254,7 +254,7 @@ static kvp_status open_any(opening *o, model **out)
     return status;
 }
 
-static const model_options default_options = {.weights = MODEL_WEIGHTS_F32};
+static const model_options default_options = {.weights = KVP_F32};
 
 kvp_status model_check(const char *path, const model_options *options, model_info *out)
 {
@@ -405,20 +405,15 @@ static kvp_status check_item(const model_info *info, const model_item *item)
 kvp_status model_forward(model *m, kvp_seq *seq, const model_forward_args *args)
 {
     const model_item item = {.seq = seq, .args = *args};
-    return model_forward_batch(m, &item, 1, 0);
+    return model_forward_batch(m, &item, 1);
 }
 
-size_t model_batch_rows(const model *m, size_t n)
-{
-    return decoder_batch_rows(m->decoder, n);
-}
-
-kvp_status model_forward_batch(model *m, const model_item *items, size_t n_items, size_t n_rows)
+kvp_status model_forward_batch(model *m, const model_item *items, size_t n_items)
 {
     kvp_status status = KVP_OK;
     for (size_t i = 0; i < n_items && !status; i++)
         status = check_item(&m->info, &items[i]);
     if (status || !n_items)
         return status;
-    return decoder_forward(m->decoder, items, n_items, n_rows);
+    return decoder_forward(m->decoder, items, n_items);
 }

@@ -11,13 +11,11 @@
 
 typedef struct model model;
 
-typedef enum model_weights { MODEL_WEIGHTS_F32 = 0, MODEL_WEIGHTS_BF16 = 1 } model_weights;
-
 typedef struct model_options {
-    model_weights weights; /* what matrices are kept as */
-    uint32_t n_threads;    /* of the matrix products; 0: one per CPU */
-    uint64_t n_ctx;        /* positions wanted; 0: as many as the model was made for */
-    bool yarn;             /* more positions than that: stretch RoPE (YaRN, arXiv 2309.00071) */
+    kvp_dtype weights;  /* what matrices are kept as: KVP_F32, KVP_F16, KVP_BF16 */
+    uint32_t n_threads; /* of the matrix products; 0: one per CPU */
+    uint64_t n_ctx;     /* positions wanted; 0: as many as the model was made for */
+    bool yarn;          /* more positions than that: stretch RoPE (YaRN, arXiv 2309.00071) */
 } model_options;
 
 #define MODEL_MAX_EOS 8u
@@ -100,17 +98,10 @@ typedef struct model_item {
 } model_item;
 
 /* The same for several sequences at once: one pass over the weights. Sequences differ. Logits that
- * lie side by side in memory, in the order of the items, are one product. Errors: as
- * model_forward(), then any of the sequences may have lanes that differ in length.
- *
- * n_rows 0: how results are rounded depends on the number of tokens. Otherwise there are at most
- * n_rows tokens, each with logits, all side by side, with room for n_rows rows of them; matrix
- * products are filled up to that many rows. With n_rows of model_batch_rows(), results then depend
- * neither on what else is in the batch nor on their place in it. */
-KVP_NODISCARD kvp_status model_forward_batch(model *m, const model_item *items, size_t n_items,
-                                             size_t n_rows);
-/* Rows for batches of up to n tokens, 1 .. 64: n or a few more. */
-size_t model_batch_rows(const model *m, size_t n);
+ * lie side by side in memory, in the order of the items, are one product. An item's results are,
+ * bit for bit, those of model_forward(): what else is in the batch does not matter. Errors: as
+ * model_forward(), then any of the sequences may have lanes that differ in length. */
+KVP_NODISCARD kvp_status model_forward_batch(model *m, const model_item *items, size_t n_items);
 
 /* The model's threads: for kvp_config.pool, so that attention uses the same ones. */
 kvp_pool *model_pool(const model *m);

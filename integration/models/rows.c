@@ -7,6 +7,7 @@
 
 typedef struct job {
     void (*run)(const struct job *j, size_t first, size_t n);
+    model_isa isa;
     const decoder_config *config;
     const norm_weights *norm;
     const float *from;
@@ -65,22 +66,22 @@ static void activate(const job *j, size_t first, size_t n)
 {
     size_t inner = j->config->d_inner;
     if (j->config->mlp == MLP_GELU_TANH)
-        gelu_tanh(j->to + first * inner, n * inner);
+        gelu_tanh(j->isa, j->to + first * inner, n * inner);
     else if (j->config->mlp == MLP_RELU)
         relu(j->to + first * inner, n * inner);
     else {
         for (size_t i = first; i < first + n; i++) {
             const float *gate = j->from + i * 2 * inner;
-            gated_silu(gate, gate + inner, inner, j->to + i * inner);
+            gated_silu(j->isa, gate, gate + inner, inner, j->to + i * inner);
         }
     }
 }
 
-const float *rows_activate(kvp_pool *pool, const decoder_config *c, float *up, float *gated,
-                           size_t n)
+const float *rows_activate(kvp_pool *pool, model_isa isa, const decoder_config *c, float *up,
+                           float *gated, size_t n)
 {
     float *out = c->mlp == MLP_GATED_SILU ? gated : up;
-    job j = {.run = activate, .config = c, .from = up, .to = out, .n_rows = n};
+    job j = {.run = activate, .isa = isa, .config = c, .from = up, .to = out, .n_rows = n};
     run_job(pool, &j);
     return out;
 }

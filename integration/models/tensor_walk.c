@@ -106,7 +106,7 @@ static void shape(const tensor_walk *t, matrix *m, size_t n_in, size_t n_out, bo
     m->n_in = n_in;
     m->n_out = n_out;
     m->is_out_major = is_out_major;
-    m->is_bf16 = t->source->as_bf16;
+    m->dtype = t->source->dtype;
 }
 
 static kvp_status walk_qkv(const tensor_walk *t, uint32_t index, matrix *m)

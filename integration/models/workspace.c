@@ -42,7 +42,6 @@ kvp_status workspace_reserve(workspace *w, const decoder_config *c, size_t n_tok
     if (!larger.block)
         return kvp_fail(KVP_E_NOMEM, "out of memory: %zu bytes of activations for %zu tokens",
                         larger.bytes, larger.n_tokens);
-    memset(larger.block, 0, larger.bytes); /* some rows are never written, only computed with */
     (void)lay_out(c, &larger);
     *w = larger;
     return KVP_OK;

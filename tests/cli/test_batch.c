@@ -227,7 +227,7 @@ static void test_a_finished_prompt_makes_place_for_the_next_at_once(void **state
 static void test_neighbours_change_no_bit(void **state)
 {
     (void)state;
-    static const char *const settings[] = {"", "DNNL_MAX_CPU_ISA=AVX2"};
+    static const char *const settings[] = {"", "KVP_ISA=avx2"};
     for (size_t s = 0; s < COUNT(settings); s++) {
         batch all = run_batch(0, settings[s], prompts_file("abc", "A\n\nThe sea was\nWhales\n"), 3,
                               "-n 12 --ignore-eos --parallel 7");

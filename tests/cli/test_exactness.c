@@ -18,7 +18,7 @@
 #define N_NEW 26
 
 static const char *const dtypes[] = {"f32", "f16", "bf16"};
-static const char *const isas[] = {"scalar", "avx2"};
+static const char *const isas[] = {"scalar", "avx2", "avx512"};
 static const char *const placements[] = {"sticky", "lru"};
 static const char *const engines[] = {"uring-fixed", "uring", "threads"};
 

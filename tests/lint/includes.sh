@@ -35,7 +35,6 @@ BEGIN {
     third_party["tiers", "zstd.h"]
     third_party["tiers", "xxhash.h"]
     third_party["tiers", "jemalloc/jemalloc.h"]
-    third_party["integration", "dnnl.h"]
     third_party["integration", "xxhash.h"]
     third_party["integration", "pcre2.h"]
     third_party["integration", "jansson.h"]

@@ -14,7 +14,7 @@
 static int setup(void **state)
 {
     *state = calloc(1, sizeof(golden_model));
-    golden_model_open(*state, smollm2_path(), SMOLLM2_GOLDEN, MODEL_WEIGHTS_F32);
+    golden_model_open(*state, smollm2_path(), SMOLLM2_GOLDEN, KVP_F32);
     return 0;
 }
 

@@ -192,7 +192,7 @@ static void test_decode_after_prefill_equals_transformers(void **state)
 static void test_bf16_weights_are_near(void **state)
 {
     (void)state;
-    const model_options options = {.n_threads = 2, .weights = MODEL_WEIGHTS_BF16};
+    const model_options options = {.n_threads = 2, .weights = KVP_BF16};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         tiny t = {0};
         open_model(&t, names[i], "", &options, 0);
@@ -208,7 +208,7 @@ static void test_threads_do_not_change_a_bit(void **state)
     (void)state;
     for (size_t i = 0; i < 2 * sizeof names / sizeof *names; i++) {
         const char *name = names[i / 2];
-        const model_weights weights = i % 2 ? MODEL_WEIGHTS_BF16 : MODEL_WEIGHTS_F32;
+        const kvp_dtype weights = i % 2 ? KVP_BF16 : KVP_F32;
         const model_options first = {.n_threads = 1, .weights = weights};
         const model_options second = {.n_threads = 3, .weights = weights};
         tiny one = {0}, two = {0};
@@ -356,7 +356,7 @@ static void run_step(tiny *t, size_t step, bool shift, float *together, float *a
         row += one.args.n_logits + (i == 1); /* a row between: not side by side with the next */
         assert_true(row <= BATCH_ROWS);
     }
-    need(model_forward_batch(t->m, items, N_BATCH, 0));
+    need(model_forward_batch(t->m, items, N_BATCH));
 }
 
 /* Sequences of different lengths, prefilled together (with all, some and no logits), then decoded
@@ -392,24 +392,23 @@ static void test_batch_may_mix_shifted_sequences_with_others(void **state)
     check_batch("llama", "", true);
 }
 
-/* The next token of these sequences in one step of n_rows, then undone. Returns the logits of the
- * last one, which lie in `rows`. */
-static const float *step_and_undo(tiny *t, const size_t *which, size_t n, size_t n_rows,
-                                  float *rows)
+/* The next token of these sequences in one step, then undone. Returns the logits of the last one,
+ * which lie in `rows`. */
+static const float *step_and_undo(tiny *t, const size_t *which, size_t n, float *rows)
 {
     model_item items[N_BATCH] = {0};
     for (size_t i = 0; i < n; i++) {
         items[i] = batch_item(t, which[i], 1, false, rows, i);
         items[i].seq = t->seqs[which[i]];
     }
-    need(model_forward_batch(t->m, items, n, n_rows));
+    need(model_forward_batch(t->m, items, n));
     for (size_t i = 0; i < n; i++)
         need(kvp_seq_truncate(t->seqs[which[i]], batch_lengths[which[i]]));
     return rows + (n - 1) * t->info->n_vocab;
 }
 
-/* Of a batch that is filled up: the last sequence's logits, next to which others ever. */
-static void check_fair_batch(const char *name, model_weights weights)
+/* The last sequence's logits, alone and next to others. */
+static void check_neighbours(const char *name, kvp_dtype weights)
 {
     static const size_t batches[][N_BATCH] = {{2},       {0, 2},       {4, 2},
                                               {1, 3, 2}, {0, 1, 3, 2}, {4, 3, 1, 0, 2}};
@@ -419,30 +418,30 @@ static void check_fair_batch(const char *name, model_weights weights)
     options.weights = weights;
     open_model(&t, name, "", &options, 16);
     load_case(&t, "plain");
-    size_t n_rows = model_batch_rows(t.m, 9), row_bytes = t.info->n_vocab * sizeof(float);
-    float *rows = calloc(n_rows, row_bytes), *first = calloc(1, row_bytes);
+    size_t row_bytes = t.info->n_vocab * sizeof(float);
+    float *rows = calloc(N_BATCH, row_bytes), *first = calloc(1, row_bytes);
     for (size_t i = 0; i < N_BATCH; i++) {
         model_item one = batch_item(&t, i, 0, false, t.logits, 0);
         need(model_forward(t.m, t.seqs[i], &one.args));
     }
-    assert_true(n_rows >= 9);
-    memcpy(first, step_and_undo(&t, batches[0], 1, n_rows, rows), row_bytes);
+    memcpy(first, step_and_undo(&t, batches[0], 1, rows), row_bytes);
     assert_true(largest(first, t.info->n_vocab) > 0);
     for (size_t b = 1; b < sizeof lengths / sizeof *lengths; b++)
-        assert_memory_equal(first, step_and_undo(&t, batches[b], lengths[b], n_rows, rows),
-                            row_bytes);
+        assert_memory_equal(first, step_and_undo(&t, batches[b], lengths[b], rows), row_bytes);
     free(first);
     free(rows);
     close_tiny(&t);
 }
 
-static void test_a_filled_batch_gives_the_same_bits_next_to_whomever(void **state)
+static void test_a_batch_gives_the_same_bits_next_to_whomever(void **state)
 {
     (void)state;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
-        check_fair_batch(names[i], MODEL_WEIGHTS_F32);
-    check_fair_batch("llama", MODEL_WEIGHTS_BF16);
-    check_fair_batch("opt", MODEL_WEIGHTS_BF16);
+        check_neighbours(names[i], KVP_F32);
+    for (kvp_dtype weights = KVP_F16; weights <= KVP_BF16; weights++) {
+        check_neighbours("llama", weights);
+        check_neighbours("opt", weights);
+    }
 }
 
 static void test_a_batch_with_a_bad_item_changes_nothing(void **state)
@@ -453,9 +452,9 @@ static void test_a_batch_with_a_bad_item_changes_nothing(void **state)
     int32_t bad = (int32_t)t.info->n_vocab;
     model_item items[2] = {{.seq = t.seqs[0], .args = piece(&t, 0, 3)},
                            {.seq = t.seqs[1], .args = {.tokens = &bad, .n_tokens = 1}}};
-    assert_int_equal(model_forward_batch(t.m, items, 2, 0), KVP_E_RANGE);
+    assert_int_equal(model_forward_batch(t.m, items, 2), KVP_E_RANGE);
     assert_int_equal(kvp_seq_length(t.seqs[0]), 0);
-    need(model_forward_batch(t.m, items, 0, 0));
+    need(model_forward_batch(t.m, items, 0));
     close_tiny(&t);
 }
 
@@ -573,7 +572,7 @@ int main(void)
         cmocka_unit_test(test_shift_changes_nothing_while_all_is_in_reach),
         cmocka_unit_test(test_batch_equals_each_alone),
         cmocka_unit_test(test_batch_may_mix_shifted_sequences_with_others),
-        cmocka_unit_test(test_a_filled_batch_gives_the_same_bits_next_to_whomever),
+        cmocka_unit_test(test_a_batch_gives_the_same_bits_next_to_whomever),
         cmocka_unit_test(test_a_batch_with_a_bad_item_changes_nothing),
         cmocka_unit_test(test_hollow_model_has_the_real_ones_shape),
         cmocka_unit_test(test_positions_that_cannot_be_had_are_refused),

@@ -20,14 +20,14 @@
 static int setup(void **state)
 {
     *state = calloc(1, sizeof(golden_model));
-    golden_model_open(*state, DEMO_DIR, DEMO_GOLDEN, MODEL_WEIGHTS_F32);
+    golden_model_open(*state, DEMO_DIR, DEMO_GOLDEN, KVP_F32);
     return 0;
 }
 
 static int setup_bf16(void **state)
 {
     *state = calloc(1, sizeof(golden_model));
-    golden_model_open(*state, DEMO_DIR, DEMO_GOLDEN, MODEL_WEIGHTS_BF16);
+    golden_model_open(*state, DEMO_DIR, DEMO_GOLDEN, KVP_BF16);
     return 0;
 }
 

@@ -162,12 +162,12 @@ static void test_a_disk_that_corrupts_everything_is_an_error(void **state)
 /* Several texts, decoded together. */
 static void run_batch(const fixture *f, faulty_disk *disk, float *logits, uint64_t *n_put_back)
 {
-    const size_t n_vocab = f->shape.n_vocab, n_rows = model_batch_rows(f->m, TEXTS);
+    const size_t n_vocab = f->shape.n_vocab;
     const window_rule rule = {.n_ctx = 64};
     kvp_pager *pager = open_pager(f, &disk->env);
     context c[TEXTS];
     model_item items[TEXTS];
-    float *rows = alloc_logits(f, n_rows > TEXTS ? n_rows : TEXTS);
+    float *rows = alloc_logits(f, TEXTS);
     for (uint32_t t = 0; t < TEXTS; t++) {
         need(context_init(&c[t], f->m, pager, &rule));
         need(context_extend(&c[t], f->tokens[t], FIRST + t, rows, 1));
@@ -176,7 +176,7 @@ static void run_batch(const fixture *f, faulty_disk *disk, float *logits, uint64
         context_step steps[TEXTS];
         for (uint32_t t = 0; t < TEXTS; t++)
             steps[t] = (context_step){.context = &c[t], .text = f->tokens[t], .end = i + t + 1};
-        need(context_step_all(steps, TEXTS, rows, n_rows, items));
+        need(context_step_all(steps, TEXTS, rows, items));
         for (uint32_t t = 0; t < TEXTS; t++)
             memcpy(logits + (i * TEXTS + t) * n_vocab, steps[t].logits, n_vocab * sizeof *logits);
     }

@@ -91,6 +91,7 @@ problem problem_make(shape s)
         .n_queries = s.n_queries,
         .n_heads = (uint32_t)p.n_heads,
         .scale = 1.0f / sqrtf((float)s.k_width),
+        .role = s.n_queries > 8 ? KVP_PREFILL : KVP_DECODE,
         .q_stride = s.stride_gap ? q_stride : 0,
         .out_stride = s.stride_gap ? out_stride : 0,
         .positions = s.positions,
@@ -180,7 +181,7 @@ void problem_solve(problem *p)
 
 bool problem_use_isa(size_t i)
 {
-    static const char *const isas[PROBLEM_N_ISAS] = {"scalar", "avx2"};
+    static const char *const isas[PROBLEM_N_ISAS] = {"scalar", "avx2", "avx512"};
     setenv("KVP_ISA", isas[i], 1);
     return kvp_isa() != NULL;
 }
@@ -218,7 +219,8 @@ void problem_check(shape s)
     problem p = problem_make(s);
     problem_solve(&p);
     for (size_t i = 0; i < PROBLEM_N_ISAS; i++)
-        if (problem_use_isa(i)) {
+        for (kvp_attend_role role = KVP_DECODE; role <= KVP_PREFILL && problem_use_isa(i); role++) {
+            p.args.role = role;
             problem_run(&p);
             problem_assert_solved(&p);
         }

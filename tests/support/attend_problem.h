@@ -68,10 +68,10 @@ void problem_run(problem *p);
 void problem_assert_solved(const problem *p);
 
 /* Let kvp_attend() use instruction set i, from 0, the scalar one. False: this CPU cannot. */
-#define PROBLEM_N_ISAS ((size_t)2)
+#define PROBLEM_N_ISAS ((size_t)3)
 bool problem_use_isa(size_t i);
 
-/* Make, solve, and run on every instruction set of this CPU. */
+/* Make, solve, and run in both roles on every instruction set of this CPU. */
 void problem_check(shape s);
 
 /* Zeroed memory. */

@@ -347,6 +347,20 @@ kvp_status kvp_scan_next(kvp_scan *scan, uint32_t part, kvp_page_view *view)
     return KVP_OK;
 }
 
+/* One to three pages: callers must not depend on how many. */
+kvp_status kvp_scan_next_run(kvp_scan *scan, uint32_t part, uint32_t max, kvp_page_view *views,
+                             uint32_t *n)
+{
+    uint32_t left = scan->parts[part].item.n_pages - scan->parts[part].next;
+    uint32_t wanted = 1 + scan->parts[part].next % 3;
+    wanted = wanted < max ? wanted : max;
+    wanted = wanted < left ? wanted : left;
+    kvp_status status = KVP_OK;
+    for (*n = 0; *n < wanted && !status; *n += !status)
+        status = kvp_scan_next(scan, part, &views[*n]);
+    return status;
+}
+
 /* ---- threads --------------------------------------------------------------------------------- */
 
 typedef struct tasks {

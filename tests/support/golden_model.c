@@ -16,8 +16,7 @@ void need(kvp_status status)
         fail_msg("%s: %s", kvp_status_str(status), kvp_error());
 }
 
-void golden_model_open(golden_model *g, const char *path, const char *golden_dir,
-                       model_weights weights)
+void golden_model_open(golden_model *g, const char *path, const char *golden_dir, kvp_dtype weights)
 {
     *g = (golden_model){.dir = golden_dir};
     const model_options options = {.weights = weights, .n_threads = 2};

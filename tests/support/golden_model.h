@@ -22,7 +22,7 @@ void need(kvp_status status);
 
 /* The model at `path` on 2 threads, with float32 KV that all stays in RAM. Fails the test. */
 void golden_model_open(golden_model *g, const char *path, const char *golden_dir,
-                       model_weights weights);
+                       kvp_dtype weights);
 void golden_model_close(golden_model *g);
 
 /* Logits of the last n_logits of n tokens, appended to the sequence. */

@@ -79,6 +79,20 @@ static void test_lengths_around_a_page_match_float64(void **state)
                                   .n_queries = n});
 }
 
+/* A page begins, and a block of a page that has several, after every number of keys. */
+static void test_every_length_matches_float64(void **state)
+{
+    (void)state;
+    for (size_t n_tokens = 1; n_tokens <= 3 * 80; n_tokens++)
+        problem_check((shape){.kv_heads = 1,
+                              .group = 1 + (uint32_t)n_tokens % 5,
+                              .k_width = 16,
+                              .page_tokens = n_tokens % 2 ? 16 : 80,
+                              .dtype = dtypes[n_tokens % 3],
+                              .n_tokens = n_tokens,
+                              .n_queries = 1 + n_tokens % 3 % n_tokens});
+}
+
 static void test_page_sizes_match_float64(void **state)
 {
     (void)state;
@@ -495,6 +509,7 @@ static void test_bad_arguments_are_refused_with_a_message(void **state)
     static const uint64_t falling[] = {5, 4};
     problem p = problem_make((shape){.n_tokens = 10, .n_queries = 2});
     const kvp_attend_args good = p.args;
+    float one = 0;
     assert_int_equal(kvp_attend(NULL, 0, &good), KVP_E_INVALID);
     assert_int_equal(kvp_attend(p.seq, 0, NULL), KVP_E_INVALID);
     assert_int_equal(kvp_attend(p.seq, 7, &good), KVP_E_INVALID);
@@ -511,6 +526,18 @@ static void test_bad_arguments_are_refused_with_a_message(void **state)
     p.args = good;
     p.args.scale = NAN;
     assert_refused(&p, KVP_E_INVALID, "scale");
+    p.args = good;
+    p.args.role = (kvp_attend_role)2;
+    assert_refused(&p, KVP_E_INVALID, "role is 2");
+    p.args = good;
+    p.args.m = &one;
+    assert_refused(&p, KVP_E_INVALID, "l is NULL");
+    p.args = good;
+    p.args.pages.o = &one;
+    assert_refused(&p, KVP_E_INVALID, "pages.m");
+    p.args.pages = (kvp_partial){&one, &one, &one};
+    p.args.role = KVP_PREFILL;
+    assert_refused(&p, KVP_E_INVALID, "KVP_DECODE");
     p.args = good;
     p.args.q_stride = 127;
     assert_refused(&p, KVP_E_INVALID, "q_stride is 127");
@@ -587,6 +614,7 @@ int main(void)
         cmocka_unit_test(test_prefill_every_width_matches_float64),
         cmocka_unit_test(test_k_and_v_of_different_width_match_float64),
         cmocka_unit_test(test_lengths_around_a_page_match_float64),
+        cmocka_unit_test(test_every_length_matches_float64),
         cmocka_unit_test(test_page_sizes_match_float64),
         cmocka_unit_test(test_gqa_mqa_and_uneven_lanes_match_float64),
         cmocka_unit_test(test_no_tokens_give_zeros),

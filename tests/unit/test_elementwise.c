@@ -20,23 +20,54 @@ static void test_gelu_equals_float64_everywhere(void **state)
     static float x[24001];
     for (int i = 0; i <= 24000; i++)
         x[i] = (float)(i - 12000) / 1000.0f;
-    gelu_tanh(x, 24001);
+    gelu_tanh(MODEL_ISA_SCALAR, x, 24001);
     for (int i = 0; i <= 24000; i++) {
         double wanted = gelu((double)((float)(i - 12000) / 1000.0f));
         assert_true(fabs((double)x[i] - wanted) <= 1e-7 + 4e-7 * fabs(wanted));
     }
 }
 
-static void test_gelu_of_extremes_is_itself_or_zero(void **state)
+static void check_gelu_of_extremes(model_isa isa)
 {
-    (void)state;
     float x[] = {0.0f, 50.0f, 1e10f, -50.0f, -1e10f, INFINITY};
-    gelu_tanh(x, 6);
+    gelu_tanh(isa, x, 6);
     assert_true(x[0] == 0 && x[1] == 50 && x[2] == 1e10f && isinf(x[5]));
     assert_true(fabsf(x[3]) <= 1e-20f && fabsf(x[4]) <= 1e-20f);
     float nan = NAN;
-    gelu_tanh(&nan, 1);
+    gelu_tanh(isa, &nan, 1);
     assert_true(isnan(nan));
+}
+
+static void test_gelu_of_extremes_is_itself_or_zero(void **state)
+{
+    (void)state;
+    model_isa best;
+    assert_int_equal(model_isa_find(&best), KVP_OK);
+    for (model_isa isa = MODEL_ISA_SCALAR; isa <= best; isa++)
+        check_gelu_of_extremes(isa);
+}
+
+/* Any length: a vector's lanes and what is left over are alike. */
+static void test_instruction_sets_change_no_bit(void **state)
+{
+    (void)state;
+    static float x[1003], scalar[1003], gelu[1003], silu[2][1003];
+    model_isa best;
+    assert_int_equal(model_isa_find(&best), KVP_OK);
+    for (int i = 0; i < 1003; i++)
+        x[i] = (float)((i * 7919) % 1003 - 501) / 17.0f;
+    for (model_isa isa = MODEL_ISA_AVX2; isa <= best; isa++) {
+        for (size_t n = 1; n <= 1003; n += n < 70 ? 1 : 311) {
+            memcpy(scalar, x, sizeof x);
+            memcpy(gelu, x, sizeof x);
+            gelu_tanh(MODEL_ISA_SCALAR, scalar, n);
+            gelu_tanh(isa, gelu, n);
+            assert_memory_equal(scalar, gelu, sizeof x);
+            gated_silu(MODEL_ISA_SCALAR, x, gelu, n, silu[0]);
+            gated_silu(isa, x, gelu, n, silu[1]);
+            assert_memory_equal(silu[0], silu[1], sizeof x);
+        }
+    }
 }
 
 static void test_layer_norm_equals_float64(void **state)
@@ -102,14 +133,14 @@ static void test_gated_silu_equals_float64_everywhere(void **state)
         gate[i] = (float)(i - 12000) / 100.0f;
         up[i] = (float)(i % 7) - 3.0f;
     }
-    gated_silu(gate, up, 24001, out);
+    gated_silu(MODEL_ISA_SCALAR, gate, up, 24001, out);
     for (int i = 0; i <= 24000; i++) {
         double x = (double)gate[i], wanted = x / (1 + exp(-x)) * (double)up[i];
         assert_true(fabs((double)out[i] - wanted) <= 1e-30 + 6e-7 * fabs(wanted) ||
                     fabs(wanted) <= 1e-35);
     }
     gate[0] = NAN;
-    gated_silu(gate, up, 1, out);
+    gated_silu(MODEL_ISA_SCALAR, gate, up, 1, out);
     assert_true(isnan(out[0]));
 }
 
@@ -141,16 +172,38 @@ static void test_narrowing_rounds_to_nearest_even(void **state)
     }
 }
 
+/* Halves are exact; what lies between two of them goes to the nearer one, to the even one from the
+ * middle. */
+static void test_every_half_survives_and_what_lies_between_is_rounded(void **state)
+{
+    (void)state;
+    for (uint32_t half = 0; half < 0x7C00u; half++) {
+        float low = convert_f16((uint16_t)half);
+        float high = half == 0x7BFFu ? 65536.0f : convert_f16((uint16_t)(half + 1));
+        float middle = low + (high - low) / 2;
+        assert_int_equal(convert_narrow_f16(low), half);
+        assert_int_equal(convert_narrow_f16(-low), half | 0x8000u);
+        assert_int_equal(convert_narrow_f16(nextafterf(middle, 0)), half);
+        assert_int_equal(convert_narrow_f16(nextafterf(middle, 1e9f)), half + 1);
+        assert_int_equal(convert_narrow_f16(middle), half + (half & 1));
+    }
+    assert_int_equal(convert_narrow_f16(INFINITY), 0x7C00);
+    assert_int_equal(convert_narrow_f16(-1e9f), 0xFC00);
+    assert_true(isnan(convert_f16(convert_narrow_f16(NAN))));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_gelu_equals_float64_everywhere),
         cmocka_unit_test(test_gelu_of_extremes_is_itself_or_zero),
+        cmocka_unit_test(test_instruction_sets_change_no_bit),
         cmocka_unit_test(test_layer_norm_equals_float64),
         cmocka_unit_test(test_rms_norm_equals_float64),
         cmocka_unit_test(test_gated_silu_equals_float64_everywhere),
         cmocka_unit_test(test_relu_keeps_what_is_not_negative),
         cmocka_unit_test(test_narrowing_rounds_to_nearest_even),
+        cmocka_unit_test(test_every_half_survives_and_what_lies_between_is_rounded),
     };
     return cmocka_run_group_tests(tests, NULL, NULL) != 0;
 }

@@ -1,8 +1,7 @@
-/* test_matmul.c - products with weights against float64, on all three ways: float, bf16 where the
- * CPU multiplies it, and bf16 widened (in a child that hides the instructions from oneDNN). */
+/* test_matmul.c - products with weights against float64, for every dtype and all instructions that
+ * this CPU has; rows that depend on nothing but themselves. */
 #include "integration/models/matmul.h"
 #include "integration/models/convert.h"
-#include "tests/support/child.h"
 #include "tests/support/larger.h"
 
 #include <setjmp.h>
@@ -34,34 +33,32 @@ static void *allocate(size_t bytes)
     return p;
 }
 
-/* bf16 problems have values that bf16 has exactly: then only sums are rounded. */
-static float value(bool is_bf16)
+/* Values that the dtype has exactly: then only sums are rounded. */
+static float value(kvp_dtype dtype)
 {
     float v = random_value();
-    uint16_t half;
-    if (is_bf16) {
-        convert_f32_to_bf16(&v, &half, 1);
-        convert_bf16_to_f32(&half, &v, 1);
-    }
-    return v;
+    return dtype == KVP_F16    ? convert_f16(convert_narrow_f16(v))
+           : dtype == KVP_BF16 ? convert_bits((uint32_t)convert_narrow(v) << 16)
+                               : v;
 }
 
-static void make(problem *p, size_t n_in, size_t n_out, size_t m, bool is_out_major, bool is_bf16)
+static void make(problem *p, size_t n_in, size_t n_out, size_t m, bool is_out_major,
+                 kvp_dtype dtype)
 {
     *p = (problem){.n_in = n_in, .n_out = n_out, .m = m};
     p->weights = allocate(n_in * n_out * sizeof(float));
     p->bias = allocate(n_out * sizeof(float));
     p->x = allocate(m * n_in * sizeof(float));
     for (size_t i = 0; i < n_in * n_out; i++)
-        p->weights[i] = value(is_bf16);
+        p->weights[i] = value(dtype);
     for (size_t i = 0; i < n_out; i++)
-        p->bias[i] = value(false);
+        p->bias[i] = value(KVP_F32);
     for (size_t i = 0; i < m * n_in; i++)
-        p->x[i] = value(is_bf16);
+        p->x[i] = value(dtype);
     p->w = (matrix){.n_in = n_in,
                     .n_out = n_out,
                     .is_out_major = is_out_major,
-                    .is_bf16 = is_bf16,
+                    .dtype = dtype,
                     .bias = p->bias};
     p->w.data = allocate(matrix_bytes(&p->w));
     memset(p->w.data, 0, matrix_bytes(&p->w));
@@ -104,58 +101,126 @@ static double error_of(const problem *p, const float *y)
     return highest;
 }
 
-/* Shapes around the borders of panels (128 .. 512 columns) and of bf16 pieces (powers of two). */
-static const size_t shapes[][2] = {{1, 1}, {7, 3}, {64, 128}, {96, 129}, {40, 700}, {33, 9000}};
-static const size_t row_counts[] = {1, 2, 3, 17};
+/* Shapes around the borders of panels (48 columns), with odd numbers of inputs. */
+static const size_t shapes[][2] = {{1, 1}, {7, 3}, {64, 48}, {96, 145}, {41, 700}, {33, 2000}};
+/* Around those of tiles: 8 rows, 6 rows. */
+static const size_t row_counts[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 19};
+static const char *const isas[] = {"scalar", "avx2", "avx512", ""};
+#define N_ISAS (sizeof isas / sizeof *isas)
 
-static double worst_error(uint32_t n_threads, bool is_out_major, bool is_bf16)
+typedef struct product_of {
+    kvp_pool *threads;
+    model_isa isa;
+    matmul *mm;
+} product_of;
+
+/* False: this CPU does not have it. */
+static bool open_products(const char *isa, uint32_t n_threads, product_of *p)
+{
+    setenv("KVP_ISA", isa, 1);
+    kvp_status status = model_isa_find(&p->isa);
+    unsetenv("KVP_ISA");
+    if (status) {
+        assert_int_equal(status, KVP_E_UNSUPPORTED);
+        assert_true(strcmp(isa, "scalar") != 0 && *isa);
+        print_message("%s\n", kvp_error());
+        return false;
+    }
+    assert_int_equal(kvp_pool_open(n_threads, NULL, NULL, &p->threads), KVP_OK);
+    assert_int_equal(matmul_open(p->threads, p->isa, &p->mm), KVP_OK);
+    return true;
+}
+
+static void close_products(product_of *p)
+{
+    matmul_close(p->mm);
+    kvp_pool_close(p->threads);
+}
+
+static float *multiply(const product_of *p, const problem *q)
+{
+    float *y = allocate(q->m * q->n_out * sizeof *y);
+    for (size_t i = 0; i < q->m * q->n_out; i++)
+        y[i] = NAN;
+    assert_int_equal(matmul_apply(p->mm, &q->w, q->x, q->m, y), KVP_OK);
+    return y;
+}
+
+static double worst_error(const product_of *p, bool is_out_major, kvp_dtype dtype)
 {
     double highest = 0;
-    kvp_pool *threads;
-    matmul *mm;
     random_state = 1;
-    assert_int_equal(kvp_pool_open(n_threads, NULL, NULL, &threads), KVP_OK);
-    assert_int_equal(matmul_open(threads, &mm), KVP_OK);
     for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
         for (size_t r = 0; r < sizeof row_counts / sizeof *row_counts; r++) {
-            problem p;
-            make(&p, shapes[s][0], shapes[s][1], row_counts[r], is_out_major, is_bf16);
-            float *y = allocate(p.m * p.n_out * sizeof *y);
-            for (size_t i = 0; i < p.m * p.n_out; i++)
-                y[i] = NAN;
-            assert_int_equal(matmul_apply(mm, &p.w, p.x, p.m, y), KVP_OK);
-            double error = error_of(&p, y);
+            problem q;
+            make(&q, shapes[s][0], shapes[s][1], row_counts[r], is_out_major, dtype);
+            float *y = multiply(p, &q);
+            double error = error_of(&q, y);
             highest = error <= highest ? highest : error;
             free(y);
-            fini(&p);
+            fini(&q);
         }
     }
-    matmul_close(mm);
-    kvp_pool_close(threads);
     return highest;
 }
 
-static void test_float_products_equal_float64(void **state)
+static void test_products_equal_float64(void **state)
 {
     (void)state;
-    assert_true(worst_error(2, false, false) <= 1e-6);
-    assert_true(worst_error(2, true, false) <= 1e-6);
+    for (size_t i = 0; i < N_ISAS; i++) {
+        product_of p;
+        if (!open_products(isas[i], 2, &p))
+            continue;
+        assert_true(!*isas[i] || (i < 2 ? p.isa == i : p.isa >= MODEL_ISA_AVX512));
+        for (kvp_dtype dtype = KVP_F32; dtype <= KVP_BF16; dtype++) {
+            assert_true(worst_error(&p, false, dtype) <= 1e-6);
+            assert_true(worst_error(&p, true, dtype) <= 1e-6);
+        }
+        close_products(&p);
+    }
 }
 
-static void test_bf16_products_equal_float64(void **state)
+/* Of n floats: pairs that differ by more than one would expect of sums in another rounding. */
+static size_t count_different(const float *a, const float *b, size_t n)
+{
+    size_t n_different = 0;
+    for (size_t i = 0; i < n; i++)
+        n_different += !(fabsf(a[i] - b[i]) <= 2e-5f);
+    return n_different;
+}
+
+/* AVX2 and AVX-512 do the same operations in the same order, but for inputs that are bf16. */
+static void test_instruction_sets_agree(void **state)
 {
     (void)state;
-    assert_true(worst_error(2, true, true) <= 1e-6);
-    assert_true(worst_error(2, false, true) <= 1e-6);
+    for (kvp_dtype dtype = KVP_F32; dtype <= KVP_BF16; dtype++) {
+        problem q;
+        make(&q, 301, 515, 11, true, dtype);
+        size_t n = q.m * q.n_out;
+        float *results[N_ISAS] = {0};
+        for (size_t i = 0; i < N_ISAS; i++) {
+            product_of p;
+            if (!open_products(isas[i], 1, &p))
+                continue;
+            results[i] = multiply(&p, &q);
+            assert_int_equal(count_different(results[0], results[i], n), 0);
+            close_products(&p);
+        }
+        if (results[1] && results[2] && dtype != KVP_BF16)
+            assert_memory_equal(results[1], results[2], n * sizeof(float));
+        for (size_t i = 0; i < N_ISAS; i++)
+            free(results[i]);
+        fini(&q);
+    }
 }
 
 static void test_rows_of_embeddings_come_back(void **state)
 {
     (void)state;
-    for (int is_bf16 = 0; is_bf16 < 2; is_bf16++) {
+    for (kvp_dtype dtype = KVP_F32; dtype <= KVP_BF16; dtype++) {
         problem p;
-        float row[40];
-        make(&p, 40, 300, 1, true, is_bf16);
+        float row[41];
+        make(&p, 41, 300, 1, true, dtype);
         for (size_t i = 0; i < p.n_out; i++) {
             matrix_output(&p.w, i, row);
             assert_memory_equal(row, p.weights + i * p.n_in, sizeof row);
@@ -164,148 +229,117 @@ static void test_rows_of_embeddings_come_back(void **state)
     }
 }
 
-/* In a child: oneDNN decides once per process which instructions it uses. */
-static int widened(void *arg)
+/* Rows [first, first + n) of the problem alone, compared with those of `all`. */
+static size_t count_unlike(const product_of *p, const problem *q, const float *all, size_t first,
+                           size_t n)
 {
-    (void)arg;
-    setenv("DNNL_MAX_CPU_ISA", "AVX2", 1);
-    return worst_error(2, true, true) <= 1e-6 ? 0 : 1;
-}
-
-static void test_bf16_without_instructions_equals_float64(void **state)
-{
-    (void)state;
-    assert_int_equal(child_run(widened, NULL), 0);
-}
-
-static float *product_with(uint32_t n_threads, const problem *p)
-{
-    kvp_pool *threads;
-    matmul *mm;
-    float *y = allocate(p->m * p->n_out * sizeof *y);
-    assert_int_equal(kvp_pool_open(n_threads, NULL, NULL, &threads), KVP_OK);
-    assert_int_equal(matmul_open(threads, &mm), KVP_OK);
-    assert_int_equal(matmul_apply(mm, &p->w, p->x, p->m, y), KVP_OK);
-    matmul_close(mm);
-    kvp_pool_close(threads);
-    return y;
-}
-
-static void test_threads_do_not_change_a_bit(void **state)
-{
-    (void)state;
-    static const size_t rows[] = {1, 150};
-    for (size_t r = 0; r < 4; r++) {
-        problem p;
-        make(&p, 200, 1500, rows[r % 2], r >= 2, r >= 2);
-        float *one = product_with(1, &p);
-        for (uint32_t n = 2; n <= 4; n += 2) {
-            float *many = product_with(n, &p);
-            assert_memory_equal(one, many, p.m * p.n_out * sizeof *one);
-            free(many);
-        }
-        free(one);
-        fini(&p);
-    }
-}
-
-/* y of row `at` of m, which is the same row wherever it is put; the others are random. */
-static void row_product(matmul *mm, problem *p, const float *row, size_t at, float *y)
-{
-    for (size_t i = 0; i < p->m * p->n_in; i++)
-        p->x[i] = random_value();
-    memcpy(p->x + at * p->n_in, row, p->n_in * sizeof *row);
-    assert_int_equal(matmul_apply(mm, &p->w, p->x, p->m, y), KVP_OK);
-    memmove(y, y + at * p->n_out, p->n_out * sizeof *y);
-}
-
-/* Rows of a product that do not get the same bits wherever they stand. */
-static size_t count_unfair(matmul *mm, problem *p)
-{
-    size_t n_unfair = 0;
-    float *y = allocate(p->m * p->n_out * sizeof *y), *first = allocate(p->n_out * sizeof *first);
-    float *row = allocate(p->n_in * sizeof *row);
-    for (size_t i = 0; i < p->n_in; i++)
-        row[i] = random_value();
-    row_product(mm, p, row, 0, y);
-    memcpy(first, y, p->n_out * sizeof *first);
-    for (size_t at = 0; at < p->m; at++) {
-        row_product(mm, p, row, at, y);
-        n_unfair += memcmp(first, y, p->n_out * sizeof *y) != 0;
-    }
-    free(row);
-    free(first);
+    problem part = *q;
+    part.x = q->x + first * q->n_in;
+    part.m = n;
+    float *y = multiply(p, &part);
+    size_t n_unlike = memcmp(y, all + first * q->n_out, n * q->n_out * sizeof *y) != 0;
     free(y);
-    return n_unfair;
+    return n_unlike;
 }
 
-static int check_fair_rows(void *isa)
+static size_t count_unlike_parts(const product_of *p, const problem *q, const float *all)
 {
-    static const size_t shapes[][2] = {{96, 200}, {300, 515}};
-    kvp_pool *threads;
-    matmul *mm;
-    size_t n_unfair = 0;
-    if (isa)
-        setenv("DNNL_MAX_CPU_ISA", isa, 1);
-    assert_int_equal(kvp_pool_open(2, NULL, NULL, &threads), KVP_OK);
-    assert_int_equal(matmul_open(threads, &mm), KVP_OK);
-    for (size_t n = 1; n <= 64; n += n < 20 ? 1 : 11) {
-        for (size_t s = 0; s < 8; s++) {
-            problem p;
-            make(&p, shapes[s / 4][0], shapes[s / 4][1], 128, s & 1, s & 2);
-            p.m = matmul_fair_rows(mm, &p.w, n);
-            assert_true(p.m >= n && p.m <= 2 * n && p.m <= 64);
-            n_unfair += count_unfair(mm, &p);
-            fini(&p);
-        }
+    size_t n_unlike = 0;
+    for (size_t n = 1; n <= 20; n++) { /* all but the last n rows, and these, from any place on */
+        n_unlike += count_unlike(p, q, all, n % 7, n);
+        n_unlike += count_unlike(p, q, all, q->m - n, n);
+        n_unlike += count_unlike(p, q, all, 0, q->m - n);
     }
-    matmul_close(mm);
-    kvp_pool_close(threads);
-    return n_unfair != 0;
+    return n_unlike;
 }
 
-static void test_rows_of_a_fair_product_do_not_depend_on_their_place(void **state)
+static void test_rows_depend_on_themselves_alone(void **state)
 {
     (void)state;
-    assert_int_equal(child_run(check_fair_rows, "SSE41"), 0);
-    assert_int_equal(child_run(check_fair_rows, "AVX2"), 0);
-    assert_int_equal(child_run(check_fair_rows, "AVX512_CORE"), 0);
-    assert_int_equal(child_run(check_fair_rows, NULL), 0);
+    for (size_t i = 0; i < N_ISAS; i++) {
+        for (kvp_dtype dtype = KVP_F32; dtype <= KVP_BF16; dtype++) {
+            float *all = NULL;
+            for (uint32_t n_threads = 1; n_threads <= 4; n_threads++) {
+                product_of p;
+                problem q;
+                random_state = 5;
+                make(&q, 201, 515, 150, dtype == KVP_F16, dtype);
+                if (open_products(isas[i], n_threads, &p)) {
+                    if (!all)
+                        all = multiply(&p, &q);
+                    assert_int_equal(count_unlike(&p, &q, all, 0, q.m), 0);
+                    assert_int_equal(count_unlike_parts(&p, &q, all), 0);
+                    close_products(&p);
+                }
+                fini(&q);
+            }
+            free(all);
+        }
+    }
+}
+
+/* What is not a number in a row stays in it. */
+static void test_nan_stays_in_its_row(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < N_ISAS; i++) {
+        for (kvp_dtype dtype = KVP_F32; dtype <= KVP_BF16; dtype++) {
+            product_of p;
+            problem q;
+            if (!open_products(isas[i], 2, &p))
+                continue;
+            make(&q, 33, 50, 9, true, dtype);
+            q.x[3 * q.n_in + 7] = NAN;
+            float *y = multiply(&p, &q);
+            for (size_t at = 0; at < q.m * q.n_out; at++)
+                assert_true(isnan(y[at]) ? at / q.n_out == 3 : at / q.n_out != 3);
+            free(y);
+            fini(&q);
+            close_products(&p);
+        }
+    }
 }
 
 static void test_reserved_products_take_no_more_scratch(void **state)
 {
     (void)state;
-    kvp_pool *threads;
-    matmul *mm;
-    problem p;
-    make(&p, 64, 300, 130, true, true);
-    float *y = allocate(p.m * p.n_out * sizeof *y);
-    assert_int_equal(kvp_pool_open(2, NULL, NULL, &threads), KVP_OK);
-    assert_int_equal(matmul_open(threads, &mm), KVP_OK);
-    assert_int_equal(matmul_scratch_bytes(mm), 0);
-    assert_int_equal(matmul_reserve(mm, &p.w, p.m), KVP_OK);
-    size_t bytes = matmul_scratch_bytes(mm);
+    product_of p;
+    problem q;
+    make(&q, 64, 300, 130, true, KVP_BF16);
+    float *y = allocate(q.m * q.n_out * sizeof *y);
+    assert_true(open_products("", 2, &p));
+    assert_int_equal(matmul_scratch_bytes(p.mm), 0);
+    assert_int_equal(matmul_reserve(p.mm, &q.w, q.m), KVP_OK);
+    size_t bytes = matmul_scratch_bytes(p.mm);
     assert_true(bytes > 0);
-    assert_int_equal(matmul_apply(mm, &p.w, p.x, p.m, y), KVP_OK);
-    assert_int_equal(matmul_apply(mm, &p.w, p.x, 1, y), KVP_OK);
-    assert_int_equal(matmul_scratch_bytes(mm), bytes);
-    matmul_close(mm);
-    kvp_pool_close(threads);
+    assert_int_equal(matmul_apply(p.mm, &q.w, q.x, q.m, y), KVP_OK);
+    assert_int_equal(matmul_apply(p.mm, &q.w, q.x, 1, y), KVP_OK);
+    assert_int_equal(matmul_scratch_bytes(p.mm), bytes);
+    close_products(&p);
     free(y);
-    fini(&p);
+    fini(&q);
+}
+
+static void test_unknown_instructions_are_refused(void **state)
+{
+    (void)state;
+    model_isa isa;
+    setenv("KVP_ISA", "avx9000", 1);
+    assert_int_equal(model_isa_find(&isa), KVP_E_UNSUPPORTED);
+    assert_non_null(strstr(kvp_error(), "KVP_ISA=avx9000"));
+    unsetenv("KVP_ISA");
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_bf16_without_instructions_equals_float64), /* first: it forks */
-        cmocka_unit_test(test_rows_of_a_fair_product_do_not_depend_on_their_place),
-        cmocka_unit_test(test_float_products_equal_float64),
-        cmocka_unit_test(test_bf16_products_equal_float64),
+        cmocka_unit_test(test_products_equal_float64),
+        cmocka_unit_test(test_instruction_sets_agree),
         cmocka_unit_test(test_rows_of_embeddings_come_back),
-        cmocka_unit_test(test_threads_do_not_change_a_bit),
+        cmocka_unit_test(test_rows_depend_on_themselves_alone),
+        cmocka_unit_test(test_nan_stays_in_its_row),
         cmocka_unit_test(test_reserved_products_take_no_more_scratch),
+        cmocka_unit_test(test_unknown_instructions_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL) != 0;
 }

@@ -38,7 +38,7 @@ static void need(kvp_status status)
 }
 
 /* Logits of all tokens, through the folder. */
-static uint64_t run(const char *dir, const tiny_gpt2 *t, model_weights weights, float *logits)
+static uint64_t run(const char *dir, const tiny_gpt2 *t, kvp_dtype weights, float *logits)
 {
     model *m = NULL;
     kvp_pager *pager;
@@ -64,7 +64,7 @@ static void check(const char *dir, const tiny_gpt2 *t, bool by_width, bool by_la
 {
     float got[MAX_LOGITS];
     double wanted[MAX_LOGITS];
-    run(dir, t, MODEL_WEIGHTS_F32, got);
+    run(dir, t, KVP_F32, got);
     tiny_gpt2_forward(t, tokens, N, by_width, by_layer, wanted);
     for (size_t i = 0; i < N * t->n_vocab; i++)
         assert_true(fabs((double)got[i] - wanted[i]) <= 2e-5);
@@ -104,14 +104,14 @@ static void test_quirks_do_not_change_a_bit(void **state)
     float plain[MAX_LOGITS], quirky[MAX_LOGITS];
     tiny_gpt2 t = tiny_gpt2_default();
     size_t bytes = N * t.n_vocab * sizeof *plain;
-    run(*state, &t, MODEL_WEIGHTS_F32, plain);
+    run(*state, &t, KVP_F32, plain);
     static const char *const dtypes[] = {"F32", "F16", "BF16"};
     for (size_t i = 0; i < 3; i++) {
         t.dtype = dtypes[i];
         t.prefix = i % 2 ? "transformer." : "";
         t.has_buffers = true;
         memset(quirky, 0, bytes);
-        run(*state, &t, MODEL_WEIGHTS_F32, quirky);
+        run(*state, &t, KVP_F32, quirky);
         assert_memory_equal(plain, quirky, bytes);
     }
 }
@@ -120,9 +120,9 @@ static void test_unused_tensors_outside_layers_are_ignored(void **state)
 {
     float plain[MAX_LOGITS], other[MAX_LOGITS];
     tiny_gpt2 t = tiny_gpt2_default();
-    run(*state, &t, MODEL_WEIGHTS_F32, plain);
+    run(*state, &t, KVP_F32, plain);
     t.added = "score.weight";
-    run(*state, &t, MODEL_WEIGHTS_F32, other);
+    run(*state, &t, KVP_F32, other);
     assert_memory_equal(plain, other, N * t.n_vocab * sizeof *plain);
 }
 
@@ -132,10 +132,10 @@ static void test_bf16_weights_are_near_whatever_the_file_has(void **state)
     float plain[MAX_LOGITS], first[MAX_LOGITS], got[MAX_LOGITS];
     static const char *const dtypes[] = {"F32", "F16", "BF16"};
     tiny_gpt2 t = tiny_gpt2_default();
-    run(*state, &t, MODEL_WEIGHTS_F32, plain);
+    run(*state, &t, KVP_F32, plain);
     for (size_t k = 0; k < 3; k++) {
         t.dtype = dtypes[k];
-        run(*state, &t, MODEL_WEIGHTS_BF16, k ? got : first);
+        run(*state, &t, KVP_BF16, k ? got : first);
         for (size_t i = 0; i < N * t.n_vocab; i++)
             assert_true(fabsf(first[i] - plain[i]) <= 0.1f);
         if (k)
@@ -147,14 +147,14 @@ static void test_fingerprint_tells_recipes_apart(void **state)
 {
     float logits[MAX_LOGITS];
     tiny_gpt2 t = tiny_gpt2_default();
-    uint64_t first = run(*state, &t, MODEL_WEIGHTS_F32, logits);
-    assert_true(first == run(*state, &t, MODEL_WEIGHTS_F32, logits));
-    assert_true(first != run(*state, &t, MODEL_WEIGHTS_BF16, logits));
+    uint64_t first = run(*state, &t, KVP_F32, logits);
+    assert_true(first == run(*state, &t, KVP_F32, logits));
+    assert_true(first != run(*state, &t, KVP_BF16, logits));
     t.config_extra = ",\"scale_attn_weights\":false";
-    assert_true(first != run(*state, &t, MODEL_WEIGHTS_F32, logits));
+    assert_true(first != run(*state, &t, KVP_F32, logits));
     t.config_extra = NULL;
     t.added = "more";
-    assert_true(first != run(*state, &t, MODEL_WEIGHTS_F32, logits));
+    assert_true(first != run(*state, &t, KVP_F32, logits));
 }
 
 /* ---- what is refused ------------------------------------------------------------------------- */

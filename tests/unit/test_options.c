@@ -139,7 +139,7 @@ static void test_defaults_are_those_of_the_help(void **state)
     assert_string_equal(o.model_path, "dir");
     assert_string_equal(o.prompt, "text");
     assert_int_equal(o.kv_dtype, KVP_F16);
-    assert_int_equal(o.weights, MODEL_WEIGHTS_F32);
+    assert_int_equal(o.weights, KVP_F32);
     assert_int_equal(o.n_new, 128);
     assert_true(o.sampler.temperature == 0 && o.sampler.top_p == 1);
     assert_int_equal(o.sampler.top_k, 0);
@@ -187,7 +187,7 @@ static void test_every_option_reaches_its_value(void **state)
     assert_int_equal(o.n_ctx, 99);
     assert_int_equal(o.beyond.kind, BEYOND_STOP);
     assert_int_equal(o.kv_dtype, KVP_BF16);
-    assert_int_equal(o.weights, MODEL_WEIGHTS_BF16);
+    assert_int_equal(o.weights, KVP_BF16);
     assert_int_equal(o.n_threads, 3);
     assert_true(o.json);
 }
@@ -225,7 +225,7 @@ static void test_mistakes_are_usage_errors(void **state)
     check_rejected(&cmd_generate, "-m m -p t --top-p 0");
     check_rejected(&cmd_generate, "-m m -p t --top-p 1.1");
     check_rejected(&cmd_generate, "-m m -p t --kv-dtype f8");
-    check_rejected(&cmd_generate, "-m m -p t --weights f16");
+    check_rejected(&cmd_generate, "-m m -p t --weights q8");
     check_rejected(&cmd_generate, "-m m -p t --placement fifo");
     check_rejected(&cmd_generate, "-m m -p t --page-tokens 0");
     check_rejected(&cmd_generate, "-m m -p t --page-tokens 65536");

@@ -116,12 +116,12 @@ static void test_model_is_asked_for_positions_unless_they_limit_the_text(void **
     options o = options_default();
     o.n_ctx = 5000;
     o.n_threads = 3;
-    o.weights = MODEL_WEIGHTS_BF16;
+    o.weights = KVP_BF16;
     model_options m = rule_model_options(&o);
     assert_int_equal(m.n_ctx, 5000);
     assert_false(m.yarn);
     assert_int_equal(m.n_threads, 3);
-    assert_int_equal(m.weights, MODEL_WEIGHTS_BF16);
+    assert_int_equal(m.weights, KVP_BF16);
     o.beyond.kind = BEYOND_YARN;
     m = rule_model_options(&o);
     assert_int_equal(m.n_ctx, 5000);

@@ -37,7 +37,7 @@ struct kvp_seq {
         kvp_seq *prev, *next; /* the pager's list */
         bool is_listed;
     } wanted;
-    bool is_scanned;    /* a scan is open */
+    uint32_t n_scans;   /* open ones */
     uint32_t hot_layer; /* that is being filled; UINT32_MAX: none */
     kvpi_outlook ahead;
     kvpi_trail *trails; /* [geometry.n_layers] */

@@ -171,12 +171,12 @@ KVP_API KVP_NODISCARD kvp_status kvp_seq_append_rows(kvp_seq *seq, uint32_t laye
 KVP_API KVP_NODISCARD kvp_status kvp_seq_reserve(kvp_seq *seq, uint64_t n_tokens);
 
 /* Forget the tokens at positions >= n_tokens in every lane. No I/O. Errors: KVP_E_BUSY pages are
- * pinned; KVP_E_RANGE the tokens before n_tokens were evicted (0 always works). */
+ * pinned, or scanned; KVP_E_RANGE the tokens before n_tokens were evicted (0 always works). */
 KVP_API KVP_NODISCARD kvp_status kvp_seq_truncate(kvp_seq *seq, uint64_t n_tokens);
 
 /* Retention: free the pages of `layer` (or KVP_ALL_LAYERS) whose positions all lie in [begin, end).
  * The lane's last page always stays. Remaining tokens keep their positions. No I/O.
- * Errors: KVP_E_BUSY pages are pinned; KVP_E_INVALID no such layer. */
+ * Errors: KVP_E_BUSY pages are pinned, or scanned; KVP_E_INVALID no such layer. */
 KVP_API KVP_NODISCARD kvp_status kvp_seq_evict(kvp_seq *seq, uint32_t layer, uint64_t begin,
                                                uint64_t end);
 

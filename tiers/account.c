@@ -10,7 +10,7 @@
 
 #define MAX_ACCOUNTS (UINT16_MAX + 1u)
 #define FIRST_CAPACITY 16u
-#define MAX_DEPTH 16u
+#define MAX_DEPTH 16u /* of groups; sequences in them may have accounts below */
 
 /* ---- the tree ---- */
 
@@ -35,9 +35,10 @@ static kvp_status grow_table(kvp_pager *p)
 
 static kvp_status find_number(kvp_pager *p, uint16_t *no)
 {
-    uint32_t n = 0;
+    uint32_t n = p->accounts_taken;
     while (n < p->accounts_capacity && p->accounts[n])
         n++;
+    p->accounts_taken = n;
     kvp_status status = n == p->accounts_capacity ? grow_table(p) : KVP_OK;
     *no = (uint16_t)n;
     return status;
@@ -64,8 +65,8 @@ kvp_status kvpi_account_new(kvp_pager *p, kvp_group *parent, bool is_seq, const 
 {
     uint16_t no;
     kvp_group *g;
-    if (parent && parent->depth == MAX_DEPTH)
-        return kvp_fail(KVP_E_INVALID, "groups can be nested %u deep", MAX_DEPTH - 1);
+    if (parent && !is_seq && parent->depth == MAX_DEPTH)
+        return kvp_fail(KVP_E_INVALID, "groups can be nested %u deep", MAX_DEPTH);
     kvp_status status = find_number(p, &no);
     if (!status)
         status = kvpi_alloc(&p->table_mem, sizeof *g, "group", &g);
@@ -97,6 +98,7 @@ static void delete_account(kvp_group *g)
     kvp_pager *p = g->pager;
     kvpi_policies_close(g);
     p->accounts[g->no] = NULL;
+    p->accounts_taken = g->no < p->accounts_taken ? g->no : p->accounts_taken;
     kvpi_free(&p->table_mem, g, sizeof *g);
 }
 
@@ -152,12 +154,15 @@ void kvpi_account_add_page(kvp_pager *p, kvpi_page *pg, kvp_group *g)
     assert(p->accounts[g->no] == g);
     (void)p;
     pg->account = g->no;
+    g->n_pages++;
     kvpi_account_ref(g);
 }
 
 void kvpi_account_drop_page(kvp_pager *p, kvpi_page *pg)
 {
-    kvpi_account_unref(kvpi_account_of(p, pg));
+    kvp_group *g = kvpi_account_of(p, pg);
+    g->n_pages--;
+    kvpi_account_unref(g);
     pg->account = 0;
 }
 
@@ -299,6 +304,9 @@ void kvpi_account_settle(kvp_pager *p, kvp_group *g)
 
 void kvpi_accounts_settle(kvp_pager *p)
 {
+    uint64_t n_needs = (uint64_t)p->n_homeless + p->n_admitted;
+    if (p->n_backed == n_needs || p->n_backed == p->promised)
+        return; /* no account is short of promises, or there are none */
     for (kvp_group *g = p->root; g; g = kvpi_account_next(p->root, g))
         kvpi_account_settle(p, g);
 }

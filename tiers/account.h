@@ -16,7 +16,9 @@
  *  B2  commitment <= max, likewise: a claim that was granted can be honoured, and so can every min.
  *      (Not zram as a whole where there is no disk: what is encoded there may turn out to fit.)
  *  B3  own, below, used and the rest add up from pages and holders.
- *  B4  Whoever can reach a page is in the account that it is charged to: a pin is counted there. */
+ *  B4  Whoever can reach a page is in the account that it is charged to: a pin is counted there.
+ *  B5  An account is a giver of a tier if its policy, or one below, has pages; hands are at givers:
+ *      whoever looks for victims does not come by accounts from which there are none to be had. */
 #ifndef KVPI_TIERS_ACCOUNT_H
 #define KVPI_TIERS_ACCOUNT_H
 
@@ -47,14 +49,22 @@ static inline uint64_t kvpi_quota_slack(const kvpi_quota *q)
     return kvpi_quota_commitment(q) - kvpi_quota_claims(q);
 }
 
+/* The way round the accounts that may give pages of a tier. */
+typedef struct kvpi_givers {
+    uint64_t n_listed;                     /* pages in the account's own policy */
+    kvp_group *first, *last, *prev, *next; /* children that are givers, and siblings */
+    kvp_group *hand;                       /* where to begin; NULL: here */
+} kvpi_givers;
+
 struct kvp_group {
     kvp_pager *pager;
     kvp_group *parent, *first_child, *prev, *next; /* NULL: the root; siblings */
     uint32_t depth;
     uint32_t n_refs; /* handles, sequences, accounts below, pages, transfers */
     uint32_t n_seqs;
-    uint16_t no; /* what pages say */
-    bool is_seq; /* a sequence's own */
+    uint16_t no;  /* what pages say */
+    bool is_seq;  /* a sequence's own */
+    bool is_gone; /* destroyed: it has no limits any more */
     char name[KVPI_ACCOUNT_NAME_BYTES];
 
     kvpi_quota quota[KVP_N_TIERS];
@@ -65,10 +75,16 @@ struct kvp_group {
 
     /* Of pages charged here, or below where there is no policy; NULL: they are in a parent's. */
     kvp_placement *policies[KVP_N_TIERS];
-    uint64_t n_listed[KVP_N_TIERS]; /* pages in it */
+    kvpi_givers givers[KVP_N_TIERS];
+    uint64_t n_pages; /* charged here */
 
     uint64_t minor_faults, major_faults, evictions_self, evictions_others; /* here and below */
 };
+
+static inline bool kvpi_is_giver(const kvp_group *g, kvp_tier_id tier)
+{
+    return g->givers[tier].n_listed || g->givers[tier].first;
+}
 
 /* All with the lock held. */
 
@@ -161,13 +177,18 @@ typedef struct kvpi_victims {
     bool spares_seqs; /* they have mins too; false: only those of groups count */
     kvp_group *scope;
     const kvp_group *cause;
-    kvp_group *first, *at, *walk; /* whose pages come first, now, and perhaps next */
+    kvp_group *first, *at; /* whose pages come first, and now */
+    kvp_group *start,
+        *walk;   /* where the way round the scope began, and goes on; NULL: it is over */
+    bool is_cut; /* not all have been compared */
     uint32_t page;
 } kvpi_victims;
 
 kvpi_victims kvpi_victims_of(kvp_group *scope, const kvp_group *cause, kvp_tier_id tier,
                              bool spares_seqs);
 uint32_t kvpi_victim_next(kvpi_victims *v); /* KVP_PAGE_NONE: there are no more */
+/* One of them is about to leave: the next are looked for a little further on. */
+void kvpi_victims_pass(const kvpi_victims *v);
 /* Would the page, were it in zram, leave before the first of these victims? */
 bool kvpi_policy_leaves_first(kvp_pager *p, uint32_t page, const kvpi_victims *v);
 

@@ -4,9 +4,12 @@
  * What is to be fetched is a range per sequence (the last one that was named), followed lane by
  * lane whenever the disk has room: when the advice is given, and whenever anybody takes in
  * completions.
- * Fetching stops when RAM holds nothing else but pages that are wanted as well. */
+ * Fetching stops when RAM holds nothing else but pages that are wanted as well. A sequence whose
+ * account has no room now lets others go first: they may be in other groups. */
 #include "tiers/pager.h"
 #include "tiers/trace.h"
+
+#define MAX_TRIED 4u /* sequences that are looked at for one that can be gone on with */
 
 /* ---- what is wanted ---- */
 
@@ -21,18 +24,23 @@ void kvpi_wanted_drop(kvp_seq *seq)
     seq->wanted.is_listed = false;
 }
 
-static void want(kvp_seq *seq, uint64_t begin, uint64_t end)
+static void enlist_last(kvp_seq *seq)
 {
     kvp_pager *p = seq->pager;
     kvpi_wanted_drop(seq);
-    seq->wanted.begin = begin;
-    seq->wanted.end = end;
-    seq->wanted.lane = seq->wanted.entry = 0;
     seq->wanted.prev = p->last_wanted; /* first come, first served */
     seq->wanted.next = NULL;
     seq->wanted.is_listed = true;
     *(p->last_wanted ? &p->last_wanted->wanted.next : &p->wanted) = seq;
     p->last_wanted = seq;
+}
+
+static void want(kvp_seq *seq, uint64_t begin, uint64_t end)
+{
+    seq->wanted.begin = begin;
+    seq->wanted.end = end;
+    seq->wanted.lane = seq->wanted.entry = 0;
+    enlist_last(seq);
 }
 
 /* Would the account's next frame be one that is as much wanted? */
@@ -72,8 +80,8 @@ static bool next_missing(kvp_seq *seq, uint32_t *page)
 
 void kvpi_wanted_fill(kvp_pager *p)
 {
-    uint32_t page;
-    while (p->wanted && !p->n_waiting) {
+    uint32_t page, n_tried = 0;
+    while (p->wanted && !p->n_waiting && n_tried < MAX_TRIED) {
         kvp_seq *seq = p->wanted;
         kvp_group *account = NULL;
         if (next_missing(seq, &page))
@@ -82,8 +90,12 @@ void kvpi_wanted_fill(kvp_pager *p)
             kvpi_wanted_drop(seq);
             continue;
         }
-        if (!kvpi_account_room(account, KVP_TIER_RAM) || kvpi_fault_start(p, page, true))
-            return; /* no frame or transfer now; or an error, to be met by who uses the page */
+        if (!kvpi_account_room(account, KVP_TIER_RAM) || kvpi_fault_start(p, page, true)) {
+            /* No frame or transfer now; or an error, to be met by who uses the page. */
+            enlist_last(seq);
+            n_tried++;
+            continue;
+        }
         p->stats.prefetches_advised++;
         kvpi_set_hot(p, page, true);
         seq->wanted.entry++;

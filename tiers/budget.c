@@ -61,6 +61,7 @@ static void let_go(kvp_pager *p, kvp_group *g)
 {
     for (size_t i = 0; i < N_TIERS; i++)
         kvpi_account_set_limits(g, tiers[i], 0, KVP_UNLIMITED);
+    g->is_gone = true;
     kvpi_account_unref(g);
     pthread_cond_broadcast(&p->progress); /* there may be room now */
 }
@@ -78,8 +79,9 @@ kvp_status kvp_group_create(kvp_pager *p, kvp_group *parent, const kvp_budget *b
     kvpi_lock(p);
     status = kvpi_account_new(p, parent ? parent : p->root, false, b.name, &g);
     for (size_t i = 0; i < N_TIERS && !status; i++)
-        status = kvpi_account_resize(p, g, tiers[i], to_units(p, tiers[i], b.min[tiers[i]]),
-                                     to_units(p, tiers[i], b.max[tiers[i]]), KVP_FOREVER);
+        if (b.min[tiers[i]] || b.max[tiers[i]] != KVP_UNLIMITED)
+            status = kvpi_account_resize(p, g, tiers[i], to_units(p, tiers[i], b.min[tiers[i]]),
+                                         to_units(p, tiers[i], b.max[tiers[i]]), KVP_FOREVER);
     if (status && g)
         let_go(p, g);
     kvpi_unlock(p);
@@ -121,12 +123,12 @@ static kvp_status give_account(kvp_pager *p, kvp_seq *seq)
 {
     kvp_group *group = seq->account, *own;
     char name[KVPI_ACCOUNT_NAME_BYTES];
-    if (seq->n_pins || seq->n_tickets || seq->is_scanned)
+    if (seq->n_pins || seq->n_tickets || seq->n_scans)
         return kvp_fail(
             KVP_E_BUSY,
             "kvp_seq_set_budget: %u pages of the sequence are pinned or shown by linear "
             "views, %u tickets are open%s; unpin, close, take or cancel them first",
-            seq->n_pins, seq->n_tickets, seq->is_scanned ? ", and a scan is" : "");
+            seq->n_pins, seq->n_tickets, seq->n_scans ? ", and a scan is" : "");
     snprintf(name, sizeof name, "sequence %u", seq->id);
     kvp_status status = kvpi_account_new(p, group, true, name, &own);
     if (status)

@@ -51,9 +51,9 @@ static kvp_status check_used(const kvp_pager *p, const kvp_group *g, const tally
     if (g->n_needs < t->n_needs || g->n_backed > g->n_needs)
         return FAIL("B3: \"%s\" needs %u slots, %u are promised, its pages need %u", g->name,
                     g->n_needs, g->n_backed, (unsigned)t->n_needs);
-    if (g->n_refs < t->n_pages)
-        return FAIL("B3: \"%s\" has %u references and %u pages", g->name, g->n_refs,
-                    (unsigned)t->n_pages);
+    if (g->n_pages != t->n_pages || g->n_refs < t->n_pages)
+        return FAIL("B3: \"%s\" has %u pages, it says %u, with %u references", g->name,
+                    (unsigned)t->n_pages, (unsigned)g->n_pages, g->n_refs);
     return KVP_OK;
 }
 
@@ -107,6 +107,29 @@ static kvp_status check_limits(const kvp_pager *p, const kvp_group *g)
     return KVP_OK;
 }
 
+static bool gives_to(const kvp_group *above, const kvp_group *g, kvp_tier_id tier)
+{
+    return kvpi_account_has(above, g) && kvpi_is_giver(g, tier);
+}
+
+static kvp_status check_givers(const kvp_group *g)
+{
+    for (kvp_tier_id t = KVP_TIER_RAM; t <= KVP_TIER_ZRAM; t++) {
+        const kvpi_givers *all = &g->givers[t];
+        uint32_t n = 0;
+        for (const kvp_group *c = g->first_child; c; c = c->next)
+            n += kvpi_is_giver(c, t);
+        for (const kvp_group *c = all->first; c; c = c->givers[t].next, n--)
+            if (!n || c->parent != g || !gives_to(g, c, t))
+                return FAIL("B5: \"%s\" has nothing to give in \"%s\"", c->name, g->name);
+        if (n)
+            return FAIL("B5: %u accounts in \"%s\" are not come by", n, g->name);
+        if (all->hand && all->hand != g && !gives_to(g, all->hand, t))
+            return FAIL("B5: \"%s\" looks for victims in \"%s\"", g->name, all->hand->name);
+    }
+    return KVP_OK;
+}
+
 /* Over all accounts. */
 static kvp_status check_sums(const kvp_pager *p)
 {
@@ -148,6 +171,8 @@ kvp_status kvpi_check_accounts(kvp_pager *p)
             status = check_claims(p, g);
         if (!status)
             status = check_limits(p, g);
+        if (!status)
+            status = check_givers(g);
     }
     for (const kvp_seq *seq = p->seqs; seq && !status; seq = seq->next)
         status = check_reach(p, seq);

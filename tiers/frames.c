@@ -293,8 +293,10 @@ bool kvpi_frame_reclaim(kvp_pager *p, kvp_group *scope, const kvp_group *cause)
 {
     kvpi_victims v = kvpi_victims_of(scope, cause, KVP_TIER_RAM, true);
     uint32_t victim = find_clean_victim(p, v, UINT32_MAX);
-    if (victim != KVP_PAGE_NONE)
+    if (victim != KVP_PAGE_NONE) {
+        kvpi_victims_pass(&v);
         kvpi_page_evict(p, victim, cause);
+    }
     return victim != KVP_PAGE_NONE;
 }
 
@@ -352,6 +354,7 @@ static kvp_status take_free_frame(kvp_pager *p, kvp_group *account, uint32_t n_t
         uint32_t victim = find_clean_victim(p, v, n_tried);
         if (victim == KVP_PAGE_NONE)
             return KVP_E_NOSPACE;
+        kvpi_victims_pass(&v);
         kvpi_page_evict(p, victim, account);
     }
     kvp_slot slot;

@@ -355,10 +355,12 @@ static kvp_status hold_frames(kvp_seq *seq, uint32_t *n_frames)
     return status;
 }
 
-static void unhold_frames(kvp_seq *seq, uint32_t n_frames)
+/* n_pins: so many more, or less, that the sequence has; tickets change that too. */
+static void unhold_frames(kvp_seq *seq, uint32_t n_frames, int32_t n_pins)
 {
     kvpi_lock(seq->pager);
     kvpi_unhold(seq->pager, seq->account, n_frames, true);
+    seq->n_pins += (uint32_t)n_pins;
     kvpi_unlock(seq->pager);
 }
 
@@ -406,11 +408,10 @@ kvp_status kvp_linear_open(kvp_seq *seq, const kvp_linear_args *args, kvp_linear
     if (!status && (status = build(&plan, &v)))
         give_share(plan.all, plan.share_bytes);
     if (status) {
-        unhold_frames(seq, plan.n_frames);
+        unhold_frames(seq, plan.n_frames, 0);
         return status;
     }
-    unhold_frames(seq, publish(v));
-    seq->n_pins++;
+    unhold_frames(seq, publish(v), 1);
     size_t row = row_bytes(l, args->plane);
     *linear = (kvp_linear){.base = v->base + args->first % p->geometry.page_tokens * row,
                            .row_bytes = row,
@@ -427,8 +428,7 @@ void kvp_linear_close(kvp_linear *linear)
     kvpi_linear *v = linear->view;
     kvpi_linears *all = v->all;
     const uint64_t share_bytes = v->share_bytes;
-    unhold_frames(v->seq, withdraw(v));
-    v->seq->n_pins--;
+    unhold_frames(v->seq, withdraw(v), -1);
     destroy(v);
     give_share(all, share_bytes);
     linear->view = NULL;

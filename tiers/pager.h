@@ -104,10 +104,10 @@ struct kvp_pager {
     kvp_tier *ram, *lower[KVPI_N_LOWER]; /* lower: NULL where there is no such tier */
     kvp_placement_node *frame_nodes;     /* [max_frames], of RAM policies */
 
-    kvp_group *root;      /* the account that all are in */
-    kvp_group **accounts; /* by number; NULL: free */
-    uint32_t accounts_capacity;
-    kvp_group *resized; /* whose budget is being changed; NULL: nobody's */
+    kvp_group *root;                            /* the account that all are in */
+    kvp_group **accounts;                       /* by number; NULL: free */
+    uint32_t accounts_capacity, accounts_taken; /* all numbers below that are taken */
+    kvp_group *resized;                         /* whose budget is being changed; NULL: nobody's */
     kvp_tier_id resized_tier;
     kvpi_quota resized_from; /* what it was */
 
@@ -378,6 +378,8 @@ KVP_NODISCARD kvp_status kvpi_wait(kvp_pager *p, uint64_t deadline_ns);
 KVP_NODISCARD kvp_status kvpi_wait_for(kvp_pager *p, uint32_t page, uint64_t deadline_ns);
 /* For kvp_pager.help: what a worker of the pool does for those who wait. */
 bool kvpi_help_out(void *pager);
+/* The same for the thread that carries on what others have asked for: nobody waits for it. */
+KVP_NODISCARD kvp_status kvpi_wait_idle(kvp_pager *p);
 /* Sleep until another thread has made progress, finished a transfer or given frames back. */
 KVP_NODISCARD kvp_status kvpi_sleep(kvp_pager *p, uint64_t deadline_ns);
 /* Take in what has completed, without waiting. */
@@ -408,7 +410,9 @@ bool kvpi_ticket_has(const kvp_seq *seq, uint32_t layer, uint32_t entry);
 /* Charge the time until now to who waits: before any of that changes. */
 void kvpi_pressure_pass(kvp_pager *p);
 /* The calling thread waits for the tier: RAM: for frames; zram: for bytes that others encode or
- * decode; disk: for I/O. */
+ * decode; disk: for I/O. KVPI_NO_STALL: nobody is held up by its waiting; it counts as being
+ * elsewhere. */
+#define KVPI_NO_STALL KVP_N_TIERS
 void kvpi_stall_begin(kvp_pager *p, kvp_tier_id tier);
 void kvpi_stall_end(kvp_pager *p, kvp_tier_id tier);
 /* So many more threads compute with a page. */

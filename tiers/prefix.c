@@ -222,8 +222,10 @@ static uint64_t look_up(const kvp_prefix_cache *c, uint64_t salt, const int32_t 
         hash = extend(c, hash, block);
         const node *found = find(c, hash);
         const parked *p = found->owner;
+        uint64_t n_same = p == *owner ? n * page_tokens : 0; /* blocks compared before */
         if (!p || p->salt != salt || found->block != n ||
-            memcmp(p->tokens, tokens, (n + 1) * page_tokens * sizeof *tokens) != 0)
+            memcmp(p->tokens + n_same, tokens + n_same,
+                   ((n + 1) * page_tokens - n_same) * sizeof *tokens) != 0)
             break;
         *owner = found->owner;
     }

@@ -22,6 +22,11 @@ void kvpi_pressure_pass(kvp_pager *p)
 
 void kvpi_stall_begin(kvp_pager *p, kvp_tier_id tier)
 {
+    if (tier == KVPI_NO_STALL) {
+        kvpi_pressure_pass(p);
+        p->pressure.n_inside--;
+        return;
+    }
     if (p->pressure.n_stalled)
         kvpi_pressure_pass(p);
     else
@@ -34,6 +39,10 @@ void kvpi_stall_begin(kvp_pager *p, kvp_tier_id tier)
 void kvpi_stall_end(kvp_pager *p, kvp_tier_id tier)
 {
     kvpi_pressure_pass(p);
+    if (tier == KVPI_NO_STALL) {
+        p->pressure.n_inside++;
+        return;
+    }
     p->pressure.n_stalled--;
     p->pressure.n_stalled_for[tier]--;
 }

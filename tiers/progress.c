@@ -64,11 +64,13 @@ static kvp_status reap(kvp_pager *p, kvp_tier_id wanted, uint64_t deadline_ns)
 {
     kvp_io *io = NULL;
     p->has_reaper = true;
-    kvpi_stall_begin(p, wanted);
+    if (deadline_ns) /* else it is only a look */
+        kvpi_stall_begin(p, wanted);
     pthread_mutex_unlock(&p->lock);
     kvp_status status = kvpi_tier_reap(p->lower[KVPI_DISK], deadline_ns, &io);
     pthread_mutex_lock(&p->lock);
-    kvpi_stall_end(p, wanted);
+    if (deadline_ns)
+        kvpi_stall_end(p, wanted);
     p->has_reaper = false;
     if (io) {
         take_completion(p, io);
@@ -88,12 +90,14 @@ static kvp_status sleep_for(kvp_pager *p, kvp_tier_id wanted, uint64_t deadline_
     struct timespec at = {.tv_sec = (time_t)(deadline_ns / 1000000000u),
                           .tv_nsec = (long)(deadline_ns % 1000000000u)};
     int error = 0;
-    kvpi_stall_begin(p, wanted);
+    if (deadline_ns)
+        kvpi_stall_begin(p, wanted);
     if (deadline_ns == KVP_FOREVER)
         pthread_cond_wait(&p->progress, &p->lock);
     else
         error = pthread_cond_timedwait(&p->progress, &p->lock, &at);
-    kvpi_stall_end(p, wanted);
+    if (deadline_ns)
+        kvpi_stall_end(p, wanted);
     return error ? fail_timeout() : KVP_OK;
 }
 
@@ -114,7 +118,7 @@ static kvp_tier_id wanted_for(const kvp_pager *p, uint32_t page)
     return kvpi_page_is(pg, KVPI_PAGE_IN_ZRAM) ? KVP_TIER_ZRAM : KVP_TIER_DISK;
 }
 
-kvp_status kvpi_wait_for(kvp_pager *p, uint32_t page, uint64_t deadline_ns)
+static kvp_status step(kvp_pager *p, uint32_t page, bool is_idle, uint64_t deadline_ns)
 {
     bool has_pushed = p->outbox_first != NULL;
     if (has_pushed)
@@ -124,10 +128,20 @@ kvp_status kvpi_wait_for(kvp_pager *p, uint32_t page, uint64_t deadline_ns)
     if (kvpi_ready_finish(p, page))
         return KVP_OK;
     if (p->n_in_flight > p->n_submitting && !p->has_reaper)
-        return reap(p, wanted_for(p, page), deadline_ns);
+        return reap(p, is_idle ? KVPI_NO_STALL : wanted_for(p, page), deadline_ns);
     if (p->has_reaper || p->n_finishing || p->n_submitting)
-        return sleep_for(p, wanted_for(p, page), deadline_ns);
+        return sleep_for(p, is_idle ? KVPI_NO_STALL : wanted_for(p, page), deadline_ns);
     return has_pushed ? KVP_OK : KVP_E_NOSPACE; /* meanwhile others may have finished it */
+}
+
+kvp_status kvpi_wait_for(kvp_pager *p, uint32_t page, uint64_t deadline_ns)
+{
+    return step(p, page, false, deadline_ns);
+}
+
+kvp_status kvpi_wait_idle(kvp_pager *p)
+{
+    return step(p, KVP_PAGE_NONE, true, KVP_FOREVER);
 }
 
 kvp_status kvpi_wait(kvp_pager *p, uint64_t deadline_ns)

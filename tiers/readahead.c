@@ -157,7 +157,7 @@ void kvpi_ahead_begin(kvp_seq *seq, uint32_t layer, const kvpi_walk *walk)
     look_at(seq, layer, walk); /* from the start: what a guess had fetched may have left since */
     seq->ahead.is_guess = false;
     seq->ahead.n_hops = 0;
-    seq->is_scanned = true;
+    seq->n_scans++;
     seq->pager->ahead_seq = seq;
     seq->pager->scan_no++;
     drop_stale(seq->pager);
@@ -167,7 +167,7 @@ void kvpi_ahead_begin(kvp_seq *seq, uint32_t layer, const kvpi_walk *walk)
 void kvpi_ahead_end(kvp_seq *seq, uint32_t layer)
 {
     kvp_pager *p = seq->pager;
-    seq->is_scanned = false;
+    seq->n_scans--;
     p->n_open_scans--;
     p->last_seq = p->n_open_scans ? UINT32_MAX : seq->id;
     p->last_layer = layer;
@@ -200,7 +200,7 @@ static kvp_seq *hop(kvp_seq *root, kvp_seq *seq)
     kvp_seq *next = successor(seq, &layer);
     if (seq->hot_layer != UINT32_MAX) /* it will be filled further, with what is in RAM */
         return NULL;
-    if (!next || (next->is_scanned && next != root))
+    if (!next || (next->n_scans && next != root))
         return NULL;
     if (next != seq && next->ahead.is_guess && next->ahead.layer == layer)
         return next;

@@ -155,6 +155,7 @@ static kvp_status make_room_in_zram(kvp_pager *p, uint32_t page, kvp_group *full
     uint32_t victim = kvpi_victim_next(&v);
     if (victim == KVP_PAGE_NONE || kvpi_policy_leaves_first(p, page, &v))
         return KVP_E_NOSPACE;
+    kvpi_victims_pass(&v);
     return migrate(p, victim);
 }
 

@@ -44,7 +44,8 @@ static kvp_status check_limits(const change *c)
                         "which is %u frames%s",
                         c->g->name, (unsigned long long)q->max, to_bytes(c->p, c->tier, least),
                         least, c->g->parent ? "" : " beside their metadata and staging buffers");
-    for (const kvp_group *g = c->g; g; g = g->parent)
+    bool keeps_more = q->min > c->p->resized_from.min; /* those above must have room for that */
+    for (const kvp_group *g = c->g; g && (g == c->g || keeps_more); g = g->parent)
         if (guaranteed(g, c->tier) > g->quota[c->tier].max)
             return kvp_fail(KVP_E_BUDGET,
                             "the mins in \"%s\" are %llu bytes together, more than its max of %llu",
@@ -222,7 +223,8 @@ static kvp_status change_limits(const change *c, uint64_t min, uint64_t max)
     }
     if (is_cut && resize_tier(c, old.max, KVP_FOREVER)) /* first: there is room then */
         kvpi_log(c->p, KVP_LOG_WARNING, "a tier did not get its old size back");
-    kvpi_account_set_limits(c->g, c->tier, old.min, old.max);
+    if (!c->g->is_gone)
+        kvpi_account_set_limits(c->g, c->tier, old.min, old.max);
     return status;
 }
 
@@ -234,6 +236,8 @@ kvp_status kvpi_account_resize(kvp_pager *p, kvp_group *g, kvp_tier_id tier, uin
     kvp_status status = KVP_OK;
     while (p->resized && !status)
         status = kvpi_sleep(p, deadline_ns);
+    if (!status && g->is_gone)
+        status = kvp_fail(KVP_E_INVALID, "\"%s\" was destroyed before its budget changed", g->name);
     if (!status) {
         p->resized = g;
         p->resized_tier = tier;

@@ -296,10 +296,9 @@ static kvp_status check_cut(const kvp_seq *seq, uint32_t lane_no, uint64_t n)
                     (unsigned long long)n);
 }
 
-static kvp_status check_not_pinned(const kvp_seq *seq, const char *what)
+/* With the lock held: the thread of tickets may be at it. */
+static kvp_status check_not_in_use(const kvp_seq *seq, const char *what)
 {
-    if (!seq)
-        return kvp_fail(KVP_E_INVALID, "%s: seq is NULL", what);
     if (seq->n_pins)
         return kvp_fail(KVP_E_BUSY,
                         "%s: %u pages of the sequence are pinned, or shown by linear views; unpin "
@@ -310,24 +309,25 @@ static kvp_status check_not_pinned(const kvp_seq *seq, const char *what)
                         "%s: %u tickets of the sequence are open; take or cancel them "
                         "first",
                         what, seq->n_tickets);
+    if (seq->n_scans)
+        return kvp_fail(KVP_E_BUSY, "%s: %u scans of the sequence are open; close them first", what,
+                        seq->n_scans);
     return KVP_OK;
 }
 
 kvp_status kvp_seq_truncate(kvp_seq *seq, uint64_t n_tokens)
 {
-    kvp_status status = check_not_pinned(seq, "truncate");
-    if (status)
-        return status;
+    if (!seq)
+        return kvp_fail(KVP_E_INVALID, "truncate: seq is NULL");
     kvp_pager *p = seq->pager;
+    kvpi_lock(p);
+    kvp_status status = check_not_in_use(seq, "truncate");
     for (uint32_t i = 0; i < p->geometry.n_lanes && !status; i++)
         status = check_cut(seq, i, n_tokens);
-    if (status)
-        return status;
-    kvpi_lock(p);
-    for (uint32_t i = 0; i < p->geometry.n_lanes; i++)
+    for (uint32_t i = 0; i < p->geometry.n_lanes && !status; i++)
         kvpi_lane_cut(p, seq, i, n_tokens);
     kvpi_unlock(p);
-    return KVP_OK;
+    return status;
 }
 
 static void evict_from_lane(kvp_pager *p, kvpi_lane *lane, uint64_t begin, uint64_t end)
@@ -348,9 +348,8 @@ static void evict_from_lane(kvp_pager *p, kvpi_lane *lane, uint64_t begin, uint6
 
 kvp_status kvp_seq_evict(kvp_seq *seq, uint32_t layer, uint64_t begin, uint64_t end)
 {
-    kvp_status status = check_not_pinned(seq, "evict");
-    if (status)
-        return status;
+    if (!seq)
+        return kvp_fail(KVP_E_INVALID, "evict: seq is NULL");
     kvp_pager *p = seq->pager;
     if (layer != KVP_ALL_LAYERS && layer >= p->geometry.n_layers)
         return kvp_fail(KVP_E_INVALID, "evict: layer %u, but there are %u", layer,
@@ -361,10 +360,11 @@ kvp_status kvp_seq_evict(kvp_seq *seq, uint32_t layer, uint64_t begin, uint64_t 
         lanes_end = lane + p->geometry.layers[layer].n_groups;
     }
     kvpi_lock(p);
-    for (; lane < lanes_end; lane++)
+    kvp_status status = check_not_in_use(seq, "evict");
+    for (; lane < lanes_end && !status; lane++)
         evict_from_lane(p, &seq->lanes[lane], begin, end);
     kvpi_unlock(p);
-    return KVP_OK;
+    return status;
 }
 
 kvp_status kvp_seq_lost(kvp_seq *seq, uint64_t *first, uint64_t *n_tokens)

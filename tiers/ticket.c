@@ -79,11 +79,9 @@ static bool carry_all_on(kvp_pager *p)
 /* Others have to give something back, or to ask for something. Nobody is held up by that. */
 static void sleep_idle(kvp_pager *p)
 {
-    kvpi_pressure_pass(p);
-    p->pressure.n_inside--;
+    kvpi_stall_begin(p, KVPI_NO_STALL);
     pthread_cond_wait(&p->progress, &p->lock);
-    kvpi_pressure_pass(p);
-    p->pressure.n_inside++;
+    kvpi_stall_end(p, KVPI_NO_STALL);
 }
 
 static void run(void *arg)
@@ -92,7 +90,7 @@ static void run(void *arg)
     kvpi_lock(p);
     while (!p->stop_tickets) {
         bool has_work = carry_all_on(p) || p->wanted || p->n_transfers;
-        kvp_status status = has_work ? kvpi_wait(p, KVP_FOREVER) : KVP_E_NOSPACE;
+        kvp_status status = has_work ? kvpi_wait_idle(p) : KVP_E_NOSPACE;
         if (status == KVP_E_NOSPACE && !p->stop_tickets)
             sleep_idle(p);
     }

@@ -2,11 +2,16 @@
  * of its own there, and one at the root for all others.
  *
  * A page is in the policy of the nearest account at or above its own that has one. To find a victim
- * nobody looks at more than the accounts, and then at pages in the order of one policy. */
+ * accounts are looked at, and then pages in the order of one policy. Not all accounts: those from
+ * which nothing is to be had are not come by (B5), and of those that may give a page some are
+ * compared, from a hand on that goes round so that each has its turn. */
 #include "tiers/account.h"
 #include "tiers/pager.h"
 
 #include <assert.h>
+
+/* Accounts that could give a page, among which the one furthest above its min does. */
+#define MAX_COMPARED 64u
 
 /* ---- policies ---- */
 
@@ -49,6 +54,56 @@ static kvp_group *owner_of(kvp_group *g, kvp_tier_id tier)
     return g;
 }
 
+/* ---- givers ---- */
+
+/* The account that comes after g on the way round the scope: of givers only. */
+static kvp_group *next_in(kvp_group *scope, kvp_group *g, kvp_tier_id tier)
+{
+    if (g->givers[tier].first)
+        return g->givers[tier].first;
+    while (g != scope && !g->givers[tier].next)
+        g = g->parent;
+    return g == scope ? scope : g->givers[tier].next;
+}
+
+static void begin_giving(kvp_group *g, kvp_tier_id tier)
+{
+    kvpi_givers *own = &g->givers[tier], *all = &g->parent->givers[tier];
+    own->next = NULL;
+    own->prev = all->last;
+    *(own->prev ? &own->prev->givers[tier].next : &all->first) = g;
+    all->last = g;
+}
+
+static void end_giving(kvp_group *g, kvp_tier_id tier)
+{
+    kvpi_givers *own = &g->givers[tier], *all = &g->parent->givers[tier];
+    for (kvp_group *above = g->parent; above; above = above->parent)
+        if (above->givers[tier].hand == g)
+            above->givers[tier].hand = next_in(above, g, tier);
+    *(own->prev ? &own->prev->givers[tier].next : &all->first) = own->next;
+    *(own->next ? &own->next->givers[tier].prev : &all->last) = own->prev;
+    own->prev = own->next = NULL;
+}
+
+/* So many more pages are in g's policy. */
+static void list_pages(kvp_group *g, kvp_tier_id tier, int64_t n)
+{
+    bool was = kvpi_is_giver(g, tier);
+    assert(n >= 0 || g->givers[tier].n_listed >= (uint64_t)-n);
+    g->givers[tier].n_listed += (uint64_t)n;
+    for (kvp_group *parent; (parent = g->parent) && was != kvpi_is_giver(g, tier); g = parent) {
+        bool parent_was = kvpi_is_giver(parent, tier);
+        if (was)
+            end_giving(g, tier);
+        else
+            begin_giving(g, tier);
+        was = parent_was;
+    }
+}
+
+/* ---- pages move between policies ---- */
+
 /* The page would be in g's policy if g had one. */
 static bool moves_to(kvp_pager *p, const kvpi_page *pg, const kvp_group *g, kvp_tier_id tier)
 {
@@ -71,17 +126,26 @@ static void expel(kvp_pager *p, kvp_group *from, kvp_tier_id tier, uint32_t page
     }
     if (is_listed || is_in_use)
         policy->ops->remove(policy, page, KVP_REMOVED_GONE);
-    from->n_listed[tier] -= is_listed;
+    if (is_listed)
+        list_pages(from, tier, -1);
     uint32_t which = tier == KVP_TIER_RAM ? 0 : 1;
     if (which < p->pages.n_memories) /* not of a tier that is not there */
         *kvpi_page_memory(&p->pages, page, which) = 0;
 }
 
-static uint64_t move_pages(kvp_pager *p, kvp_group *g, kvp_tier_id tier, kvp_placement *policy)
+static bool has_pages(kvp_group *g)
+{
+    kvp_group *in = g;
+    while (in && !in->n_pages)
+        in = kvpi_account_next(g, in);
+    return in != NULL;
+}
+
+static int64_t move_pages(kvp_pager *p, kvp_group *g, kvp_tier_id tier, kvp_placement *policy)
 {
     kvp_group *from = owner_of(g, tier);
-    uint64_t n = 0;
-    if (!from)
+    int64_t n = 0;
+    if (!from || !has_pages(g))
         return 0;
     for (uint32_t i = 0; i < kvpi_page_table_end(&p->pages); i++) {
         const kvpi_page *pg = kvpi_page_at(&p->pages, i);
@@ -111,8 +175,9 @@ kvp_status kvpi_policy_open(kvp_pager *p, kvp_group *g, kvp_tier_id tier)
     kvp_status status = p->cfg.placement->open(&cfg, &policy);
     if (status)
         return status;
-    g->n_listed[tier] = move_pages(p, g, tier, policy);
+    int64_t n_moved = move_pages(p, g, tier, policy);
     g->policies[tier] = policy;
+    list_pages(g, tier, n_moved);
     return KVP_OK;
 }
 
@@ -127,15 +192,14 @@ void kvpi_policy_insert(kvp_pager *p, kvp_tier_id tier, const kvp_placement_page
 {
     kvp_group *g = owner_of(kvpi_account_of(p, kvpi_page_at(&p->pages, info->page)), tier);
     g->policies[tier]->ops->insert(g->policies[tier], info);
-    g->n_listed[tier]++;
+    list_pages(g, tier, 1);
 }
 
 void kvpi_policy_remove(kvp_pager *p, kvp_tier_id tier, uint32_t page, kvp_removal why)
 {
     kvp_group *g = owner_of(kvpi_account_of(p, kvpi_page_at(&p->pages, page)), tier);
     g->policies[tier]->ops->remove(g->policies[tier], page, why);
-    assert(g->n_listed[tier] > 0);
-    g->n_listed[tier]--;
+    list_pages(g, tier, -1);
 }
 
 void kvpi_policy_mass(kvp_pager *p, kvp_tier_id tier, uint32_t page, float mass)
@@ -178,7 +242,7 @@ static bool is_spared(const kvpi_victims *v, const kvp_group *g)
 
 static bool gives(const kvpi_victims *v, const kvp_group *g)
 {
-    return g->policies[v->tier] && g->n_listed[v->tier] && !is_spared(v, g);
+    return g->policies[v->tier] && g->givers[v->tier].n_listed && !is_spared(v, g);
 }
 
 /* How far g is above its min, as far as pages in its policy can change that. */
@@ -186,15 +250,21 @@ static uint64_t excess(const kvpi_victims *v, const kvp_group *g)
 {
     uint64_t used = g->used[v->tier], min = g->quota[v->tier].min;
     uint64_t above = used > min ? used - min : 0;
-    uint64_t listed = g->n_listed[v->tier];
+    uint64_t listed = g->givers[v->tier].n_listed;
     return v->tier == KVP_TIER_RAM && listed < above ? listed : above;
+}
+
+static kvp_group *next_of(const kvpi_victims *v, kvp_group *g)
+{
+    kvp_group *next = next_in(v->scope, g, v->tier);
+    return next == v->start ? NULL : next;
 }
 
 static kvp_group *next_giver(kvpi_victims *v)
 {
     while (v->walk) {
         kvp_group *g = v->walk;
-        v->walk = kvpi_account_next(v->scope, g);
+        v->walk = next_of(v, g);
         if (g != v->first && gives(v, g))
             return g;
     }
@@ -204,22 +274,36 @@ static kvp_group *next_giver(kvpi_victims *v)
 kvpi_victims kvpi_victims_of(kvp_group *scope, const kvp_group *cause, kvp_tier_id tier,
                              bool spares_seqs)
 {
+    kvp_group *start = scope->givers[tier].hand ? scope->givers[tier].hand : scope;
     kvpi_victims v = {.tier = tier,
                       .spares_seqs = spares_seqs,
                       .scope = scope,
                       .cause = cause,
-                      .walk = scope,
+                      .start = start,
+                      .walk = start,
                       .page = KVP_PAGE_NONE};
     uint64_t most = 0;
+    uint32_t n_compared = 0;
     assert(scope->policies[tier]);
-    for (kvp_group *g = scope; g; g = kvpi_account_next(scope, g)) {
-        if (!gives(&v, g) || (v.first && excess(&v, g) <= most))
+    for (kvp_group *g = start; g; g = next_of(&v, g)) {
+        if (!gives(&v, g))
+            continue;
+        v.is_cut = n_compared++ == MAX_COMPARED;
+        if (v.is_cut)
+            break;
+        if (v.first && excess(&v, g) <= most)
             continue;
         v.first = g;
         most = excess(&v, g);
     }
     v.at = v.first;
     return v;
+}
+
+void kvpi_victims_pass(const kvpi_victims *v)
+{
+    if (v->is_cut)
+        v->scope->givers[v->tier].hand = next_in(v->scope, v->start, v->tier);
 }
 
 uint32_t kvpi_victim_next(kvpi_victims *v)

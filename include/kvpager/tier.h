@@ -22,7 +22,9 @@
 extern "C" {
 #endif
 
-#define KVP_TIER_ABI 2u /* 2: submit takes a chain, no longer one request */
+/* 2: submit takes a chain, no longer one request; 3: budgets change (set_budget, trim,
+ * resize_range; bytes_over of the usage). */
+#define KVP_TIER_ABI 3u
 
 /* In the order of speed; a page may have a copy in several. */
 typedef enum kvp_tier_id {

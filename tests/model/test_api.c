@@ -242,6 +242,30 @@ static void test_pinned_open_page_blocks_append_and_truncate(void **state)
 
 /* ---- pins ---- */
 
+/* Two, one after the other, that one thread reads side by side. */
+static void test_open_scans_block_truncate_and_evict(void **state)
+{
+    (void)state;
+    kvp_config cfg = small_config(KVP_UNLIMITED);
+    cfg.disk_bytes = 0;
+    fixture f = open_fixture(&cfg, 100);
+    const kvp_scan_args args = {.max_parts = 1, .end = UINT64_MAX};
+    kvp_scan *scans[2];
+    for (int i = 0; i < 2; i++)
+        must(kvp_scan_open(f.seq, &args, &scans[i]));
+    for (int i = 0; i < 2; i++) {
+        assert_fails(kvp_seq_truncate(f.seq, 3), KVP_E_BUSY, "close");
+        assert_fails(kvp_seq_evict(f.seq, 0, 0, 64), KVP_E_BUSY, "close");
+        assert_fails(kvp_seq_set_budget(f.seq, KVP_TIER_RAM, 0, 1u << 20, 0), KVP_E_BUSY, "scan");
+        kvp_scan_close(scans[i]);
+    }
+    must(kvp_seq_evict(f.seq, 0, 0, 64));
+    must(kvp_seq_truncate(f.seq, 65));
+    must(kvp_seq_set_budget(f.seq, KVP_TIER_RAM, 0, 1u << 20, 0));
+    must(kvp_pager_check(f.pager));
+    kvp_pager_close(f.pager);
+}
+
 static void test_pin_without_waiting_says_again_and_then_succeeds(void **state)
 {
     (void)state;
@@ -559,6 +583,7 @@ int main(void)
         cmocka_unit_test(test_strided_rows_equal_dense_ones),
         cmocka_unit_test(test_rows_behind_the_tokens_are_zero_again_after_truncate_and_append),
         cmocka_unit_test(test_pinned_open_page_blocks_append_and_truncate),
+        cmocka_unit_test(test_open_scans_block_truncate_and_evict),
         cmocka_unit_test(test_pin_without_waiting_says_again_and_then_succeeds),
         cmocka_unit_test(test_pins_stay_while_everything_else_moves),
         cmocka_unit_test(test_pins_that_cannot_be_met_say_why),

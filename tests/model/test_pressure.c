@@ -6,6 +6,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <cmocka.h>
+#include <sched.h>
 
 #define PAGE_TOKENS 64u
 #define PAGE 4096u /* 64 tokens of one head, K and V 8 floats wide */
@@ -156,12 +157,64 @@ static void test_full_is_only_while_nobody_computes(void **state)
     kvp_pager_close(pager);
 }
 
+static void assert_no_stalls_since(kvp_pager *pager, const kvp_stats *before)
+{
+    kvp_stats s = stats_of(pager);
+    assert_true(s.major_faults > before->major_faults);
+    for (int t = 0; t < KVP_N_TIERS; t++)
+        assert_int_equal(s.stalls[t], before->stalls[t]);
+}
+
+static void test_who_only_looks_does_not_wait(void **state)
+{
+    (void)state;
+    kvp_pager *pager = open_pager(20, NULL);
+    kvp_seq *seq = filled_seq(pager);
+    kvp_page_view pages[4];
+    kvp_ticket ticket = {.view = {.pages = pages, .max_pages = 4}};
+    read_all(seq);
+    kvp_stats before = stats_of(pager);
+    must(kvp_seq_prepare(seq, 0, 0, 4 * PAGE_TOKENS, &ticket));
+    kvp_status status;
+    while ((status = kvp_ticket_wait(&ticket, 0)) == KVP_E_AGAIN)
+        sched_yield();
+    must(status);
+    assert_no_stalls_since(pager, &before);
+    kvp_view_unpin(&ticket.view);
+    kvp_pager_close(pager);
+}
+
+/* The thread behind the descriptor waits, but nobody waits for it. */
+static void test_what_is_fetched_in_the_background_holds_nobody_up(void **state)
+{
+    (void)state;
+    kvp_pager *pager = open_pager(20, NULL);
+    kvp_seq *seq = filled_seq(pager);
+    int fd;
+    kvp_page_info infos[N_PAGES];
+    size_t n, n_there = 0;
+    read_all(seq);
+    must(kvp_pager_eventfd(pager, &fd));
+    kvp_stats before = stats_of(pager);
+    must(kvp_seq_advise(seq, 0, 8 * PAGE_TOKENS, KVP_WILLNEED));
+    while (n_there < 8) {
+        must(kvp_seq_pages(seq, infos, N_PAGES, &n));
+        for (n_there = 0; n_there < 8 && infos[n_there].tier == KVP_TIER_RAM; n_there++)
+            continue;
+        sched_yield();
+    }
+    assert_no_stalls_since(pager, &before);
+    kvp_pager_close(pager);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_refault_distance_says_how_many_frames_are_missing),
         cmocka_unit_test(test_waiting_for_the_disk_is_counted),
         cmocka_unit_test(test_full_is_only_while_nobody_computes),
+        cmocka_unit_test(test_who_only_looks_does_not_wait),
+        cmocka_unit_test(test_what_is_fetched_in_the_background_holds_nobody_up),
     };
     return cmocka_run_group_tests(tests, NULL, NULL) != 0;
 }

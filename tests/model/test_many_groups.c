@@ -1,0 +1,264 @@
+/* test_many_groups.c - groups beside each other: many of them, deep ones, and one that stands still
+ * holds no other up. */
+#include "pattern.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <cmocka.h>
+#include <pthread.h>
+#include <sched.h>
+#include <string.h>
+
+#define PAGE_TOKENS 64u
+#define PAGE 4096u /* 64 tokens of one head, K and V 8 floats wide */
+#define MAX_PAGES 512u
+#define MANY 200u /* more than are compared for one victim */
+
+static const kvp_layer_kind kind = {1, 8, 8, KVP_F32};
+static uint32_t salts[PAGE_TOKENS * MAX_PAGES];
+
+static void must(kvp_status status)
+{
+    if (status)
+        fail_msg("%s: %s", kvp_status_str(status), kvp_error());
+}
+
+static kvp_pager *open_pager(uint32_t n_frames)
+{
+    kvp_config cfg = kvp_config_default();
+    kvp_pager *pager;
+    cfg.geometry = (kvp_geometry){.n_layers = 1,
+                                  .n_kv_heads = 1,
+                                  .head_dim = 8,
+                                  .dtype = KVP_F32,
+                                  .page_tokens = PAGE_TOKENS};
+    cfg.n_threads = 1;
+    cfg.disk_bytes = KVP_UNLIMITED;
+    cfg.ram_bytes = (n_frames + 1) * (uint64_t)PAGE - 1;
+    must(kvp_pager_open(&cfg, &pager));
+    for (uint32_t i = 0; i < PAGE_TOKENS * MAX_PAGES; i++)
+        salts[i] = i * 7;
+    return pager;
+}
+
+static void close_pager(kvp_pager *pager)
+{
+    must(kvp_pager_check(pager));
+    kvp_pager_close(pager);
+}
+
+/* Budgets in pages; max 0: none. */
+static kvp_group *group_of(kvp_pager *pager, kvp_group *parent, uint32_t min, uint32_t max)
+{
+    kvp_budget b = kvp_budget_default();
+    kvp_group *g;
+    b.min[KVP_TIER_RAM] = min * (uint64_t)PAGE;
+    if (max)
+        b.max[KVP_TIER_RAM] = max * (uint64_t)PAGE;
+    must(kvp_group_create(pager, parent, &b, &g));
+    return g;
+}
+
+static kvp_seq *filled_seq(kvp_group *g, uint32_t n_pages)
+{
+    float k[PAGE_TOKENS * 8], v[PAGE_TOKENS * 8];
+    kvp_seq *seq;
+    must(kvp_seq_create_in(g, &seq));
+    for (uint32_t i = 0; i < n_pages; i++) {
+        pattern_rows(&kind, salts + kvp_seq_length(seq), PAGE_TOKENS, k, v);
+        must(kvp_seq_append(seq, 0, k, v, PAGE_TOKENS));
+    }
+    return seq;
+}
+
+/* Its pages: those that have been read back need not be written first. */
+static void send_away(kvp_seq *seq)
+{
+    kvp_page_view page;
+    for (uint32_t i = 0; i < 2 * kvp_seq_page_count(seq, 0); i++) {
+        kvp_view view = {.pages = &page, .max_pages = 1};
+        uint64_t first = i % kvp_seq_page_count(seq, 0) * (uint64_t)PAGE_TOKENS;
+        must(kvp_seq_pin(seq, 0, first, 1, KVP_FOREVER, &view));
+        assert_true(pattern_page_ok(&page, salts));
+        kvp_view_unpin(&view);
+    }
+    must(kvp_seq_advise(seq, 0, UINT64_MAX, KVP_DONTNEED));
+}
+
+static kvp_group_usage usage_of(kvp_group *g)
+{
+    kvp_group_usage u = {.size = sizeof u};
+    must(kvp_group_stats(g, &u));
+    return u;
+}
+
+static uint64_t frames_of(kvp_group *g)
+{
+    return usage_of(g).bytes[KVP_TIER_RAM] / PAGE;
+}
+
+static kvp_stats stats_of(kvp_pager *pager)
+{
+    kvp_stats s = {.size = sizeof s};
+    must(kvp_pager_stats(pager, &s));
+    return s;
+}
+
+/* ---- many ---- */
+
+/* Groups that have the same give the same, wherever they come in the tree. */
+static void test_each_of_many_groups_gives_its_share(void **state)
+{
+    (void)state;
+    kvp_pager *pager = open_pager(4 * MANY);
+    kvp_group *outer[4], *groups[MANY];
+    for (uint32_t i = 0; i < 4; i++)
+        outer[i] = group_of(pager, NULL, 0, 0);
+    for (uint32_t i = 0; i < MANY; i++) {
+        groups[i] = group_of(pager, outer[i % 4], 0, 100);
+        filled_seq(groups[i], 4);
+    }
+    kvp_group *taker = group_of(pager, NULL, 2 * MANY, 0);
+    filled_seq(taker, 2 * MANY);
+    must(kvp_pager_check(pager));
+    assert_int_equal(frames_of(taker), 2 * MANY);
+    for (uint32_t i = 0; i < MANY; i++) {
+        assert_in_range(frames_of(groups[i]), 1, 3);
+        assert_in_range(usage_of(groups[i]).evictions_others, 1, 3);
+    }
+    close_pager(pager);
+}
+
+/* The hand that goes round is at accounts that lose all their pages, or go. */
+static void test_victims_are_found_while_groups_come_and_go(void **state)
+{
+    (void)state;
+    kvp_pager *pager = open_pager(2 * MANY);
+    kvp_group *outer[MANY];
+    kvp_seq *seqs[MANY];
+    for (uint32_t round = 0; round < 3; round++) {
+        for (uint32_t i = 0; i < MANY; i++) {
+            outer[i] = group_of(pager, NULL, 0, 0);
+            seqs[i] = filled_seq(group_of(pager, outer[i], 0, 100), 2);
+        }
+        kvp_seq *taker = filled_seq(outer[0], MANY / 2 + 10 * round);
+        must(kvp_pager_check(pager));
+        for (uint32_t i = 0; i < MANY; i += i % 50 ? 1 : 2) /* some stay for the next round */
+            kvp_seq_destroy(seqs[i]);
+        must(kvp_pager_check(pager));
+        uint64_t before = stats_of(pager).evictions;
+        kvp_seq *more = filled_seq(outer[1], 2 * MANY);
+        assert_true(stats_of(pager).evictions > before);
+        kvp_seq_destroy(taker);
+        kvp_seq_destroy(more);
+        must(kvp_pager_check(pager));
+        for (uint32_t i = 0; i < MANY; i++)
+            kvp_group_destroy(outer[i]);
+    }
+    close_pager(pager);
+}
+
+/* ---- deep ---- */
+
+static void test_sequences_have_budgets_in_the_deepest_group(void **state)
+{
+    (void)state;
+    kvp_pager *pager = open_pager(40);
+    kvp_group *deep = NULL, *g;
+    uint32_t depth = 0;
+    while (!kvp_group_create(pager, deep, NULL, &g)) {
+        deep = g;
+        depth++;
+    }
+    assert_int_equal(depth, 16);
+    assert_non_null(strstr(kvp_error(), "16 deep"));
+    kvp_seq *seq = filled_seq(deep, 10);
+    must(kvp_seq_set_budget(seq, KVP_TIER_RAM, 0, 4 * PAGE, KVP_FOREVER));
+    assert_int_equal(frames_of(deep), 4);
+    close_pager(pager);
+}
+
+/* ---- nobody holds others up ---- */
+
+/* Scans, each of which has reserved a frame for pages beside its workspace's, and reads none. */
+static void open_scans(kvp_seq *seq, uint32_t n, kvp_scan **scans)
+{
+    const kvp_scan_args args = {.max_parts = 1, .end = UINT64_MAX, .workspace_bytes = 64};
+    for (uint32_t i = 0; i < n; i++)
+        must(kvp_scan_open(seq, &args, &scans[i]));
+}
+
+static void close_scans(uint32_t n, kvp_scan **scans)
+{
+    for (uint32_t i = 0; i < n; i++)
+        kvp_scan_close(scans[i]);
+}
+
+static void test_a_group_without_room_does_not_stop_what_others_want(void **state)
+{
+    (void)state;
+    kvp_pager *pager = open_pager(60);
+    kvp_group *full = group_of(pager, NULL, 0, 4), *other = group_of(pager, NULL, 0, 4);
+    kvp_seq *scanned = filled_seq(full, 20), *waits = filled_seq(full, 10),
+            *wanted = filled_seq(other, 10);
+    send_away(scanned);
+    send_away(waits);
+    send_away(wanted);
+    assert_true(frames_of(full) <= 1 && frames_of(other) <= 1); /* the last page is being written */
+    kvp_scan *scans[2];
+    open_scans(scanned, 2, scans); /* all that the group may have */
+    uint64_t before = stats_of(pager).prefetches_advised;
+    must(kvp_seq_advise(waits, 0, UINT64_MAX, KVP_WILLNEED));
+    assert_int_equal(stats_of(pager).prefetches_advised, before);
+    must(kvp_seq_advise(wanted, 0, UINT64_MAX, KVP_WILLNEED));
+    assert_true(stats_of(pager).prefetches_advised > before);
+    close_scans(2, scans);
+    must(kvp_seq_advise(waits, 0, UINT64_MAX, KVP_WILLNEED));
+    close_pager(pager);
+}
+
+typedef struct shrinking {
+    kvp_group *group;
+    kvp_status status;
+} shrinking;
+
+static void *shrink(void *arg)
+{
+    shrinking *s = arg;
+    s->status = kvp_group_set_budget(s->group, KVP_TIER_RAM, 0, 4 * PAGE, KVP_FOREVER);
+    return NULL;
+}
+
+static void test_a_budget_that_shrinks_does_not_stop_groups_without_one(void **state)
+{
+    (void)state;
+    kvp_pager *pager = open_pager(60);
+    shrinking s = {.group = group_of(pager, NULL, 0, 10)};
+    kvp_scan *scans[3];
+    open_scans(filled_seq(s.group, 20), 3, scans);
+    kvp_group *g;
+    pthread_t thread;
+    assert_int_equal(pthread_create(&thread, NULL, shrink, &s), 0);
+    while (usage_of(s.group).max_bytes[KVP_TIER_RAM] != 4 * PAGE) /* it waits for scans */
+        sched_yield();
+    must(kvp_group_create(pager, NULL, NULL, &g));
+    filled_seq(g, 10);
+    close_scans(3, scans);
+    pthread_join(thread, NULL);
+    assert_int_equal(s.status, KVP_OK);
+    assert_true(frames_of(s.group) <= 4);
+    close_pager(pager);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_each_of_many_groups_gives_its_share),
+        cmocka_unit_test(test_victims_are_found_while_groups_come_and_go),
+        cmocka_unit_test(test_sequences_have_budgets_in_the_deepest_group),
+        cmocka_unit_test(test_a_group_without_room_does_not_stop_what_others_want),
+        cmocka_unit_test(test_a_budget_that_shrinks_does_not_stop_groups_without_one),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL) != 0;
+}

@@ -376,10 +376,10 @@ KVP_NODISCARD kvp_status kvpi_wait(kvp_pager *p, uint64_t deadline_ns);
 /* The same for whoever waits for `page`: while that is on its way, pages that others will read next
  * are theirs to verify. */
 KVP_NODISCARD kvp_status kvpi_wait_for(kvp_pager *p, uint32_t page, uint64_t deadline_ns);
-/* For kvp_pager.help: what a worker of the pool does for those who wait. */
-bool kvpi_help_out(void *pager);
 /* The same for the thread that carries on what others have asked for: nobody waits for it. */
 KVP_NODISCARD kvp_status kvpi_wait_idle(kvp_pager *p);
+/* For kvp_pager.help: what a worker of the pool does for those who wait. */
+bool kvpi_help_out(void *pager);
 /* Sleep until another thread has made progress, finished a transfer or given frames back. */
 KVP_NODISCARD kvp_status kvpi_sleep(kvp_pager *p, uint64_t deadline_ns);
 /* Take in what has completed, without waiting. */

@@ -361,7 +361,12 @@ typedef struct kvp_stats {
     uint64_t refaults[KVP_REFAULT_BUCKETS];
     kvp_codec_stats codecs[KVP_MAX_CODECS]; /* by number; see kvp_codec_name() */
     uint64_t codec_untried; /* of the raw ones: those before them had not shrunk either */
-    uint64_t codec_helped;  /* pages that idle threads of the pool encoded or decoded for others */
+
+    /* What cleaning wrote, beside bytes_written: pages moved together where compressed ones had
+     * left fragments of the swap file; and how many segments it emptied. */
+    uint64_t disk_bytes_moved, disk_segments_cleaned;
+
+    uint64_t codec_helped; /* pages that idle threads of the pool encoded or decoded for others */
 } kvp_stats;
 
 /* Errors: KVP_E_INVALID stats->size is not one this library knows. */

@@ -215,7 +215,8 @@ static kvp_status open_disk(kvp_pager *p)
                            .mem = &p->mem,
                            .env = &p->env,
                            .path = p->cfg.disk_path,
-                           .engine = p->cfg.disk_engine};
+                           .engine = p->cfg.disk_engine,
+                           .has_small_slots = p->cfg.zram_bytes > 0};
     void *base;
     size_t bytes;
     kvpi_tier_ram_range(p->ram, &base, &bytes);

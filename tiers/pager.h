@@ -120,6 +120,7 @@ struct kvp_pager {
     uint32_t n_homeless;           /* of those: without a disk slot of their own */
     uint32_t n_admitted;           /* pages about to be both: admitted, not there yet */
     uint64_t promised;             /* disk slots that are sure to be had */
+    bool is_making_room;           /* the disk tier is: who waits should reap */
     uint64_t n_backed;             /* of those: for pages that need one */
 
     kvpi_transfer transfers[KVPI_MAX_TRANSFERS];

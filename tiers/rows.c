@@ -218,7 +218,7 @@ static kvpi_claim claim_for(const append *a, uint32_t group)
     }
     /* Will it be dirty without a place below, and is it not counted so now? */
     bool is_counted = kvpi_page_is_dirty(pg) && !kvpi_page_is(pg, KVPI_PAGE_WRITING);
-    claim.n_new = kvpi_page_is_homeless(pg) && !is_counted;
+    claim.n_new = !kvpi_page_keeps_home(pg) && !is_counted;
     claim.new_account = kvpi_account_of(a->p, pg);
     return claim;
 }

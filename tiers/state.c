@@ -247,7 +247,11 @@ void kvpi_page_invalidate(kvp_pager *p, uint32_t page)
     assert(!kvpi_page_is(pg, KVPI_PAGE_WRITING | KVPI_PAGE_MOVING | KVPI_PAGE_SEALED));
     assert(pg->refs == 1); /* P8 */
     kvpi_drop_copy(p, page, KVPI_ZRAM);
-    kvpi_set_copy(p, page, KVPI_DISK, pg->disk_slot, false); /* keeps its place */
+    if (kvpi_page_keeps_home(pg))
+        kvpi_set_copy(p, page, KVPI_DISK, pg->disk_slot, false);
+    else
+        kvpi_drop_copy(p, page, KVPI_DISK);
+    pg->form_codec = KVPI_CODEC_RAW;
     kvpi_set_flags(p, page, 0, KVPI_PAGE_SUMMED);
     pg->serial = p->next_serial++;
 }

@@ -379,6 +379,8 @@ typedef struct kvp_stats {
     /* What cleaning wrote, beside bytes_written: pages moved together where compressed ones had
      * left fragments of the swap file; and how many segments it emptied. */
     uint64_t disk_bytes_moved, disk_segments_cleaned;
+
+    uint64_t codec_helped; /* pages that idle threads of the pool encoded or decoded for others */
 } kvp_stats;
 
 /* Errors: KVP_E_INVALID stats->size is not one this library knows. */

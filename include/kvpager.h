@@ -291,7 +291,8 @@ typedef struct kvp_ticket {
 
 /* Begin to pin, as kvp_seq_pin() does, and return at once.
  * Frames that views or other tickets have are waited for.
- * Errors : those of kvp_seq_pin() that need no waiting; then the ticket is not open.
+ * Errors : those of kvp_seq_pin() that need no waiting; then the ticket is not open. KVP_E_BUSY it
+ *          is open from before, and stays so.
  * Threads: until the ticket is taken or cancelled the sequence may be pinned, scanned, attended and
  *          appended to (not to a page of the ticket), but not truncated, evicted from or
  *          destroyed. */
@@ -378,6 +379,8 @@ typedef struct kvp_stats {
     /* What cleaning wrote, beside bytes_written: pages moved together where compressed ones had
      * left fragments of the swap file; and how many segments it emptied. */
     uint64_t disk_bytes_moved, disk_segments_cleaned;
+
+    uint64_t codec_helped; /* pages that idle threads of the pool encoded or decoded for others */
 } kvp_stats;
 
 /* Errors: KVP_E_INVALID stats->size is not one this library knows. */

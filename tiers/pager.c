@@ -343,6 +343,7 @@ kvp_status kvp_pager_open(const kvp_config *cfg, kvp_pager **out)
     kvpi_page_table_init(&p->pages, kvpi_policy_memories(&p->cfg), &p->table_mem);
     p->next_serial = 1;
     p->last_seq = UINT32_MAX;
+    p->help = (kvpi_help){.some = kvpi_help_out, .arg = p};
     p->ready_end = &p->ready_first;
     p->outbox_end = &p->outbox_first;
     for (uint32_t i = KVPI_MAX_TRANSFERS; i-- > 0;) {
@@ -368,6 +369,7 @@ void kvp_pager_close(kvp_pager *p)
     p->ahead_seq = NULL;
     kvpi_drain(p);
     kvpi_unlock(p);
+    kvpi_pool_retire(p->cfg.pool, &p->help);
     for (kvp_seq *seq = p->seqs, *next; seq; seq = next) {
         next = seq->next;
         kvpi_seq_delete(seq, &p->geometry, &p->table_mem);

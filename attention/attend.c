@@ -293,12 +293,17 @@ static kvp_status check_extras(const kvp_attend_args *args)
     return KVP_OK;
 }
 
-static kvp_status check_args(const kvp_attend_args *args, const kvp_layer_kind *kind)
+static kvp_status check_args(const kvp_attend_args *args, const kvp_layer_info *info)
 {
+    const kvp_layer_kind *kind = &info->kind;
     if (kind->dtype == KVP_OPAQUE)
         return kvp_fail(KVP_E_UNSUPPORTED,
                         "kvp_attend: the layer is opaque: only the caller knows what its bytes "
                         "mean; pin or scan its pages");
+    if (info->lookup.has_opaque_v)
+        return kvp_fail(KVP_E_UNSUPPORTED,
+                        "kvp_attend: the layer's V are bytes of the caller's: kvp_search() finds "
+                        "them by their keys");
     if (args->n_heads == 0 || args->n_heads % kind->n_kv_heads != 0)
         return kvp_fail(KVP_E_INVALID,
                         "kvp_attend: n_heads is %u, not a multiple of the layer's %u KV heads",
@@ -328,7 +333,7 @@ static kvp_status make_plan(kvp_seq *seq, uint32_t layer, const kvp_attend_args 
     if (status)
         return status;
     const kvp_layer_kind *kind = &plan->info.kind;
-    status = check_args(args, kind);
+    status = check_args(args, &plan->info);
     if (status)
         return status;
     plan->kernels = kvpi_kernels_find();

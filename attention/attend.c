@@ -10,6 +10,7 @@
  * 3. What happens inside of a block is kernels.h's. */
 #include "attention/attend.h"
 
+#include <assert.h>
 #include <math.h>
 #include <string.h>
 
@@ -162,24 +163,37 @@ static void note_block(const kvpi_plan *plan, const kvp_page_view *page, const k
     *whole.l = l;
 }
 
-/* A block under rows [first, first + n) of the set. Partials of a page's first block are made in
- * their place; those of others one by one in `spare`, to be merged. */
+/* Where blocks of n rows leave partials of their own, if they are wanted: those of a page's first
+ * block in the page's place, those of others in `spare`, to be merged. */
+static void aim_partials(const kvpi_plan *plan, const kvp_page_view *page, const kvpi_row_set *set,
+                         size_t first, size_t n, kvpi_row *rows, float *spare)
+{
+    for (size_t r = 0; r < n && plan->args->pages.m; r++) {
+        size_t query, head;
+        locate(plan, set, first + r, &query, &head);
+        rows[r].block_o = spare ? spare : kvpi_page_partial(plan, query, head, page->index).o;
+    }
+}
+
+static void note_rows(const kvpi_plan *plan, const kvp_page_view *page, const kvpi_row_set *set,
+                      size_t first, size_t n, const kvpi_row *rows)
+{
+    if (plan->args->pages.m || plan->args->page_mass)
+        for (size_t r = 0; r < n; r++)
+            if (rows[r].n_visible)
+                note_block(plan, page, set, first + r, &rows[r]);
+}
+
+/* A block under rows [first, first + n) of the set; one by one if they share `spare`. */
 static void attend_block(const kvpi_plan *plan, const kvp_page_view *page, const kvpi_keys *keys,
                          const kvpi_row_set *set, size_t first, size_t n, kvpi_row *rows,
                          float *spare)
 {
-    const bool wants_partials = plan->args->pages.m;
-    const size_t step = wants_partials && spare ? 1 : n;
+    const size_t step = plan->args->pages.m && spare ? 1 : n;
     for (size_t r = 0; r < n; r += step) {
-        for (size_t i = r; i < r + step && wants_partials; i++) {
-            size_t query, head;
-            locate(plan, set, first + i, &query, &head);
-            rows[i].block_o = spare ? spare : kvpi_page_partial(plan, query, head, page->index).o;
-        }
-        plan->kernels->attend[page->dtype](keys, rows + r, step);
-        for (size_t i = r; i < r + step && (wants_partials || plan->args->page_mass); i++)
-            if (rows[i].n_visible)
-                note_block(plan, page, set, first + i, &rows[i]);
+        aim_partials(plan, page, set, first + r, step, rows + r, spare);
+        kvpi_attend_block(plan->kernels, page->dtype, keys, rows + r, step);
+        note_rows(plan, page, set, first + r, step, rows + r);
     }
 }
 
@@ -202,6 +216,43 @@ void kvpi_attend_plane(const kvpi_plan *plan, const kvp_page_view *page, const k
     for (size_t r = 0; r < n && n_seen; r++) {
         state->m[first + r] = rows[r].m;
         state->l[first + r] = rows[r].l;
+    }
+}
+
+void kvpi_attend_page(const kvpi_plan *plan, const kvp_page_view *page, const kvpi_row_set *set,
+                      size_t n, const kvpi_state *state)
+{
+    kvpi_row rows[KVPI_BLOCK_ROWS];
+    uint32_t visible[KVPI_BLOCK_ROWS];
+    _Alignas(64) kvpi_scores scores[KVPI_BLOCK_ROWS];
+    kvpi_row_set plane = *set;
+    size_t n_seen = 0;
+    assert(page->n_heads * n <= KVPI_BLOCK_ROWS && page->n_valid <= KVPI_BLOCK_KEYS);
+    for (uint32_t h = 0; h < page->n_heads; h++, plane.kv_head++) {
+        const size_t at = h * n;
+        kvpi_state its = {state->m + at, state->l + at, state->o + at * state->o_stride,
+                          state->o_stride, NULL};
+        n_seen = load_rows(plan, page, &plane, 0, n, &its, rows + at, visible + at);
+        if (!n_seen)
+            return;
+        for (size_t r = at; r < at + n; r++)
+            rows[r].n_visible = visible[r];
+        aim_partials(plan, page, &plane, 0, n, rows + at, NULL);
+        kvpi_keys keys = block_of(plan, page, h, 0, n_seen);
+        keys.next_k = h + 1 < page->n_heads ? keys.next_k : page->v;
+        plan->kernels->score[page->dtype](&keys, rows + at, n, scores + at);
+    }
+    plane.kv_head = set->kv_head;
+    for (uint32_t h = 0; h < page->n_heads; h++, plane.kv_head++) {
+        const size_t at = h * n;
+        kvpi_keys keys = block_of(plan, page, h, 0, n_seen);
+        keys.next_v = h + 1 < page->n_heads ? keys.next_v : page->next;
+        plan->kernels->weigh[page->dtype](&keys, rows + at, n, scores + at);
+        note_rows(plan, page, &plane, 0, n, rows + at);
+        for (size_t r = at; r < at + n; r++) {
+            state->m[r] = rows[r].m;
+            state->l[r] = rows[r].l;
+        }
     }
 }
 

@@ -110,12 +110,18 @@ static size_t rows_per_head(const few *f)
 static void attend_page(const few *f, float *slot, const kvp_page_view *page)
 {
     const size_t n_rows = rows_per_head(f);
+    const bool is_small =
+        page->n_heads * n_rows <= KVPI_BLOCK_ROWS && page->n_valid <= KVPI_BLOCK_KEYS;
     for (size_t h = 0; h < page->n_heads; h++) {
         kvpi_row_set set = {.first_query = f->first_query,
                             .n_queries = f->n_queries,
                             .n_heads = f->plan->heads_per_kv,
                             .kv_head = page->first_head + h};
         kvpi_state state = state_in(f, slot, h * n_rows);
+        if (is_small) {
+            kvpi_attend_page(f->plan, page, &set, n_rows, &state);
+            return;
+        }
         for (size_t row = 0; row < n_rows; row += KVPI_BLOCK_ROWS) {
             size_t n = n_rows - row < KVPI_BLOCK_ROWS ? n_rows - row : KVPI_BLOCK_ROWS;
             kvpi_attend_plane(f->plan, page, &set, row, n, &state);

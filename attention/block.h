@@ -362,31 +362,43 @@ SIMD_INLINE void weigh(const kvpi_keys *keys, kvpi_row *rows, size_t n_rows, siz
 
 /* ---- the kernel ------------------------------------------------------------------------------ */
 
-SIMD_INLINE void attend(const kvpi_keys *keys, kvpi_row *rows, size_t n_rows, kvp_dtype dtype)
+SIMD_INLINE size_t most_visible(const kvpi_keys *keys, const kvpi_row *rows, size_t n_rows)
 {
-    alignas(64) scores s[KVPI_BLOCK_ROWS];
     size_t n = 0;
     for (size_t r = 0; r < n_rows; r++)
         n = rows[r].n_visible > n ? rows[r].n_visible : n;
     assert(n <= keys->n && keys->n <= KVPI_BLOCK_KEYS && n_rows <= KVPI_BLOCK_ROWS);
+    (void)keys;
+    return n;
+}
+
+SIMD_INLINE void score_rows(const kvpi_keys *keys, kvpi_row *rows, size_t n_rows, kvp_dtype dtype,
+                            scores *s)
+{
+    const size_t n = most_visible(keys, rows, n_rows);
     if (n)
         score(keys, rows, n_rows, n, dtype, s);
     softmax_rows(rows, n_rows, keys->scale, s);
+}
+
+SIMD_INLINE void weigh_rows(const kvpi_keys *keys, kvpi_row *rows, size_t n_rows, kvp_dtype dtype,
+                            const scores *s)
+{
+    const size_t n = most_visible(keys, rows, n_rows);
     if (n)
         weigh(keys, rows, n_rows, n, dtype, s);
 }
 
-SIMD_TARGET static void attend_f32(const kvpi_keys *keys, kvpi_row *rows, size_t n_rows)
-{
-    attend(keys, rows, n_rows, KVP_F32);
-}
+#define HALF(half, suffix, dtype)                                                                  \
+    SIMD_TARGET static void half##_##suffix(const kvpi_keys *keys, kvpi_row *rows, size_t n_rows,  \
+                                            kvpi_scores *s)                                        \
+    {                                                                                              \
+        half##_rows(keys, rows, n_rows, dtype, s);                                                 \
+    }
 
-SIMD_TARGET static void attend_f16(const kvpi_keys *keys, kvpi_row *rows, size_t n_rows)
-{
-    attend(keys, rows, n_rows, KVP_F16);
-}
-
-SIMD_TARGET static void attend_bf16(const kvpi_keys *keys, kvpi_row *rows, size_t n_rows)
-{
-    attend(keys, rows, n_rows, KVP_BF16);
-}
+HALF(score, f32, KVP_F32)
+HALF(score, f16, KVP_F16)
+HALF(score, bf16, KVP_BF16)
+HALF(weigh, f32, KVP_F32)
+HALF(weigh, f16, KVP_F16)
+HALF(weigh, bf16, KVP_BF16)

@@ -43,11 +43,17 @@ typedef struct kvpi_row {
     float old_factor, block_factor; /* out: what state and block were multiplied by */
 } kvpi_row;
 
-typedef void (*kvpi_kernel)(const kvpi_keys *keys, kvpi_row *rows, size_t n_rows);
+/* Of a row and the keys of a block; between the two halves of a kernel. 64-byte aligned. */
+typedef float kvpi_scores[KVPI_BLOCK_KEYS];
+
+typedef void (*kvpi_kernel)(const kvpi_keys *keys, kvpi_row *rows, size_t n_rows,
+                            kvpi_scores *scores /* [n_rows] */);
 
 typedef struct kvpi_kernels {
     const char *name;
-    kvpi_kernel attend[3]; /* [kvp_dtype] */
+    /* [kvp_dtype]. The halves of a kernel, one after the other for the same block and rows: what
+     * reads K (scores, m, l), and what reads V (o). */
+    kvpi_kernel score[3], weigh[3];
     /* Fold `next` into `into`; an l of 0 (no key) changes nothing. */
     void (*merge)(const kvp_partial *into, const kvp_partial *next, size_t v_width);
     /* x = exp(x) over the sum of exp(x); if all are -INFINITY, zeros. */
@@ -64,6 +70,15 @@ extern const kvpi_kernels kvpi_kernels_avx2;
 /* AVX-512 F, BW, DQ and VL. */
 extern const kvpi_kernels kvpi_kernels_avx512;
 #endif
+
+/* Both halves. */
+static inline void kvpi_attend_block(const kvpi_kernels *kernels, kvp_dtype dtype,
+                                     const kvpi_keys *keys, kvpi_row *rows, size_t n_rows)
+{
+    _Alignas(64) kvpi_scores scores[KVPI_BLOCK_ROWS];
+    kernels->score[dtype](keys, rows, n_rows, scores);
+    kernels->weigh[dtype](keys, rows, n_rows, scores);
+}
 
 /* The kernels to use: see kvp_isa(). NULL, with a message, if KVP_ISA asks for what is not here. */
 const kvpi_kernels *kvpi_kernels_find(void);

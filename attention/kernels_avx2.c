@@ -6,7 +6,8 @@
 
 const kvpi_kernels kvpi_kernels_avx2 = {
     .name = "avx2",
-    .attend = {[KVP_F32] = attend_f32, [KVP_F16] = attend_f16, [KVP_BF16] = attend_bf16},
+    .score = {[KVP_F32] = score_f32, [KVP_F16] = score_f16, [KVP_BF16] = score_bf16},
+    .weigh = {[KVP_F32] = weigh_f32, [KVP_F16] = weigh_f16, [KVP_BF16] = weigh_bf16},
     .merge = merge,
     .normalise = normalise,
     .distance = distance,

@@ -91,23 +91,28 @@ static void fold(float *m, float *l, float next_m, float next_l, float *old, flo
     *m = top;
 }
 
-static void attend_row(const kvpi_keys *keys, kvpi_row *row, kvp_dtype dtype)
+static void score_rows(const kvpi_keys *keys, kvpi_row *rows, size_t n_rows, kvp_dtype dtype,
+                       kvpi_scores *s)
 {
-    float p[KVPI_BLOCK_KEYS];
-    size_t n = row->n_visible;
-    assert(n <= keys->n && keys->n <= KVPI_BLOCK_KEYS);
-    row->block_m = -INFINITY;
-    row->block_l = 0;
-    if (n == 0)
-        return;
-    for (size_t j = 0; j < n; j++)
-        p[j] = score(keys, row->q, j, dtype);
-    softmax(row, p, n);
-    fold(&row->m, &row->l, row->block_m, row->block_l, &row->old_factor, &row->block_factor);
+    for (size_t r = 0; r < n_rows; r++) {
+        kvpi_row *row = &rows[r];
+        assert(row->n_visible <= keys->n && keys->n <= KVPI_BLOCK_KEYS);
+        row->block_m = -INFINITY;
+        row->block_l = 0;
+        if (row->n_visible == 0)
+            continue;
+        for (size_t j = 0; j < row->n_visible; j++)
+            s[r][j] = score(keys, row->q, j, dtype);
+        softmax(row, s[r], row->n_visible);
+        fold(&row->m, &row->l, row->block_m, row->block_l, &row->old_factor, &row->block_factor);
+    }
+}
 
+static void weigh_row(const kvpi_keys *keys, kvpi_row *row, kvp_dtype dtype, const float *p)
+{
     for (size_t c = 0; c < keys->v_width; c++) {
         float sum = 0;
-        for (size_t j = 0; j < n; j++)
+        for (size_t j = 0; j < row->n_visible; j++)
             sum += p[j] * load(row_at(keys->v, j, keys->v_width, dtype), c, dtype);
         row->o[c] = row->o[c] * row->old_factor + sum * row->block_factor;
         if (row->block_o)
@@ -115,23 +120,27 @@ static void attend_row(const kvpi_keys *keys, kvpi_row *row, kvp_dtype dtype)
     }
 }
 
-static void attend_f32(const kvpi_keys *keys, kvpi_row *rows, size_t n_rows)
+static void weigh_rows(const kvpi_keys *keys, kvpi_row *rows, size_t n_rows, kvp_dtype dtype,
+                       kvpi_scores *s)
 {
     for (size_t r = 0; r < n_rows; r++)
-        attend_row(keys, &rows[r], KVP_F32);
+        if (rows[r].n_visible)
+            weigh_row(keys, &rows[r], dtype, s[r]);
 }
 
-static void attend_f16(const kvpi_keys *keys, kvpi_row *rows, size_t n_rows)
-{
-    for (size_t r = 0; r < n_rows; r++)
-        attend_row(keys, &rows[r], KVP_F16);
-}
+#define HALF(half, suffix, dtype)                                                                  \
+    static void half##_##suffix(const kvpi_keys *keys, kvpi_row *rows, size_t n_rows,              \
+                                kvpi_scores *s)                                                    \
+    {                                                                                              \
+        half##_rows(keys, rows, n_rows, dtype, s);                                                 \
+    }
 
-static void attend_bf16(const kvpi_keys *keys, kvpi_row *rows, size_t n_rows)
-{
-    for (size_t r = 0; r < n_rows; r++)
-        attend_row(keys, &rows[r], KVP_BF16);
-}
+HALF(score, f32, KVP_F32)
+HALF(score, f16, KVP_F16)
+HALF(score, bf16, KVP_BF16)
+HALF(weigh, f32, KVP_F32)
+HALF(weigh, f16, KVP_F16)
+HALF(weigh, bf16, KVP_BF16)
 
 static void merge(const kvp_partial *into, const kvp_partial *next, size_t v_width)
 {
@@ -166,7 +175,8 @@ static float distance(const float *a, const float *b, float factor, size_t n)
 
 const kvpi_kernels kvpi_kernels_scalar = {
     .name = "scalar",
-    .attend = {[KVP_F32] = attend_f32, [KVP_F16] = attend_f16, [KVP_BF16] = attend_bf16},
+    .score = {[KVP_F32] = score_f32, [KVP_F16] = score_f16, [KVP_BF16] = score_bf16},
+    .weigh = {[KVP_F32] = weigh_f32, [KVP_F16] = weigh_f16, [KVP_BF16] = weigh_bf16},
     .merge = merge,
     .normalise = normalise,
     .distance = distance,

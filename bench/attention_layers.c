@@ -99,7 +99,7 @@ layers layers_make(shape s, kvp_dtype dtype, uint32_t n_threads, size_t n_tokens
     free(rows);
     x.q = random_floats(n_queries * s.heads * s.width);
     x.out = random_floats(n_queries * s.heads * s.width);
-    x.kernel = kvpi_kernels_find()->attend[dtype];
+    x.kernels = kvpi_kernels_find();
     size_t n_segments = n_tokens / (64 * KVP_SEGMENT_PAGES) + 1;
     x.partials = malloc(n_segments * s.heads * (s.width + 2) * sizeof(float));
     x.n_pages = kvp_seq_page_count(x.seq, 0);
@@ -197,7 +197,7 @@ static void attend_segment(void *arg, size_t task)
                           .scale = 1 / sqrtf((float)width)};
         for (size_t g = 0; g < c->group; g++)
             rows[g].n_visible = (uint32_t)n;
-        x->kernel(&keys, rows, c->group);
+        kvpi_attend_block(x->kernels, x->dtype, &keys, rows, c->group);
     }
     for (size_t g = 0; g < c->group; g++) {
         float *partial = x->partials + (task * c->group + g) * (width + 2);

@@ -27,7 +27,7 @@ typedef struct layers {
     size_t half_bytes; /* K or V of a layer */
     float *q, *out;    /* [n_queries][heads][width] */
     size_t n_queries;
-    kvpi_kernel kernel;
+    const kvpi_kernels *kernels;
     float *partials; /* contiguous: [kv_heads][segments][group][m, l, o] */
     /* What paged steps ask for beside the output: */
     kvp_attend_role role;

@@ -131,7 +131,7 @@ static void apply(const kvpi_kernels *kernels, const block *b, size_t first, siz
     memcpy(o, b->o + first * b->keys.v_width, n * b->keys.v_width * sizeof *o);
     for (size_t r = 0; r < n; r++)
         rows[r].o = o + r * b->keys.v_width;
-    kernels->attend[b->dtype](&b->keys, rows, n);
+    kvpi_attend_block(kernels, b->dtype, &b->keys, rows, n);
     for (size_t r = 0; r < n; r++) {
         out->rows[first + r] = rows[r];
         memcpy(out->o[first + r], rows[r].o, b->keys.v_width * sizeof *o);
@@ -435,7 +435,7 @@ static void exp_of(const kvpi_kernels *kernels, const float x[64], float y[64])
     memset(y, 0, 64 * sizeof *y);
     kvpi_keys keys = {.k = x, .v = v, .n = 64, .k_width = 1, .v_width = 64, .scale = 1};
     kvpi_row row = {.q = &one, .o = y, .m = -INFINITY, .n_visible = 64};
-    kernels->attend[KVP_F32](&keys, &row, 1);
+    kvpi_attend_block(kernels, KVP_F32, &keys, &row, 1);
 }
 
 static void check_exp(const kvpi_kernels *kernels)

@@ -11,7 +11,7 @@
 
 static size_t head_bytes(const kvpi_layer *l, uint32_t page_tokens)
 {
-    return (size_t)page_tokens * ((size_t)l->k_width + l->v_width) * kvp_dtype_bytes(l->dtype);
+    return page_tokens * (kvpi_layer_k_row(l) + kvpi_layer_v_row(l));
 }
 
 static kvp_status check_layer(const kvpi_layer *l, uint32_t layer)
@@ -22,12 +22,22 @@ static kvp_status check_layer(const kvpi_layer *l, uint32_t layer)
     if (l->n_kv_heads < 1 || l->n_kv_heads > 65536)
         return kvp_fail(KVP_E_INVALID, "geometry: layer %u: n_kv_heads is %u, must be 1 .. 65536",
                         layer, l->n_kv_heads);
-    uint32_t v_least = l->dtype == KVP_OPAQUE ? 0 : 1;
+    uint32_t v_least = l->dtype == KVP_OPAQUE || l->lookup.has_opaque_v ? 0 : 1;
     if (l->k_width < 1 || l->k_width > 65536 || l->v_width < v_least || l->v_width > 65536)
         return kvp_fail(KVP_E_INVALID,
                         "geometry: layer %u: head widths are %u (K) and %u (V), must be 1 .. 65536 "
                         "(V of opaque layers: 0 .. 65536)",
                         layer, l->k_width, l->v_width);
+    if (kvpi_layer_v_row(l) % kvp_dtype_bytes(l->dtype))
+        return kvp_fail(KVP_E_INVALID,
+                        "geometry: layer %u: opaque V has %u bytes per head, which must be a "
+                        "multiple of the %zu of an element of K",
+                        layer, l->v_width, kvp_dtype_bytes(l->dtype));
+    if (l->lookup.has_digests && l->dtype == KVP_OPAQUE)
+        return kvp_fail(KVP_E_INVALID,
+                        "geometry: layer %u: keys of an opaque layer have no digests: only the "
+                        "caller knows what their bytes mean",
+                        layer);
     return KVP_OK;
 }
 
@@ -55,6 +65,8 @@ static void take_layer(kvpi_layer *l, const kvp_geometry *in, uint32_t i)
                           .k_width = in->head_dim,
                           .v_width = in->head_dim,
                           .dtype = in->dtype};
+    if (in->lookups)
+        l->lookup = in->lookups[i];
 }
 
 static kvp_status resolve_layer(kvpi_geometry *g, const kvp_geometry *in, uint32_t i)

@@ -21,13 +21,23 @@ static void default_free(void *opaque, void *p, size_t n)
 
 const kvp_mem kvpi_mem_default = {.alloc = default_alloc, .free = default_free};
 
-kvp_status kvpi_alloc(const kvp_mem *mem, size_t n, const char *what, void *out)
+kvp_status kvpi_alloc_buffer(const kvp_mem *mem, size_t n, const char *what, void *out)
 {
     void *p = mem->alloc(mem->opaque, n ? n : 1, ALIGN_BYTES);
     if (!p)
         return kvp_fail(KVP_E_NOMEM, "out of memory: %zu bytes for %s", n, what);
-    memset(p, 0, n);
     memcpy(out, &p, sizeof p); /* through memcpy: `out` is a pointer to a pointer of any type */
+    return KVP_OK;
+}
+
+kvp_status kvpi_alloc(const kvp_mem *mem, size_t n, const char *what, void *out)
+{
+    void *p = NULL;
+    kvp_status status = kvpi_alloc_buffer(mem, n, what, &p);
+    if (status)
+        return status;
+    memset(p, 0, n);
+    memcpy(out, &p, sizeof p);
     return KVP_OK;
 }
 

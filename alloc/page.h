@@ -60,7 +60,8 @@ typedef struct kvpi_page {
     uint64_t form_sum;  /* kvpi_form.sum */
     kvp_slot blob;      /* in zram; KVP_SLOT_NONE: none */
     uint32_t disk_slot; /* outlives its validity: an open page that changes keeps its place, so that
-                           rewriting it can never run out of room */
+                           rewriting it can never run out of room; but not one for less than a page
+                         */
     uint32_t form_bytes;
     kvp_placement_node node; /* in zram; those of RAM belong to frames */
     union {
@@ -115,6 +116,11 @@ static inline bool kvpi_page_is_dirty(const kvpi_page *p)
 static inline bool kvpi_page_is_homeless(const kvpi_page *p)
 {
     return p->disk_slot == KVPI_DISK_SLOT_NONE;
+}
+/* If its content changes: is its place on disk large enough for any? */
+static inline bool kvpi_page_keeps_home(const kvpi_page *p)
+{
+    return !kvpi_page_is_homeless(p) && p->form_codec == 0; /* KVPI_CODEC_RAW */
 }
 static inline kvp_slot kvpi_page_slot(const kvpi_page *p, kvpi_lower lower)
 {

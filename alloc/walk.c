@@ -3,6 +3,8 @@
 
 static bool is_visited(const kvpi_walk *w, const kvpi_lane *lane, uint32_t i)
 {
+    if (w->skip && (w->skip[i / 64] >> i % 64 & 1))
+        return false;
     uint64_t first = kvpi_lane_first_position(lane, i, w->page_tokens);
     return first < w->sinks_end ||
            (first < w->end && kvpi_lane_end_position(lane, i, w->page_tokens) > w->begin);
@@ -10,7 +12,9 @@ static bool is_visited(const kvpi_walk *w, const kvpi_lane *lane, uint32_t i)
 
 bool kvpi_walk_settle(const kvpi_walk *w, kvpi_cursor *c)
 {
-    for (; c->group < w->layer->n_groups; c->group++, c->entry = 0) {
+    if (c->group < w->first_group)
+        *c = (kvpi_cursor){.group = w->first_group};
+    for (; c->group < w->end_group; c->group++, c->entry = 0) {
         const kvpi_lane *lane = &w->lanes[c->group];
         while (c->entry < lane->n_entries) {
             if (is_visited(w, lane, c->entry))

@@ -11,12 +11,15 @@ typedef struct kvpi_cursor {
     uint32_t group, entry;
 } kvpi_cursor;
 
-/* What is visited: the layer's pages that hold a position in [0, sinks_end) or [begin, end). */
+/* What is visited: the layer's pages that hold a position in [0, sinks_end) or [begin, end), less
+ * those that are passed over. */
 typedef struct kvpi_walk {
     const kvpi_layer *layer;
     const kvpi_lane *lanes; /* [layer->n_groups] */
     uint64_t sinks_end, begin, end;
     uint32_t page_tokens, segment_pages;
+    uint32_t first_group, end_group; /* lanes of these head groups only */
+    const uint64_t *skip;            /* a bit per entry of a lane that is passed over; NULL: none */
 } kvpi_walk;
 
 /* Move to the first visited entry at or after `c`; false at the end of all lanes. */

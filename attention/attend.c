@@ -142,47 +142,44 @@ static kvpi_keys block_of(const kvpi_plan *plan, const kvp_page_view *page, uint
     return keys;
 }
 
-/* A row whose pages' partials are wanted: the block makes a partial of its own, in the page's place
- * or (not the first block of a page) in `block`. */
-static void attend_apart(const kvpi_plan *plan, kvpi_kernel kernel, const kvpi_keys *keys,
-                         const kvp_partial *page, kvpi_row *row, float *block)
+/* What is wanted to be known of a block under one row. */
+static void note_block(const kvpi_plan *plan, const kvp_page_view *page, const kvpi_row_set *set,
+                       size_t row_no, const kvpi_row *row)
 {
-    const size_t v_width = plan->info.kind.v_width;
-    const bool is_first = *page->m == -INFINITY && *page->l == 0;
-    kvpi_row apart = {
-        .q = row->q, .o = is_first ? page->o : block, .m = -INFINITY, .n_visible = row->n_visible};
-    memset(apart.o, 0, v_width * sizeof *apart.o);
-    kernel(keys, &apart, 1);
-    const kvp_partial part = {&apart.m, &apart.l, apart.o};
-    plan->kernels->merge(&(kvp_partial){&row->m, &row->l, row->o}, &part, v_width);
-    if (!is_first) {
-        plan->kernels->merge(page, &part, v_width);
-    } else {
-        *page->m = apart.m;
-        *page->l = apart.l;
+    size_t query, head;
+    locate(plan, set, row_no, &query, &head);
+    if (plan->args->page_mass)
+        kvpi_mass_add(plan, query, head, page->index, row->block_m, row->block_l);
+    if (!row->block_o)
+        return;
+    float m = row->block_m, l = row->block_l;
+    kvp_partial whole = kvpi_page_partial(plan, query, head, page->index);
+    if (row->block_o != whole.o) {
+        plan->kernels->merge(&whole, &(kvp_partial){&m, &l, row->block_o}, plan->info.kind.v_width);
+        return;
     }
-    row->block_m = apart.block_m;
-    row->block_l = apart.block_l;
+    *whole.m = m;
+    *whole.l = l;
 }
 
-/* A block under rows [first, first + n) of the set, and what is wanted to be known of it. */
+/* A block under rows [first, first + n) of the set. Partials of a page's first block are made in
+ * their place; those of others one by one in `spare`, to be merged. */
 static void attend_block(const kvpi_plan *plan, const kvp_page_view *page, const kvpi_keys *keys,
                          const kvpi_row_set *set, size_t first, size_t n, kvpi_row *rows,
-                         float *block)
+                         float *spare)
 {
-    const kvpi_kernel kernel = plan->kernels->attend[page->dtype];
     const bool wants_partials = plan->args->pages.m;
-    if (!wants_partials)
-        kernel(keys, rows, n);
-    for (size_t r = 0; r < n && (wants_partials || plan->args->page_mass); r++) {
-        size_t query, head;
-        locate(plan, set, first + r, &query, &head);
-        if (rows[r].n_visible && wants_partials) {
-            kvp_partial whole = kvpi_page_partial(plan, query, head, page->index);
-            attend_apart(plan, kernel, keys, &whole, &rows[r], block);
+    const size_t step = wants_partials && spare ? 1 : n;
+    for (size_t r = 0; r < n; r += step) {
+        for (size_t i = r; i < r + step && wants_partials; i++) {
+            size_t query, head;
+            locate(plan, set, first + i, &query, &head);
+            rows[i].block_o = spare ? spare : kvpi_page_partial(plan, query, head, page->index).o;
         }
-        if (rows[r].n_visible && plan->args->page_mass)
-            kvpi_mass_add(plan, query, head, page->index, rows[r].block_m, rows[r].block_l);
+        plan->kernels->attend[page->dtype](keys, rows + r, step);
+        for (size_t i = r; i < r + step && (wants_partials || plan->args->page_mass); i++)
+            if (rows[i].n_visible)
+                note_block(plan, page, set, first + i, &rows[i]);
     }
 }
 
@@ -200,7 +197,7 @@ void kvpi_attend_plane(const kvpi_plan *plan, const kvp_page_view *page, const k
             size_t rest = visible[r] > at ? visible[r] - at : 0;
             rows[r].n_visible = (uint32_t)(rest < n_keys ? rest : n_keys);
         }
-        attend_block(plan, page, &keys, set, first, n, rows, state->block);
+        attend_block(plan, page, &keys, set, first, n, rows, at ? state->block : NULL);
     }
     for (size_t r = 0; r < n && n_seen; r++) {
         state->m[first + r] = rows[r].m;
@@ -245,12 +242,17 @@ static kvp_status check_extras(const kvp_attend_args *args)
     return KVP_OK;
 }
 
-static kvp_status check_args(const kvp_attend_args *args, const kvp_layer_kind *kind)
+static kvp_status check_args(const kvp_attend_args *args, const kvp_layer_info *info)
 {
+    const kvp_layer_kind *kind = &info->kind;
     if (kind->dtype == KVP_OPAQUE)
         return kvp_fail(KVP_E_UNSUPPORTED,
                         "kvp_attend: the layer is opaque: only the caller knows what its bytes "
                         "mean; pin or scan its pages");
+    if (info->lookup.has_opaque_v)
+        return kvp_fail(KVP_E_UNSUPPORTED,
+                        "kvp_attend: the layer's V are bytes of the caller's: kvp_search() finds "
+                        "them by their keys");
     if (args->n_heads == 0 || args->n_heads % kind->n_kv_heads != 0)
         return kvp_fail(KVP_E_INVALID,
                         "kvp_attend: n_heads is %u, not a multiple of the layer's %u KV heads",
@@ -280,7 +282,7 @@ static kvp_status make_plan(kvp_seq *seq, uint32_t layer, const kvp_attend_args 
     if (status)
         return status;
     const kvp_layer_kind *kind = &plan->info.kind;
-    status = check_args(args, kind);
+    status = check_args(args, &plan->info);
     if (status)
         return status;
     plan->kernels = kvpi_kernels_find();

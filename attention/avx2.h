@@ -19,6 +19,10 @@
 
 typedef __m256 vec;
 
+/* Compilers fold a load into each of its uses, though a register would do: loads then are what
+ * limits a tile. */
+#define vec_keep(x) __asm__("" : "+x"(x))
+
 SIMD_INLINE vec vec_set1(float x)
 {
     return _mm256_set1_ps(x);

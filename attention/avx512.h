@@ -21,6 +21,10 @@
 
 typedef __m512 vec;
 
+/* Compilers fold a load into each of its uses, though a register would do: loads then are what
+ * limits a tile. */
+#define vec_keep(x) __asm__("" : "+v"(x))
+
 SIMD_INLINE vec vec_set1(float x)
 {
     return _mm512_set1_ps(x);

@@ -39,6 +39,7 @@ typedef struct kvpi_row {
     float m, l;                     /* m: the largest score so far */
     uint32_t n_visible;             /* it sees the first n_visible keys of the block, at most n */
     float block_m, block_l;         /* out: of this block alone; -INFINITY and 0: no key */
+    float *block_o;                 /* [v_width], out: the same; NULL: not wanted */
     float old_factor, block_factor; /* out: what state and block were multiplied by */
 } kvpi_row;
 
@@ -49,6 +50,10 @@ typedef struct kvpi_kernels {
     kvpi_kernel attend[3]; /* [kvp_dtype] */
     /* Fold `next` into `into`; an l of 0 (no key) changes nothing. */
     void (*merge)(const kvp_partial *into, const kvp_partial *next, size_t v_width);
+    /* x = exp(x) over the sum of exp(x); if all are -INFINITY, zeros. */
+    void (*normalise)(float *x, size_t n);
+    /* The Euclidean length of a - b * factor. */
+    float (*distance)(const float *a, const float *b, float factor, size_t n);
 } kvpi_kernels;
 
 /* The readable reference, in plain C. */

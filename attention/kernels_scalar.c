@@ -110,6 +110,8 @@ static void attend_row(const kvpi_keys *keys, kvpi_row *row, kvp_dtype dtype)
         for (size_t j = 0; j < n; j++)
             sum += p[j] * load(row_at(keys->v, j, keys->v_width, dtype), c, dtype);
         row->o[c] = row->o[c] * row->old_factor + sum * row->block_factor;
+        if (row->block_o)
+            row->block_o[c] = sum;
     }
 }
 
@@ -141,8 +143,31 @@ static void merge(const kvp_partial *into, const kvp_partial *next, size_t v_wid
         into->o[c] = into->o[c] * old + next->o[c] * factor;
 }
 
+static void normalise(float *x, size_t n)
+{
+    float top = -INFINITY, sum = 0;
+    for (size_t i = 0; i < n; i++)
+        top = fmaxf(top, x[i]);
+    for (size_t i = 0; i < n; i++) {
+        x[i] = x[i] == -INFINITY ? 0 : expf(x[i] - top);
+        sum += x[i];
+    }
+    for (size_t i = 0; i < n && sum > 0; i++)
+        x[i] /= sum;
+}
+
+static float distance(const float *a, const float *b, float factor, size_t n)
+{
+    float sum = 0;
+    for (size_t i = 0; i < n; i++)
+        sum += (a[i] - b[i] * factor) * (a[i] - b[i] * factor);
+    return sqrtf(sum);
+}
+
 const kvpi_kernels kvpi_kernels_scalar = {
     .name = "scalar",
     .attend = {[KVP_F32] = attend_f32, [KVP_F16] = attend_f16, [KVP_BF16] = attend_bf16},
     .merge = merge,
+    .normalise = normalise,
+    .distance = distance,
 };

@@ -30,24 +30,11 @@ void kvpi_mass_add(const kvpi_plan *plan, size_t query, size_t head, uint32_t pa
         *mass = fmaxf(*mass, lse) + log1pf(expf(-fabsf(*mass - lse)));
 }
 
-static void normalise_row(float *mass, size_t n_pages)
-{
-    float top = -INFINITY, sum = 0;
-    for (size_t i = 0; i < n_pages; i++)
-        top = fmaxf(top, mass[i]);
-    for (size_t i = 0; i < n_pages; i++) {
-        mass[i] = mass[i] == -INFINITY ? 0 : expf(mass[i] - top);
-        sum += mass[i];
-    }
-    for (size_t i = 0; i < n_pages && sum > 0; i++)
-        mass[i] /= sum;
-}
-
 static void normalise_query(void *arg, size_t query)
 {
     const kvpi_plan *plan = arg;
     for (size_t head = 0; head < plan->args->n_heads; head++)
-        normalise_row(mass_row(plan, query, head), plan->n_pages);
+        plan->kernels->normalise(mass_row(plan, query, head), plan->n_pages);
 }
 
 void kvpi_mass_finish(kvpi_plan *plan)
@@ -78,44 +65,27 @@ void kvpi_page_partials_clear(const kvpi_plan *plan)
         pages->o[i] = 0;
 }
 
-/* The row's keys, weighed relative to its largest score: in float64, for what is left without a
- * page may be a small part of the whole. */
-static double weight(const kvp_partial *pages, size_t i, float top)
-{
-    return pages->m[i] == -INFINITY ? 0 : (double)pages->l[i] * exp((double)(pages->m[i] - top));
-}
-
-/* |a - b * factor|, in 8 sums, so that compilers use vectors. */
-static float distance_of(const float *a, const float *b, float factor, size_t n)
-{
-    float sum[8] = {0}, all = 0;
-    size_t i = 0;
-    for (; i + 8 <= n; i += 8)
-        for (size_t k = 0; k < 8; k++) {
-            float d = a[i + k] - b[i + k] * factor;
-            sum[k] += d * d;
-        }
-    for (; i < n; i++)
-        sum[0] += (a[i] - b[i] * factor) * (a[i] - b[i] * factor);
-    for (size_t k = 0; k < 8; k++)
-        all += sum[k];
-    return sqrtf(all);
-}
-
 void kvp_page_changes(const kvp_partial *pages, size_t n_pages, size_t v_width, const float *out,
                       float *changes)
 {
+    const kvpi_kernels *kernels = kvpi_kernels_find();
+    if (!kernels)
+        kernels = &kvpi_kernels_scalar;
     float top = -INFINITY;
-    double all = 0;
+    double all = 0; /* in float64: all but one page may be a small part of it */
     for (size_t i = 0; i < n_pages; i++)
         top = fmaxf(top, pages->m[i]);
-    for (size_t i = 0; i < n_pages; i++)
-        all += weight(pages, i, top);
+    for (size_t i = 0; i < n_pages; i++) { /* at first, what a page weighs */
+        changes[i] = pages->m[i] == -INFINITY ? 0 : pages->l[i] * expf(pages->m[i] - top);
+        all += (double)changes[i];
+    }
     for (size_t i = 0; i < n_pages; i++) {
         /* without: (all * out - mine * o / l) / rest; less out: mine * (out - o / l) / rest */
-        const double mine = weight(pages, i, top), rest = all - mine;
-        const float inverse = rest > 0 && pages->l[i] > 0 ? 1 / pages->l[i] : 0;
-        const float distance = distance_of(out, pages->o + i * v_width, inverse, v_width);
-        changes[i] = mine > 0 ? (float)(rest > 0 ? mine / rest : 1) * distance : 0;
+        const double mine = (double)changes[i], rest = all - mine;
+        if (!(mine > 0))
+            continue;
+        const float inverse = rest > 0 ? 1 / pages->l[i] : 0;
+        changes[i] = (float)(rest > 0 ? mine / rest : 1) *
+                     kernels->distance(out, pages->o + i * v_width, inverse, v_width);
     }
 }

@@ -62,6 +62,16 @@ typedef struct kvp_layer_kind {
     kvp_dtype dtype;
 } kvp_layer_kind;
 
+/* Of a layer that things are looked up in (kvpager/search.h). */
+typedef struct kvp_lookup_kind {
+    /* V is v_width bytes of the caller's per row, whatever K is: stored and handed out, never
+     * computed with. A multiple of the bytes of K's elements; may be 0. */
+    bool has_opaque_v;
+    /* A digest of the keys of every page is kept once it is sealed, so that kvp_search() need not
+     * read it: 8 bytes, and 16 + 2 * k_width per KV head, in kvp_stats.table_bytes. */
+    bool has_digests;
+} kvp_lookup_kind;
+
 typedef struct kvp_geometry {
     uint32_t n_layers;
     /* Uniform models: every layer has n_kv_heads heads of head_dim in both K and V. */
@@ -70,8 +80,9 @@ typedef struct kvp_geometry {
     /* Others: [n_layers], copied at open; then the three members above are ignored. NULL: uniform.
      */
     const kvp_layer_kind *layers;
-    uint32_t page_tokens; /* 1 .. 65535; 0: 64 */
-    uint32_t page_heads;  /* KV heads per page; 0: as many as make pages of about 64 KiB */
+    const kvp_lookup_kind *lookups; /* [n_layers], copied at open; NULL: all zero */
+    uint32_t page_tokens;           /* 1 .. 65535; 0: 64 */
+    uint32_t page_heads; /* KV heads per page; 0: as many as make pages of about 64 KiB */
 } kvp_geometry;
 
 typedef enum kvp_log_level { KVP_LOG_WARNING = 1, KVP_LOG_INFO = 2 } kvp_log_level;
@@ -149,7 +160,8 @@ KVP_API void kvp_seq_destroy(kvp_seq *seq);
 /* Where appended rows come from, for callers whose rows are not dense float32. */
 typedef struct kvp_rows {
     const void *k, *v; /* row of token 0, head 0; v may be NULL where v_width is 0 */
-    kvp_dtype dtype;   /* of these rows: converted (round to nearest even) if the layer's differs */
+    kvp_dtype dtype;   /* of these rows: converted (round to nearest even) if the layer's differs;
+                          opaque V is bytes in any case */
     size_t k_token_stride, v_token_stride; /* bytes from a token to the next; 0: dense */
     size_t k_head_stride, v_head_stride;   /* bytes from a head to the next; 0: dense */
 } kvp_rows;
@@ -214,6 +226,7 @@ KVP_API uint32_t kvp_seq_page_count(const kvp_seq *seq, uint32_t layer);
 /* What the lanes of a layer hold and how they are cut into pages. */
 typedef struct kvp_layer_info {
     kvp_layer_kind kind;
+    kvp_lookup_kind lookup;
     uint32_t page_tokens, page_heads; /* as chosen: never 0 */
 } kvp_layer_info;
 
@@ -278,7 +291,8 @@ typedef struct kvp_ticket {
 
 /* Begin to pin, as kvp_seq_pin() does, and return at once.
  * Frames that views or other tickets have are waited for.
- * Errors : those of kvp_seq_pin() that need no waiting; then the ticket is not open.
+ * Errors : those of kvp_seq_pin() that need no waiting; then the ticket is not open. KVP_E_BUSY it
+ *          is open from before, and stays so.
  * Threads: until the ticket is taken or cancelled the sequence may be pinned, scanned, attended and
  *          appended to (not to a page of the ticket), but not truncated, evicted from or
  *          destroyed. */
@@ -361,6 +375,12 @@ typedef struct kvp_stats {
     uint64_t refaults[KVP_REFAULT_BUCKETS];
     kvp_codec_stats codecs[KVP_MAX_CODECS]; /* by number; see kvp_codec_name() */
     uint64_t codec_untried; /* of the raw ones: those before them had not shrunk either */
+
+    /* What cleaning wrote, beside bytes_written: pages moved together where compressed ones had
+     * left fragments of the swap file; and how many segments it emptied. */
+    uint64_t disk_bytes_moved, disk_segments_cleaned;
+
+    uint64_t codec_helped; /* pages that idle threads of the pool encoded or decoded for others */
 } kvp_stats;
 
 /* Errors: KVP_E_INVALID stats->size is not one this library knows. */
@@ -374,5 +394,6 @@ KVP_API KVP_NODISCARD kvp_status kvp_pager_stats(kvp_pager *pager, kvp_stats *st
 #include "kvpager/budget.h"
 #include "kvpager/linear.h"
 #include "kvpager/scan.h"
+#include "kvpager/search.h"
 
 #endif

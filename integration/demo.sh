@@ -25,6 +25,16 @@ run "$kvpager" generate -m models/demo -f models/demo/excerpt.txt -n "$tokens" -
 [ -t 1 ] || echo
 [ "$status" -eq 0 ] || exit "$status"
 
+cat >&2 <<'END'
+
+Forgotten, unless a memory keeps it: --beyond recall looks up in all that was read before what followed
+similar text. Here is what that is worth in another part of the book, seen 256 tokens at a time, and what
+a memory of another book is worth.
+
+END
+run "$kvpager" memory-test -m models/demo -f models/smollm2/book.txt --other models/demo/other.txt \
+    --ctx 256 --tokens 5000 --ram 1M
+
 case $kvpager in
 /*) path=$kvpager ;;
 *) path=$PWD/$kvpager ;;
@@ -32,8 +42,7 @@ esac
 cat >&2 <<END
 
 A model this small shows memory, not prose: its sentences would wander without a budget as well.
-What went to disk came back bit by bit; only what lies beyond the context is forgotten, as the last
-lines say.
+What went to disk came back bit by bit.
 
 With a model of your own (a Hugging Face folder or .gguf file of GPT-2, Llama, Qwen2 or OPT):
     $path generate -m MODEL -f TEXT -n $tokens --ram 64M --zram 64M --map --verify

@@ -337,9 +337,19 @@ void kvpi_account_take_slot(kvp_pager *p, kvp_group *g, bool is_needed)
     kvpi_account_claim(g, KVP_TIER_DISK, 1);
 }
 
+/* That a whole slot has no room yet is no failure of the call that frees one: its message stays. */
+static bool reserve_quietly(kvp_pager *p, uint64_t n)
+{
+    char message[512];
+    snprintf(message, sizeof message, "%s", kvp_error());
+    kvp_status status = kvpi_tier_reserve(p->lower[KVPI_DISK], n);
+    return !status || !kvp_fail(status, "%s", message);
+}
+
 void kvpi_account_free_slot(kvp_pager *p, kvp_group *g)
 {
-    p->promised++;
+    /* What a small slot leaves may be no room for a whole one. */
+    p->promised += reserve_quietly(p, p->promised + 1);
     kvpi_account_use(g, KVP_TIER_DISK, -1);
     kvpi_account_claim(g, KVP_TIER_DISK, -1);
     if (g->n_needs > g->n_backed)

@@ -27,10 +27,12 @@
 #include "kvpager/budget.h"
 
 #define KVPI_ACCOUNT_NAME_BYTES 32
+/* No tier has so many frames, bytes or slots: limits above are none, and sums do not overflow. */
+#define KVPI_MOST_UNITS (UINT64_C(1) << 48)
 
 /* Claims to one tier, in its unit: frames, bytes of zram, slots. */
 typedef struct kvpi_quota {
-    uint64_t min, max; /* max: UINT64_MAX is none */
+    uint64_t min, max; /* less than KVPI_MOST_UNITS; max: or KVP_UNLIMITED */
     uint64_t own;      /* claimed by this account itself */
     uint64_t below;    /* what the accounts below commit to */
 } kvpi_quota;

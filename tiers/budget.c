@@ -2,8 +2,8 @@
 #include "kvpager/budget.h"
 
 #include "tiers/account.h"
+#include "tiers/format.h"
 #include "tiers/pager.h"
-#include "tiers/swap_file.h"
 
 #include <stddef.h>
 #include <stdio.h>
@@ -16,9 +16,8 @@ static const kvp_tier_id tiers[] = {KVP_TIER_RAM, KVP_TIER_ZRAM, KVP_TIER_DISK};
 
 static uint64_t to_units(const kvp_pager *p, kvp_tier_id tier, uint64_t bytes)
 {
-    if (bytes == KVP_UNLIMITED || tier == KVP_TIER_ZRAM)
-        return bytes;
-    return bytes / p->geometry.slot_bytes;
+    uint64_t n = tier == KVP_TIER_ZRAM ? bytes : bytes / p->geometry.slot_bytes;
+    return bytes == KVP_UNLIMITED || n >= KVPI_MOST_UNITS ? KVP_UNLIMITED : n;
 }
 
 static uint64_t to_bytes(const kvp_pager *p, kvp_tier_id tier, uint64_t n)
@@ -188,7 +187,7 @@ static uint64_t root_units(const kvp_pager *p, kvp_tier_id tier, uint64_t bytes)
         return bytes;
     if (bytes == p->max_disk_bytes)
         return p->max_slots;
-    return bytes > KVPI_SWAP_HEADER_BYTES ? to_units(p, tier, bytes - KVPI_SWAP_HEADER_BYTES) : 0;
+    return bytes > KVPI_SEGMENTS_AT ? to_units(p, tier, bytes - KVPI_SEGMENTS_AT) : 0;
 }
 
 kvp_status kvp_pager_set_budget(kvp_pager *p, kvp_tier_id tier, uint64_t bytes,

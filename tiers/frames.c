@@ -30,10 +30,12 @@ bool kvpi_promise(kvp_pager *p, uint32_t n_wanted)
                      (unsigned long long)p->cfg.disk_bytes);
             continue;
         }
-        if (!kvpi_tier_reserve(p->lower[KVPI_DISK], p->promised + n)) {
+        kvp_status status = kvpi_tier_reserve(p->lower[KVPI_DISK], p->promised + n);
+        if (!status) {
             p->promised += n;
             return true;
         }
+        p->is_making_room |= status == KVP_E_AGAIN;
         snprintf(p->disk_full, sizeof p->disk_full, "%s",
                  kvp_error()); /* why: the budget, or the disk */
     }

@@ -132,7 +132,7 @@ static kvp_status check_args(const kvp_seq *seq, const kvp_linear_args *args)
 
 static size_t row_bytes(const kvpi_layer *l, kvp_plane plane)
 {
-    return (plane == KVP_PLANE_K ? l->k_width : l->v_width) * kvp_dtype_bytes(l->dtype);
+    return plane == KVP_PLANE_K ? kvpi_layer_k_row(l) : kvpi_layer_v_row(l);
 }
 
 static size_t round_up(size_t n, size_t to)

@@ -215,7 +215,8 @@ static kvp_status open_disk(kvp_pager *p)
                            .mem = &p->mem,
                            .env = &p->env,
                            .path = p->cfg.disk_path,
-                           .engine = p->cfg.disk_engine};
+                           .engine = p->cfg.disk_engine,
+                           .has_small_slots = p->cfg.zram_bytes > 0};
     void *base;
     size_t bytes;
     kvpi_tier_ram_range(p->ram, &base, &bytes);
@@ -318,6 +319,8 @@ static kvp_status open_parts(kvp_pager *p, const kvp_config *cfg)
     if (!status)
         status = kvpi_scans_open(p);
     if (!status)
+        kvpi_digests_open(p);
+    if (!status)
         status = kvpi_linears_open(p);
     if (!status)
         status = open_pool(p);
@@ -340,6 +343,7 @@ kvp_status kvp_pager_open(const kvp_config *cfg, kvp_pager **out)
     kvpi_page_table_init(&p->pages, kvpi_policy_memories(&p->cfg), &p->table_mem);
     p->next_serial = 1;
     p->last_seq = UINT32_MAX;
+    p->help = (kvpi_help){.some = kvpi_help_out, .arg = p};
     p->ready_end = &p->ready_first;
     p->outbox_end = &p->outbox_first;
     for (uint32_t i = KVPI_MAX_TRANSFERS; i-- > 0;) {
@@ -365,6 +369,7 @@ void kvp_pager_close(kvp_pager *p)
     p->ahead_seq = NULL;
     kvpi_drain(p);
     kvpi_unlock(p);
+    kvpi_pool_retire(p->cfg.pool, &p->help);
     for (kvp_seq *seq = p->seqs, *next; seq; seq = next) {
         next = seq->next;
         kvpi_seq_delete(seq, &p->geometry, &p->table_mem);
@@ -372,6 +377,7 @@ void kvp_pager_close(kvp_pager *p)
     kvpi_free(&p->table_mem, p->chains, p->n_chains * sizeof *p->chains);
     kvp_pool_close(p->own_pool);
     kvpi_scans_close(p);
+    kvpi_digests_close(p);
     kvpi_accounts_close(p);
     kvpi_tier_close(p->lower[KVPI_DISK]); /* before the memory that is registered with it */
     kvpi_tier_close(p->lower[KVPI_ZRAM]);

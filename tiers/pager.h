@@ -12,7 +12,9 @@
  *   view.c      what callers see of a page      linear.c    pages as an address range
  *   prefix.c    what sequences have in common   advise.c    hints of the caller
  *   mass.c      attention mass, to the policies stats.c     counters
+ *   digest.c    what is known of pages that are elsewhere
  *   parallel.c  whose threads compute           pressure.c  who waited how long
+ *   ready.c     who encodes and decodes
  *
  * Lock order: kvp_pager.lock, then zram_lock, then locks that backends and workers keep to
  * themselves. It is never held while bytes move or while anybody waits: a fault is a transfer, and
@@ -38,6 +40,8 @@
 #include "tiers/account.h"
 #include "tiers/codec.h"
 #include "tiers/codec_habit.h"
+#include "tiers/digest.h"
+#include "tiers/pool.h"
 #include "tiers/tier.h"
 
 #include <pthread.h>
@@ -98,6 +102,7 @@ struct kvp_pager {
     kvp_seq **chains; /* [n_chains], a power of two; by number */
     uint32_t n_chains, n_seqs;
     kvpi_page_table pages;
+    kvpi_digests digests;
 
     kvp_tier *ram, *lower[KVPI_N_LOWER]; /* lower: NULL where there is no such tier */
     kvp_placement_node *frame_nodes;     /* [max_frames], of RAM policies */
@@ -118,6 +123,7 @@ struct kvp_pager {
     uint32_t n_homeless;           /* of those: without a disk slot of their own */
     uint32_t n_admitted;           /* pages about to be both: admitted, not there yet */
     uint64_t promised;             /* disk slots that are sure to be had */
+    bool is_making_room;           /* the disk tier is: who waits should reap */
     uint64_t n_backed;             /* of those: for pages that need one */
 
     kvpi_transfer transfers[KVPI_MAX_TRANSFERS];
@@ -150,6 +156,7 @@ struct kvp_pager {
     uint32_t n_waiting;            /* threads that wait for a reservation */
     kvpi_linears *linears;         /* NULL: no RAM for linear views */
     kvp_pool *own_pool;            /* NULL: cfg.pool is the caller's, or parallel_for is used */
+    kvpi_help help;                /* with transfers that are ready */
 
     kvp_seq *wanted, *last_wanted; /* those of which something is to be fetched (advise.c) */
 
@@ -348,11 +355,18 @@ kvpi_transfer *kvpi_transfer_get(kvp_pager *p, kvpi_transfer_kind kind, uint32_t
 void kvpi_transfer_submit(kvp_pager *p, kvpi_transfer *t);
 /* Its I/O is over: a page that came in still needs the CPU, one that went out only bookkeeping. */
 void kvpi_transfer_completed(kvp_pager *p, kvpi_transfer *t);
+/* The CPU's part, without the lock, and what follows from it. */
+void kvpi_transfer_step(kvp_pager *p, kvpi_transfer *t);
+
+/* ---- ready.c ---- */
+
 /* Queue a transfer whose next step needs only the CPU. */
 void kvpi_transfer_ready(kvp_pager *p, kvpi_transfer *t);
-/* Do the next step of one of those, without the lock, for whoever waits for `page` (or any);
- * false: there is none for him. */
-bool kvpi_transfer_finish(kvp_pager *p, uint32_t page);
+/* Do one of those steps for whoever waits for `page` (or any); false: there is none for him. */
+bool kvpi_ready_finish(kvp_pager *p, uint32_t page);
+/* Whether there is more to encode or decode than who waits can do now; do one of those. */
+bool kvpi_ready_is_spare(const kvp_pager *p);
+bool kvpi_ready_finish_spare(kvp_pager *p);
 
 /* ---- progress.c ---- */
 
@@ -368,6 +382,8 @@ KVP_NODISCARD kvp_status kvpi_wait(kvp_pager *p, uint64_t deadline_ns);
 KVP_NODISCARD kvp_status kvpi_wait_for(kvp_pager *p, uint32_t page, uint64_t deadline_ns);
 /* The same for the thread that carries on what others have asked for: nobody waits for it. */
 KVP_NODISCARD kvp_status kvpi_wait_idle(kvp_pager *p);
+/* For kvp_pager.help: what a worker of the pool does for those who wait. */
+bool kvpi_help_out(void *pager);
 /* Sleep until another thread has made progress, finished a transfer or given frames back. */
 KVP_NODISCARD kvp_status kvpi_sleep(kvp_pager *p, uint64_t deadline_ns);
 /* Take in what has completed, without waiting. */
@@ -439,11 +455,6 @@ void kvpi_lane_cut(kvp_pager *p, kvp_seq *seq, uint32_t lane, uint64_t n);
 /* ---- check_accounts.c ---- */
 
 KVP_NODISCARD kvp_status kvpi_check_accounts(kvp_pager *p);
-
-/* ---- pool.c ---- */
-
-/* CPUs that this process may use. */
-uint32_t kvpi_cpu_count(void);
 
 /* ---- view.c ---- */
 

@@ -8,7 +8,7 @@
  *  T1  Frames are reserved all at once, before the first page is pinned: two tickets never wait for
  *      each other's.
  *  T2  view.pages[i].handle is page i from the beginning; the first n_pinned of them are pinned,
- *      and besides, while the ticket has frames, those that are marked as stuck. */
+ *      and besides, while the ticket has frames, those that are marked as kept. */
 #include "tiers/pager.h"
 
 /* ---- which pages ---- */
@@ -90,17 +90,23 @@ static uint32_t frames_taken(const kvp_ticket *t)
     return n;
 }
 
+static void keep(kvp_ticket *t, size_t i)
+{
+    t->view.pages[i].index = true;
+    kvpi_pin(t->seq->pager, t->view.pages[i].handle);
+}
+
 /* Keep the stuck pages stuck while others are waited for. */
 static void keep_stuck(kvp_ticket *t)
 {
     for (size_t i = 0; i < t->n_pages; i++) {
-        t->view.pages[i].index = is_stuck(t, i);
-        if (t->view.pages[i].index)
-            kvpi_pin(t->seq->pager, t->view.pages[i].handle);
+        t->view.pages[i].index = false;
+        if (is_stuck(t, i))
+            keep(t, i);
     }
 }
 
-static void release_stuck(kvp_ticket *t)
+static void release_kept(kvp_ticket *t)
 {
     for (size_t i = 0; i < t->n_pages; i++)
         if (t->view.pages[i].index)
@@ -131,12 +137,17 @@ static kvp_status hold(kvp_ticket *t, uint64_t deadline_ns)
 
 /* ---- pages ---- */
 
-/* Start as many faults as can be started: they overlap while the first is waited for. */
-static void start_faults(const kvp_ticket *t)
+/* Start as many faults as can be started: they overlap while the first is waited for. What others
+ * decode before its turn must not leave before it. */
+static void start_faults(kvp_ticket *t)
 {
-    for (size_t i = t->n_pinned; i < t->n_pages; i++)
+    for (size_t i = t->n_pinned; i < t->n_pages; i++) {
+        const kvpi_page *pg = kvpi_page_at(&t->seq->pager->pages, t->view.pages[i].handle);
         if (kvpi_fault_start(t->seq->pager, t->view.pages[i].handle, false))
             break; /* no frame or transfer now, or an error that the pin itself will meet */
+        if (pg->form_codec != KVPI_CODEC_RAW && !t->view.pages[i].index)
+            keep(t, i);
+    }
 }
 
 static void fill_view(kvp_ticket *t)
@@ -161,7 +172,7 @@ kvp_status kvpi_pin_advance(kvp_ticket *t, uint64_t deadline_ns)
         t->n_pinned += !status;
     }
     if (!status) {
-        release_stuck(t);
+        release_kept(t);
         fill_view(t);
     }
     return status;
@@ -171,7 +182,7 @@ void kvpi_pin_abandon(kvp_ticket *t)
 {
     if (!t->has_frames)
         return;
-    release_stuck(t);
+    release_kept(t);
     while (t->n_pinned > 0)
         kvpi_unpin(t->seq->pager, t->view.pages[--t->n_pinned].handle);
     kvpi_unhold(t->seq->pager, t->seq->account, t->view.held, true);

@@ -1,4 +1,5 @@
-/* pool.c - a few threads that share the tasks of one loop at a time.
+/* pool.c - a few threads that share the tasks of one loop at a time, and between two help who
+ * waits.
  *
  * Threads take tasks from a counter, so one that is not scheduled delays nobody but for the task it
  * holds; they spin briefly between two runs, then sleep. An OpenMP team, whose threads spin for
@@ -8,9 +9,11 @@
  * Invariants, under `lock`, which is a leaf
  *  1. A worker enters a run (n_inside) only while it is open; the caller closes it before waiting
  * for n_inside == 0, and only then may task and arg change.
- *  2. `generation` counts runs; a worker enters each at most once. */
+ *  2. `generation` counts runs; a worker enters each at most once.
+ *  3. Nobody waits for a worker that helps, but who retires what it helps with: a run goes on
+ *     without it. */
 #define _GNU_SOURCE
-#include "kvpager/pool.h"
+#include "tiers/pool.h"
 
 #include "alloc/mem.h"
 #include "tiers/pager.h"
@@ -32,15 +35,17 @@ typedef struct worker {
 
 struct kvp_pool {
     pthread_mutex_t lock;
-    pthread_cond_t wake; /* workers: a new run, or stop */
-    pthread_cond_t done; /* the caller: nobody is inside */
+    pthread_cond_t wake; /* workers: a new run, a call for help, or stop */
+    pthread_cond_t done; /* whoever waits until nobody is inside */
     kvp_mem mem;
     kvp_env env;
     atomic_bool is_busy; /* a caller owns the run */
     atomic_uint_fast64_t generation;
     atomic_size_t n_inside;
-    atomic_size_t next; /* task to be taken */
-    size_t n_asleep;
+    atomic_size_t next;          /* task to be taken */
+    _Atomic(kvpi_help *) called; /* wanted by nobody yet; NULL: none */
+    atomic_size_t n_idle;        /* workers outside of runs that do not help */
+    size_t n_asleep;             /* of those */
     bool is_open, stop;
     size_t n;
     void (*task)(void *arg, size_t i);
@@ -73,17 +78,48 @@ static void take_tasks(kvp_pool *p, size_t n, void (*task)(void *arg, size_t i),
 
 /* ---- workers ---- */
 
+static void spin(const kvp_pool *p, uint64_t seen)
+{
+    for (int i = 0; i < SPINS && atomic_load(&p->generation) == seen && !atomic_load(&p->called);
+         i++)
+        relax();
+}
+
+/* Drops the lock meanwhile. */
+static void help(kvp_pool *p, kvpi_help *h, uint64_t seen)
+{
+    atomic_store(&p->called, NULL);
+    atomic_fetch_sub(&p->n_idle, 1);
+    h->n_inside++;
+    pthread_mutex_unlock(&p->lock);
+    while (atomic_load(&p->generation) == seen && h->some(h->arg))
+        continue;
+    pthread_mutex_lock(&p->lock);
+    if (--h->n_inside == 0)
+        pthread_cond_broadcast(&p->done);
+    pthread_mutex_unlock(&p->lock);
+    atomic_fetch_add(&p->n_idle, 1);
+    spin(p, seen);
+    pthread_mutex_lock(&p->lock);
+}
+
 /* Wait for a run that this worker has not seen. With the lock held at return. */
 static void await_run(kvp_pool *p, uint64_t seen)
 {
-    for (int i = 0; i < SPINS && atomic_load(&p->generation) == seen; i++)
-        relax();
+    atomic_fetch_add(&p->n_idle, 1);
+    spin(p, seen);
     pthread_mutex_lock(&p->lock);
     while (atomic_load(&p->generation) == seen && !p->stop) {
+        kvpi_help *called = atomic_load(&p->called);
+        if (called) {
+            help(p, called, seen);
+            continue;
+        }
         p->n_asleep++;
         pthread_cond_wait(&p->wake, &p->lock);
         p->n_asleep--;
     }
+    atomic_fetch_sub(&p->n_idle, 1);
 }
 
 static void work(void *arg)
@@ -108,7 +144,7 @@ static void work(void *arg)
         take_tasks(p, n, task, task_arg);
         pthread_mutex_lock(&p->lock);
         if (atomic_fetch_sub(&p->n_inside, 1) == 1)
-            pthread_cond_signal(&p->done);
+            pthread_cond_broadcast(&p->done);
         pthread_mutex_unlock(&p->lock);
     }
 }
@@ -153,6 +189,31 @@ void kvp_pool_run(kvp_pool *p, size_t n, void (*task)(void *arg, size_t i), void
     take_tasks(p, n, task, arg);
     close_run(p);
     atomic_store(&p->is_busy, false);
+}
+
+/* ---- help ---- */
+
+void kvpi_pool_call(kvp_pool *p, kvpi_help *h)
+{
+    if (!p || !atomic_load(&p->n_idle) || atomic_load(&p->called) == h)
+        return;
+    pthread_mutex_lock(&p->lock);
+    atomic_store(&p->called, h);
+    if (p->n_asleep && p->n_asleep == atomic_load(&p->n_idle)) /* nobody is awake to see it */
+        pthread_cond_signal(&p->wake);
+    pthread_mutex_unlock(&p->lock);
+}
+
+void kvpi_pool_retire(kvp_pool *p, kvpi_help *h)
+{
+    if (!p)
+        return;
+    pthread_mutex_lock(&p->lock);
+    if (atomic_load(&p->called) == h)
+        atomic_store(&p->called, NULL);
+    while (h->n_inside)
+        pthread_cond_wait(&p->done, &p->lock);
+    pthread_mutex_unlock(&p->lock);
 }
 
 /* ---- life ---- */

@@ -310,6 +310,8 @@ kvp_status kvp_prefix_put(kvp_prefix_cache *c, uint64_t salt, const int32_t *tok
 
 void kvp_prefix_trim(kvp_prefix_cache *c, uint64_t max_tokens)
 {
+    if (!c)
+        return;
     pthread_mutex_lock(&c->lock);
     trim(c, max_tokens);
     pthread_mutex_unlock(&c->lock);
@@ -317,6 +319,9 @@ void kvp_prefix_trim(kvp_prefix_cache *c, uint64_t max_tokens)
 
 void kvp_prefix_cache_stats(kvp_prefix_cache *c, kvp_prefix_stats *stats)
 {
+    *stats = (kvp_prefix_stats){0};
+    if (!c)
+        return;
     pthread_mutex_lock(&c->lock);
     *stats = c->stats;
     stats->n_tokens = c->n_nodes * c->pager->geometry.page_tokens;

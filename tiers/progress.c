@@ -64,6 +64,7 @@ static kvp_status reap(kvp_pager *p, kvp_tier_id wanted, uint64_t deadline_ns)
 {
     kvp_io *io = NULL;
     p->has_reaper = true;
+    p->is_making_room = false;
     if (deadline_ns) /* else it is only a look */
         kvpi_stall_begin(p, wanted);
     pthread_mutex_unlock(&p->lock);
@@ -80,9 +81,9 @@ static kvp_status reap(kvp_pager *p, kvp_tier_id wanted, uint64_t deadline_ns)
         kvpi_wanted_fill(p);
     }
     pthread_cond_broadcast(&p->progress); /* somebody else may reap now */
-    if (status)
+    if (status && status != KVP_E_AGAIN)  /* AGAIN: there is room now */
         return status;
-    return io ? KVP_OK : fail_timeout();
+    return io || status ? KVP_OK : fail_timeout();
 }
 
 static kvp_status sleep_for(kvp_pager *p, kvp_tier_id wanted, uint64_t deadline_ns)
@@ -123,9 +124,11 @@ static kvp_status step(kvp_pager *p, uint32_t page, bool is_idle, uint64_t deadl
     bool has_pushed = p->outbox_first != NULL;
     if (has_pushed)
         push_outbox(p);
-    if (kvpi_transfer_finish(p, page))
+    if (kvpi_ready_is_spare(p))
+        kvpi_pool_call(p->cfg.pool, &p->help);
+    if (kvpi_ready_finish(p, page))
         return KVP_OK;
-    if (p->n_in_flight > p->n_submitting && !p->has_reaper)
+    if ((p->n_in_flight > p->n_submitting || p->is_making_room) && !p->has_reaper)
         return reap(p, is_idle ? KVPI_NO_STALL : wanted_for(p, page), deadline_ns);
     if (p->has_reaper || p->n_finishing || p->n_submitting)
         return sleep_for(p, is_idle ? KVPI_NO_STALL : wanted_for(p, page), deadline_ns);
@@ -145,6 +148,19 @@ kvp_status kvpi_wait_idle(kvp_pager *p)
 kvp_status kvpi_wait(kvp_pager *p, uint64_t deadline_ns)
 {
     return kvpi_wait_for(p, KVP_PAGE_NONE, deadline_ns);
+}
+
+bool kvpi_help_out(void *pager)
+{
+    kvp_pager *p = pager;
+    pthread_mutex_lock(&p->lock);
+    if (kvpi_ready_is_spare(p)) /* for yet another worker */
+        kvpi_pool_call(p->cfg.pool, &p->help);
+    bool has_helped = kvpi_ready_finish_spare(p);
+    while (p->outbox_first)
+        push_outbox(p);
+    pthread_mutex_unlock(&p->lock);
+    return has_helped;
 }
 
 void kvpi_poll(kvp_pager *p)

@@ -168,6 +168,10 @@ void kvpi_ahead_end(kvp_seq *seq, uint32_t layer)
 {
     kvp_pager *p = seq->pager;
     seq->n_scans--;
+    if (seq->ahead.walk.skip) { /* borrowed; and what is passed over next time, nobody knows */
+        seq->ahead.walk.skip = NULL;
+        seq->ahead.walk.end_group = 0;
+    }
     p->n_open_scans--;
     p->last_seq = p->n_open_scans ? UINT32_MAX : seq->id;
     p->last_layer = layer;
@@ -230,9 +234,10 @@ static uint32_t room_for(const kvp_pager *p, bool to_the_brim)
 }
 
 /* Together they are one request. */
-static bool are_neighbours(uint32_t a, uint32_t b)
+static bool are_neighbours(const kvp_pager *p, uint32_t a, uint32_t b)
 {
-    return a != KVPI_DISK_SLOT_NONE && b != KVPI_DISK_SLOT_NONE && (a + 1 == b || b + 1 == a);
+    return a != KVPI_DISK_SLOT_NONE && b != KVPI_DISK_SLOT_NONE &&
+           kvpi_tier_are_neighbours(p->lower[KVPI_DISK], a, b);
 }
 
 void kvpi_ahead_fill(kvp_pager *p, bool to_the_brim)
@@ -258,7 +263,7 @@ void kvpi_ahead_fill(kvp_pager *p, bool to_the_brim)
         /* Decoding what is compressed in RAM is work for whoever waits, not for the disk. */
         bool is_for_cpu = o->is_guess && kvpi_page_is(pg, KVPI_PAGE_IN_ZRAM);
         bool is_wanted = !is_there && !is_for_cpu;
-        if (!room && !(is_wanted && are_neighbours(last, pg->disk_slot)))
+        if (!room && !(is_wanted && are_neighbours(p, last, pg->disk_slot)))
             return;
         if (is_wanted) {
             last = pg->disk_slot;

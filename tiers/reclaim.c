@@ -82,8 +82,9 @@ static kvp_status demote_to_zram(kvp_pager *p, uint32_t page)
     return KVP_OK;
 }
 
-/* Give the page a place on disk, if it has none. is_needed: nothing else has its bytes. */
-static kvp_status find_home(kvp_pager *p, uint32_t page, bool is_needed)
+/* Give the page a place of so many bytes on disk, if it has none. is_needed: nothing else has its
+ * bytes. */
+static kvp_status find_home(kvp_pager *p, uint32_t page, size_t bytes, bool is_needed)
 {
     kvpi_page *pg = kvpi_page_at(&p->pages, page);
     kvp_group *account = kvpi_account_of(p, pg);
@@ -94,7 +95,8 @@ static kvp_status find_home(kvp_pager *p, uint32_t page, bool is_needed)
     if (!kvpi_account_may_take_slot(p, account, is_needed))
         return KVP_E_NOSPACE;
     kvp_slot slot;
-    kvp_status status = kvpi_tier_slot_alloc(p->lower[KVPI_DISK], p->geometry.slot_bytes, &slot);
+    kvp_status status = kvpi_tier_slot_alloc(p->lower[KVPI_DISK], bytes, &slot);
+    p->is_making_room |= status == KVP_E_AGAIN;
     if (status)
         return status;
     kvpi_account_take_slot(p, account, is_needed);
@@ -104,7 +106,9 @@ static kvp_status find_home(kvp_pager *p, uint32_t page, bool is_needed)
 
 static kvp_status demote_to_disk(kvp_pager *p, uint32_t page)
 {
-    kvp_status status = find_home(p, page, true);
+    if (kvpi_page_at(&p->pages, page)->form_codec != KVPI_CODEC_RAW)
+        kvpi_drop_copy(p, page, KVPI_DISK); /* a place for less, which was never written */
+    kvp_status status = find_home(p, page, p->geometry.slot_bytes, true);
     if (status)
         return status;
     kvpi_transfer *t = kvpi_transfer_get(p, KVPI_DEMOTE_DISK, page, false);
@@ -133,7 +137,7 @@ static kvp_status migrate(kvp_pager *p, uint32_t page)
         kvpi_drop_copy(p, page, KVPI_ZRAM);
         return KVP_OK;
     }
-    kvp_status status = find_home(p, page, false);
+    kvp_status status = find_home(p, page, pg->form_bytes, false);
     if (status)
         return status;
     kvpi_transfer *t = kvpi_transfer_get(p, KVPI_MIGRATE, page, true);

@@ -18,16 +18,33 @@ typedef struct change {
 
 static unsigned long long to_bytes(const kvp_pager *p, kvp_tier_id tier, uint64_t n)
 {
+    if (n == KVP_UNLIMITED)
+        return n;
     return tier == KVP_TIER_ZRAM ? n : n * p->geometry.slot_bytes;
 }
 
-/* What must be kept for the account, whatever others do. */
+/* What must be kept for the account, whatever others do; KVPI_MOST_UNITS: that, or more. */
 static uint64_t guaranteed(const kvp_group *g, kvp_tier_id tier)
 {
     uint64_t n = 0;
-    for (const kvp_group *c = g->first_child; c; c = c->next)
+    for (const kvp_group *c = g->first_child; c && n < KVPI_MOST_UNITS; c = c->next)
         n += guaranteed(c, tier);
-    return n > g->quota[tier].min ? n : g->quota[tier].min;
+    n = n > g->quota[tier].min ? n : g->quota[tier].min;
+    return n < KVPI_MOST_UNITS ? n : KVPI_MOST_UNITS;
+}
+
+static kvp_status check_mins(const change *c, const kvp_group *g)
+{
+    uint64_t n = guaranteed(g, c->tier), max = g->quota[c->tier].max;
+    if (n < KVPI_MOST_UNITS && n <= max)
+        return KVP_OK;
+    if (max == KVP_UNLIMITED)
+        return kvp_fail(KVP_E_BUDGET,
+                        "the mins in \"%s\" are %llu bytes together or more, which no tier has",
+                        g->name, to_bytes(c->p, c->tier, KVPI_MOST_UNITS));
+    return kvp_fail(KVP_E_BUDGET,
+                    "the mins in \"%s\" are %llu bytes together, more than its max of %llu",
+                    g->name, to_bytes(c->p, c->tier, n), to_bytes(c->p, c->tier, max));
 }
 
 static kvp_status check_limits(const change *c)
@@ -45,13 +62,10 @@ static kvp_status check_limits(const change *c)
                         c->g->name, (unsigned long long)q->max, to_bytes(c->p, c->tier, least),
                         least, c->g->parent ? "" : " beside their metadata and staging buffers");
     bool keeps_more = q->min > c->p->resized_from.min; /* those above must have room for that */
-    for (const kvp_group *g = c->g; g && (g == c->g || keeps_more); g = g->parent)
-        if (guaranteed(g, c->tier) > g->quota[c->tier].max)
-            return kvp_fail(KVP_E_BUDGET,
-                            "the mins in \"%s\" are %llu bytes together, more than its max of %llu",
-                            g->name, to_bytes(c->p, c->tier, guaranteed(g, c->tier)),
-                            to_bytes(c->p, c->tier, g->quota[c->tier].max));
-    return KVP_OK;
+    kvp_status status = KVP_OK;
+    for (const kvp_group *g = c->g; g && !status && (g == c->g || keeps_more); g = g->parent)
+        status = check_mins(c, g);
+    return status;
 }
 
 /* ---- bring down what is above ---- */

@@ -5,6 +5,7 @@
  * are truncated to where they were: no failed append leaves a lane longer than before. */
 #include "tiers/checksum.h"
 #include "tiers/convert.h"
+#include "tiers/digest.h"
 #include "tiers/pager.h"
 #include "tiers/trace.h"
 
@@ -30,16 +31,17 @@ typedef struct plane {
     char *to;
     const char *from;
     size_t width, to_stride, from_stride;
+    kvp_dtype to_dtype, from_dtype;
 } plane;
 
-static bool copy_plane(const append *a, const plane *pl, uint32_t n)
+static bool copy_plane(const plane *pl, uint32_t n)
 {
-    size_t src_bytes = pl->width * kvp_dtype_bytes(a->rows.dtype);
+    size_t src_bytes = pl->width * kvp_dtype_bytes(pl->from_dtype);
     if (pl->from_stride == src_bytes) /* dense: in one go */
-        return kvpi_convert(pl->to, a->l->dtype, pl->from, a->rows.dtype, pl->width * n);
+        return kvpi_convert(pl->to, pl->to_dtype, pl->from, pl->from_dtype, pl->width * n);
     for (uint32_t i = 0; i < n; i++)
-        if (!kvpi_convert(pl->to + i * pl->to_stride, a->l->dtype, pl->from + i * pl->from_stride,
-                          a->rows.dtype, pl->width))
+        if (!kvpi_convert(pl->to + i * pl->to_stride, pl->to_dtype, pl->from + i * pl->from_stride,
+                          pl->from_dtype, pl->width))
             return false;
     return true;
 }
@@ -53,11 +55,11 @@ typedef struct planes {
 
 static planes page_planes(const append *a, uint32_t group, void *frame)
 {
-    size_t elt = kvp_dtype_bytes(a->l->dtype), tokens = a->p->geometry.page_tokens;
+    size_t tokens = a->p->geometry.page_tokens;
     planes s = {.n_heads = kvpi_layer_group_heads(a->l, group),
                 .first_head = group * a->l->page_heads,
-                .k_row = a->l->k_width * elt,
-                .v_row = a->l->v_width * elt};
+                .k_row = kvpi_layer_k_row(a->l),
+                .v_row = kvpi_layer_v_row(a->l)};
     s.k_plane = s.k_row * tokens;
     s.v_plane = s.v_row * tokens;
     s.k = frame;
@@ -69,19 +71,24 @@ static planes page_planes(const append *a, uint32_t group, void *frame)
 static bool copy_rows(const append *a, const planes *s, uint32_t first, size_t token, uint32_t n)
 {
     const char *k = a->rows.k, *v = a->rows.v;
+    const bool is_opaque = a->l->lookup.has_opaque_v;
     for (uint32_t h = 0; h < s->n_heads; h++) {
         size_t head = s->first_head + h;
         plane pk = {.to = s->k + h * s->k_plane + first * s->k_row,
                     .from = k + token * a->rows.k_token_stride + head * a->rows.k_head_stride,
                     .width = a->l->k_width,
                     .to_stride = s->k_row,
-                    .from_stride = a->rows.k_token_stride};
+                    .from_stride = a->rows.k_token_stride,
+                    .to_dtype = a->l->dtype,
+                    .from_dtype = a->rows.dtype};
         plane pv = {.to = s->v + h * s->v_plane + first * s->v_row,
                     .from = v + token * a->rows.v_token_stride + head * a->rows.v_head_stride,
                     .width = a->l->v_width,
                     .to_stride = s->v_row,
-                    .from_stride = a->rows.v_token_stride};
-        if (!copy_plane(a, &pk, n) || !copy_plane(a, &pv, n))
+                    .from_stride = a->rows.v_token_stride,
+                    .to_dtype = is_opaque ? KVP_OPAQUE : a->l->dtype,
+                    .from_dtype = is_opaque ? KVP_OPAQUE : a->rows.dtype};
+        if (!copy_plane(&pk, n) || !copy_plane(&pv, n))
             return false;
     }
     return true;
@@ -218,7 +225,7 @@ static kvpi_claim claim_for(const append *a, uint32_t group)
     }
     /* Will it be dirty without a place below, and is it not counted so now? */
     bool is_counted = kvpi_page_is_dirty(pg) && !kvpi_page_is(pg, KVPI_PAGE_WRITING);
-    claim.n_new = kvpi_page_is_homeless(pg) && !is_counted;
+    claim.n_new = !kvpi_page_keeps_home(pg) && !is_counted;
     claim.new_account = kvpi_account_of(a->p, pg);
     return claim;
 }
@@ -296,6 +303,7 @@ static void close_page(const append *a, uint32_t group, const target *t, uint32_
     if (t->n_valid + n == p->geometry.page_tokens) {
         t->pg->raw_sum = sum;
         kvpi_set_flags(p, t->page, KVPI_PAGE_SEALED | KVPI_PAGE_SUMMED, 0);
+        kvpi_digest_seal(p, t->page);
     }
     if (a->seq->hot_layer == a->layer)
         kvpi_set_hot(p, t->page, true);
@@ -344,17 +352,22 @@ static kvp_status append_some(const append *a, uint32_t group, size_t token, siz
     kvpi_lock(p);
     kvp_status status = open_page(a, group, &t);
     kvpi_count_work(p, !status);
+    uint32_t room = p->geometry.page_tokens - t.n_valid;
+    uint32_t n = n_left < room ? (uint32_t)n_left : room;
+    bool seals = !status && n == room;
+    void *digest = seals && a->l->lookup.has_digests ? kvpi_digest_open(p, t.page) : NULL;
     kvpi_unlock(p);
     if (status)
         return status;
 
-    uint32_t room = p->geometry.page_tokens - t.n_valid;
-    uint32_t n = n_left < room ? (uint32_t)n_left : room;
     bool ok = write_rows(a, group, &t, token, n);
     uint64_t sum = 0;
-    if (ok && n == room)
+    if (ok && seals)
         sum = kvpi_checksum_raw(kvpi_frame_addr(p, t.pg->frame), kvpi_page_bytes(p, t.pg),
                                 kvpi_page_seed(p, t.pg, p->geometry.page_tokens));
+    if (ok && digest)
+        kvpi_digest_make(a->l, group, p->geometry.page_tokens, kvpi_frame_addr(p, t.pg->frame),
+                         digest);
 
     kvpi_lock(p);
     kvpi_count_work(p, -1);
@@ -383,7 +396,7 @@ static void resolve_strides(kvp_rows *r, const kvpi_layer *l)
     if (!r->k_head_stride)
         r->k_head_stride = l->k_width * elt;
     if (!r->v_head_stride)
-        r->v_head_stride = l->v_width * elt;
+        r->v_head_stride = l->v_width * (l->lookup.has_opaque_v ? 1 : elt);
     if (!r->k_token_stride)
         r->k_token_stride = l->n_kv_heads * r->k_head_stride;
     if (!r->v_token_stride)

@@ -46,6 +46,9 @@ static kvp_status check_args(const kvp_seq *seq, const kvp_scan_args *args)
                         seq->pager->geometry.n_layers);
     if (!args->max_parts)
         return kvp_fail(KVP_E_INVALID, "scan: max_parts is 0");
+    if (args->is_one_group && args->group >= seq->pager->geometry.layers[args->layer].n_groups)
+        return kvp_fail(KVP_E_INVALID, "scan: head group %u, but layer %u has %u", args->group,
+                        args->layer, seq->pager->geometry.layers[args->layer].n_groups);
     return KVP_OK;
 }
 
@@ -58,6 +61,11 @@ static void set_up(kvp_scan *s, kvp_seq *seq, const kvp_scan_args *args)
     s->walk.sinks_end = args->sinks_end;
     s->walk.begin = args->begin;
     s->walk.end = args->end;
+    s->walk.skip = args->skip;
+    if (args->is_one_group) {
+        s->walk.first_group = args->group;
+        s->walk.end_group = args->group + 1;
+    }
     s->claim = (kvpi_cursor){0};
     s->n_claimed = 0;
     /* No more parts than items; and all that they hold is a sixth of RAM at most, since it

@@ -147,6 +147,17 @@ static kvp_status check_share(kvp_pager *p, const kvp_seq *parent)
     return KVP_OK;
 }
 
+/* Those without a place on disk come last: what they are promised is of what is left then. */
+static void share_pages(kvp_pager *p, const kvp_seq *child, bool homeless)
+{
+    for (uint32_t i = 0; i < p->geometry.n_lanes; i++)
+        for (uint32_t e = 0; e < child->lanes[i].n_entries; e++) {
+            uint32_t page = child->lanes[i].entries[e].page;
+            if (kvpi_page_is_homeless(kvpi_page_at(&p->pages, page)) == homeless)
+                kvpi_page_share(p, page);
+        }
+}
+
 kvp_status kvp_seq_fork(const kvp_seq *parent, kvp_seq **out)
 {
     if (!parent || !out)
@@ -165,12 +176,12 @@ kvp_status kvp_seq_fork(const kvp_seq *parent, kvp_seq **out)
     status = check_share(p, parent);
     if (!status)
         status = enlist(p, child, kvpi_seq_group(parent));
-    for (uint32_t i = 0; i < p->geometry.n_lanes && !status; i++)
-        for (uint32_t e = 0; e < child->lanes[i].n_entries; e++)
-            kvpi_page_share(p, child->lanes[i].entries[e].page);
-    if (!status)
+    if (!status) {
+        share_pages(p, child, false);
+        share_pages(p, child, true);
         kvpi_trace(p, &(kvp_trace_event){
                           .kind = KVP_TRACE_SEQ_FORKED, .seq = child->id, .parent = parent->id});
+    }
     kvpi_unlock(p);
     if (status)
         kvpi_seq_delete(child, &p->geometry, &p->table_mem);
@@ -204,7 +215,8 @@ kvpi_walk kvpi_seq_walk(const kvp_seq *seq, uint32_t layer)
                        .lanes = &seq->lanes[l->lane_base],
                        .end = UINT64_MAX,
                        .page_tokens = g->page_tokens,
-                       .segment_pages = KVP_SEGMENT_PAGES};
+                       .segment_pages = KVP_SEGMENT_PAGES,
+                       .end_group = l->n_groups};
 }
 
 /* ---- the layer that is being filled ---- */
@@ -419,6 +431,11 @@ uint32_t kvp_seq_page_count(const kvp_seq *seq, uint32_t layer)
     return seq->lanes[seq->pager->geometry.layers[layer].lane_base].n_entries;
 }
 
+const kvp_mem *kvp_pager_mem(const kvp_pager *pager)
+{
+    return &pager->mem;
+}
+
 kvp_pager *kvp_seq_pager(const kvp_seq *seq)
 {
     return seq->pager;
@@ -434,6 +451,7 @@ kvp_status kvp_seq_layer_info(const kvp_seq *seq, uint32_t layer, kvp_layer_info
                                       .k_width = l->k_width,
                                       .v_width = l->v_width,
                                       .dtype = l->dtype},
+                             .lookup = l->lookup,
                              .page_tokens = g->page_tokens,
                              .page_heads = l->page_heads};
     return KVP_OK;

@@ -247,7 +247,11 @@ void kvpi_page_invalidate(kvp_pager *p, uint32_t page)
     assert(!kvpi_page_is(pg, KVPI_PAGE_WRITING | KVPI_PAGE_MOVING | KVPI_PAGE_SEALED));
     assert(pg->refs == 1); /* P8 */
     kvpi_drop_copy(p, page, KVPI_ZRAM);
-    kvpi_set_copy(p, page, KVPI_DISK, pg->disk_slot, false); /* keeps its place */
+    if (kvpi_page_keeps_home(pg))
+        kvpi_set_copy(p, page, KVPI_DISK, pg->disk_slot, false);
+    else
+        kvpi_drop_copy(p, page, KVPI_DISK);
+    pg->form_codec = KVPI_CODEC_RAW;
     kvpi_set_flags(p, page, 0, KVPI_PAGE_SUMMED);
     pg->serial = p->next_serial++;
 }
@@ -365,7 +369,7 @@ uint64_t kvpi_page_seed(const kvp_pager *p, const kvpi_page *page, uint32_t n_va
         .first_position = kvpi_page_first_position(p, page),
         .layer = layer,
         .group = page->lane - l->lane_base,
-        .format = (uint32_t)l->dtype,
+        .format = (uint32_t)l->dtype | (uint32_t)l->lookup.has_opaque_v << 8,
         .n_valid = n_valid,
     };
     return kvpi_identity_seed(&id);

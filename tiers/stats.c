@@ -25,6 +25,8 @@ static void fill_tiers(kvp_pager *p, kvp_stats *s)
         kvpi_tier_usage(p->lower[KVPI_DISK], &usage);
         s->disk_bytes = usage.bytes_used;
         s->disk_peak_bytes = usage.bytes_peak;
+        s->disk_bytes_moved = usage.bytes_moved;
+        s->disk_segments_cleaned = usage.segments_cleaned;
     }
     s->disk_engine = p->lower[KVPI_DISK] ? kvpi_tier_disk_engine(p->lower[KVPI_DISK]) : "";
 }

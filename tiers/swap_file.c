@@ -24,29 +24,12 @@
 #include <unistd.h>
 
 #include "alloc/mem.h"
-#include "tiers/checksum.h"
+#include "tiers/format.h"
 
-#define MAGIC "KVPSWAP1"
-#define VERSION 1u
 #define GROW_BYTES ((uint64_t)16 << 20)
 #define MAX_TRIES 16 /* races lost against other processes, before giving up */
 
 #define LOCK_TRIES 20 /* 50 ms apart */
-
-/* The first bytes of the file; the rest of its block is zero. */
-typedef struct superblock {
-    char magic[8];
-    uint32_t version;
-    uint32_t header_bytes;
-    uint64_t store_id;
-    uint64_t slot_bytes;
-    uint64_t checksum; /* of the members above */
-} superblock;
-
-static uint64_t superblock_checksum(const superblock *sb)
-{
-    return kvpi_checksum_stored(sb, offsetof(superblock, checksum), 0, sb->store_id);
-}
 
 /* Writing past this limit would raise SIGXFSZ, and that kills the program. */
 static bool is_over_file_limit(uint64_t bytes)
@@ -76,57 +59,73 @@ static kvp_status set_direct(kvpi_swap_file *f, bool on)
     return kvp_fail(KVP_E_IO, "swap file %s: fcntl: %m", f->path);
 }
 
-static kvp_status write_block(kvpi_swap_file *f, const void *block)
+/* Memory that O_DIRECT takes. */
+static char *aligned(char *memory)
+{
+    return memory + (KVP_IO_ALIGN - (uintptr_t)memory % KVP_IO_ALIGN) % KVP_IO_ALIGN;
+}
+
+static kvp_status write_blocks(kvpi_swap_file *f, const void *blocks)
 {
     ssize_t n = -1;
     errno = EFBIG;
-    if (!is_over_file_limit(KVPI_SWAP_HEADER_BYTES)) {
+    if (!is_over_file_limit(KVPI_SEGMENTS_AT)) {
         do
-            n = pwrite(f->fd, block, KVPI_SWAP_HEADER_BYTES, 0);
+            n = pwrite(f->fd, blocks, KVPI_SEGMENTS_AT, 0);
         while (n < 0 && errno == EINTR);
     }
-    if (n == KVPI_SWAP_HEADER_BYTES)
+    if (n == (ssize_t)KVPI_SEGMENTS_AT)
         return KVP_OK;
     if (n < 0 && errno == EINVAL && f->is_direct) { /* the device wants larger blocks */
         kvp_status s = set_direct(f, false);
-        return s ? s : write_block(f, block);
+        return s ? s : write_blocks(f, blocks);
     }
     if (n >= 0)
         errno = ENOSPC;
     return kvp_fail(status_of_errno(errno), "swap file %s: writing its header: %m", f->path);
 }
 
+/* One superblock; the other one is empty: nothing in a swap file is ever replaced by something
+ * newer. */
 static kvp_status write_header(kvpi_swap_file *f)
 {
+    const size_t n = KVPI_SEGMENTS_AT + KVP_IO_ALIGN;
     char *memory;
-    kvp_status s = kvpi_alloc(f->mem, 2 * KVPI_SWAP_HEADER_BYTES, "the swap header", &memory);
+    kvp_status s = kvpi_alloc(f->mem, n, "the swap header", &memory);
     if (s)
         return s;
-    superblock sb = {.magic = MAGIC,
-                     .version = VERSION,
-                     .header_bytes = KVPI_SWAP_HEADER_BYTES,
-                     .store_id = f->store_id,
-                     .slot_bytes = f->slot_bytes};
-    sb.checksum = superblock_checksum(&sb);
-    char *block = memory + (KVP_IO_ALIGN - (uintptr_t)memory % KVP_IO_ALIGN) % KVP_IO_ALIGN;
-    memcpy(block, &sb, sizeof sb);
-    s = write_block(f, block);
-    kvpi_free(f->mem, memory, 2 * KVPI_SWAP_HEADER_BYTES);
+    const kvpi_superblock sb = {.kind = KVPI_FILE_SWAP,
+                                .epoch = 1,
+                                .store_id = f->store_id,
+                                .segment_bytes = f->segment_bytes,
+                                .slot_bytes = (uint32_t)f->slot_bytes};
+    kvpi_superblock_encode(&sb, aligned(memory) + KVPI_BLOCK_BYTES * (sb.epoch % 2));
+    s = write_blocks(f, aligned(memory));
+    kvpi_free(f->mem, memory, n);
     return s;
 }
 
-/* Empty files are taken: that is what a crash between creating and writing leaves. */
+/* Is what is there a swap file that an unclean exit left behind? Empty files are taken: a crash
+ * between creating and writing leaves one. */
 static kvp_status check_is_swap_file(const kvpi_swap_file *f, const struct stat *st)
 {
-    superblock sb = {0};
+    char blocks[KVPI_SEGMENTS_AT] = {0};
+    const kvpi_origin from = {f->path, 0};
+    kvpi_superblock sb;
+    uint32_t which;
     if (st->st_size == 0)
         return KVP_OK;
-    ssize_t n = pread(f->fd, &sb, sizeof sb, 0);
+    ssize_t n = pread(f->fd, blocks, sizeof blocks, 0);
     if (n < 0)
         return kvp_fail(KVP_E_IO, "swap file %s: reading its header: %m", f->path);
-    if (n == sizeof sb && !memcmp(sb.magic, MAGIC, sizeof sb.magic) &&
-        sb.checksum == superblock_checksum(&sb))
+    kvp_status s = kvpi_superblock_choose(blocks, &from, &sb, &which);
+    if (!s && sb.kind == KVPI_FILE_SWAP)
         return KVP_OK;
+    if (!s)
+        return kvp_fail(KVP_E_INVALID, "%s is a kvpager store, not a swap file; name another path",
+                        f->path);
+    if (s == KVP_E_UNSUPPORTED)
+        return s;
     return kvp_fail(KVP_E_INVALID,
                     "swap file %s exists and is not a kvpager swap file; name another path",
                     f->path);
@@ -296,29 +295,32 @@ static kvp_status prepare(kvpi_swap_file *f)
     kvp_status s = set_direct(f, true);
     if (!s)
         s = write_header(f);
-    f->size_bytes = KVPI_SWAP_HEADER_BYTES;
+    f->size_bytes = KVPI_SEGMENTS_AT;
     return s;
 }
 
-kvp_status kvpi_swap_file_open(const char *path, size_t slot_bytes, uint64_t max_bytes,
-                               const kvp_mem *mem, const kvp_env *env, kvpi_swap_file *f)
+kvp_status kvpi_swap_file_open(const char *path, size_t slot_bytes, size_t segment_bytes,
+                               uint64_t max_bytes, const kvp_mem *mem, const kvp_env *env,
+                               kvpi_swap_file *f)
 {
     const char *folder = getenv("TMPDIR");
     folder = folder && *folder ? folder : "/var/tmp";
     kvpi_swap_file n = {.fd = -1,
                         .max_bytes = max_bytes,
                         .slot_bytes = slot_bytes,
+                        .segment_bytes = segment_bytes,
                         .is_named = path != NULL,
                         .owner = getpid(),
                         .mem = mem,
                         .env = env};
     const char *text = path ? path : folder;
-    assert(max_bytes >= KVPI_SWAP_HEADER_BYTES);
+    assert(max_bytes >= KVPI_SEGMENTS_AT);
     kvp_status s = kvpi_alloc(mem, strlen(text) + 1, "the swap file's name", &n.path);
     if (s)
         return s;
     strcpy(n.path, text);
     s = env->random(env->opaque, &n.store_id, sizeof n.store_id);
+    n.store_id += !n.store_id;
     if (s)
         goto fail_path;
     s = path ? claim_path(&n) : create_temporary(&n, env);

@@ -156,6 +156,15 @@ bool kvpi_ticket_has(const kvp_seq *seq, uint32_t layer, uint32_t entry)
     return false;
 }
 
+/* It may be in no known state: only the list tells. */
+static bool is_open(const kvp_pager *p, const kvp_ticket *t)
+{
+    const kvp_ticket *open = p->tickets;
+    while (open && open != t)
+        open = open->next;
+    return open;
+}
+
 kvp_status kvp_seq_prepare(kvp_seq *seq, uint32_t layer, uint64_t first, uint64_t n_tokens,
                            kvp_ticket *t)
 {
@@ -163,6 +172,10 @@ kvp_status kvp_seq_prepare(kvp_seq *seq, uint32_t layer, uint64_t first, uint64_
         return kvp_fail(KVP_E_INVALID, "prepare: seq or ticket is NULL");
     kvp_pager *p = seq->pager;
     kvpi_lock(p);
+    if (is_open(p, t)) {
+        kvpi_unlock(p);
+        return kvp_fail(KVP_E_BUSY, "prepare: the ticket is open: take or cancel it first");
+    }
     kvp_status status = kvpi_pin_begin(t, seq, layer, first, n_tokens);
     if (status) {
         t->seq = NULL;

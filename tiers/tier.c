@@ -84,6 +84,12 @@ kvp_status kvpi_tier_reserve(kvp_tier *tier, uint64_t n_slots)
     return tier->ops->reserve ? tier->ops->reserve(tier, n_slots) : KVP_OK;
 }
 
+bool kvpi_tier_are_neighbours(kvp_tier *tier, kvp_slot a, kvp_slot b)
+{
+    assert(a != KVP_SLOT_NONE && b != KVP_SLOT_NONE);
+    return tier->ops->are_neighbours && tier->ops->are_neighbours(tier, a, b);
+}
+
 kvp_status kvpi_tier_resize(kvp_tier *tier, kvp_tier *disk, uint64_t budget_bytes,
                             uint64_t *over_bytes)
 {

@@ -6,7 +6,7 @@
 
 extern const kvp_tier_ops kvpi_tier_ram;  /* frames: addressable slots of a region */
 extern const kvp_tier_ops kvpi_tier_zram; /* blobs of any size up to slot_bytes */
-extern const kvp_tier_ops kvpi_tier_disk; /* fixed slots of a swap file */
+extern const kvp_tier_ops kvpi_tier_disk; /* records in segments of a swap file */
 
 KVP_NODISCARD kvp_status kvpi_tier_open(const kvp_tier_ops *ops, const kvp_tier_config *cfg,
                                         kvp_tier **out);
@@ -19,6 +19,8 @@ KVP_NODISCARD kvp_status kvpi_tier_reap(kvp_tier *tier, uint64_t deadline_ns, kv
 void kvpi_tier_usage(kvp_tier *tier, kvp_tier_usage *out);
 void *kvpi_tier_addr(kvp_tier *tier, kvp_slot slot);
 KVP_NODISCARD kvp_status kvpi_tier_reserve(kvp_tier *tier, uint64_t n_slots);
+
+bool kvpi_tier_are_neighbours(kvp_tier *tier, kvp_slot a, kvp_slot b);
 
 /* The disk tier's engine ("uring-fixed", ...). */
 const char *kvpi_tier_disk_engine(const kvp_tier *tier);

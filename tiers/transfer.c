@@ -6,13 +6,8 @@
  *   demote to disk     [finish: sum -> land] -> submit -> reaped -> land: a copy below
  *   migrate             finish: fetch, verify -> land -> submit -> reaped -> land: moved
  *
- * finish() is the CPU's part: checksums, encoding, decoding, copies in memory. Any thread that
- * waits takes ready transfers, its own page's first, so two waiting threads decode two pages, and
- * the thread behind kvp_pager_eventfd() those that nobody waits for in the library.
- *
- * Losing design: idle threads of the pool decode with the one that waits. A page takes 20 us, about
- * as long as waking a thread; a pin of 16 pages took 60 to 78 us for each instead of 27, since
- * pages that are decoded before their turn may leave before it. */
+ * finish() is the CPU's part: checksums, encoding, decoding, copies in memory; ready.c has who does
+ * it. */
 #include "tiers/checksum.h"
 #include "tiers/pager.h"
 
@@ -50,13 +45,6 @@ static void put_transfer(kvp_pager *p, kvpi_transfer *t)
     t->next = p->free_transfers;
     p->free_transfers = t;
     p->n_transfers--;
-}
-
-void kvpi_transfer_ready(kvp_pager *p, kvpi_transfer *t)
-{
-    t->next = NULL;
-    *p->ready_end = t;
-    p->ready_end = &t->next;
 }
 
 static size_t round_up(size_t n)
@@ -388,44 +376,12 @@ static void land(kvp_pager *p, kvpi_transfer *t)
     pthread_cond_broadcast(&p->progress);
 }
 
-/* Just a checksum away from somebody who will read the page next, and then has it in his cache. */
-static bool is_for_its_user(const kvpi_transfer *t)
+void kvpi_transfer_step(kvp_pager *p, kvpi_transfer *t)
 {
-    return t->kind == KVPI_PROMOTE && t->lower == KVPI_DISK && !t->unit &&
-           (kvpi_page_is(t->pg, KVPI_PAGE_AHEAD) || t->pg->pins);
-}
-
-/* For whoever waits for `page`: its transfer, or else another that is ready. */
-static kvpi_transfer *take_ready(kvp_pager *p, uint32_t page)
-{
-    bool is_coming =
-        page != KVP_PAGE_NONE && kvpi_page_is(kvpi_page_at(&p->pages, page), KVPI_PAGE_LOADING);
-    kvpi_transfer **found = NULL;
-    for (kvpi_transfer **at = &p->ready_first; *at; at = &(*at)->next) {
-        if ((*at)->page == page)
-            found = at;
-        else if (!found && !(is_coming && is_for_its_user(*at)))
-            found = at;
-    }
-    if (!found)
-        return NULL;
-    kvpi_transfer *t = *found;
-    *found = t->next;
-    if (p->ready_end == &t->next)
-        p->ready_end = found;
-    return t;
-}
-
-bool kvpi_transfer_finish(kvp_pager *p, uint32_t page)
-{
-    kvpi_transfer *t = take_ready(p, page);
-    if (!t)
-        return false;
     p->n_finishing++;
     pthread_mutex_unlock(&p->lock);
     finish(p, t);
     pthread_mutex_lock(&p->lock);
     p->n_finishing--;
     land(p, t);
-    return true;
 }

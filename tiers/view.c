@@ -9,8 +9,7 @@ void kvpi_fill_view(kvp_pager *p, const kvp_seq *seq, uint32_t layer, uint32_t g
     uint32_t page = lane->entries[index].page;
     const char *frame = kvpi_frame_addr(p, kvpi_page_at(&p->pages, page)->frame);
     uint32_t n_heads = kvpi_layer_group_heads(l, group);
-    size_t k_bytes =
-        (size_t)n_heads * p->geometry.page_tokens * l->k_width * kvp_dtype_bytes(l->dtype);
+    size_t k_bytes = (size_t)n_heads * p->geometry.page_tokens * kvpi_layer_k_row(l);
     *view = (kvp_page_view){.k = frame,
                             .v = frame + k_bytes,
                             .first_position =
@@ -24,6 +23,7 @@ void kvpi_fill_view(kvp_pager *p, const kvp_seq *seq, uint32_t layer, uint32_t g
                             .k_width = l->k_width,
                             .v_width = l->v_width,
                             .dtype = l->dtype,
+                            .has_opaque_v = l->lookup.has_opaque_v,
                             .handle = page};
 }
 

@@ -14,7 +14,8 @@
  * none has to pay for what outlives it.
  *
  * Who gives way: a frame comes from where there is no room; if several could give one, from the
- * account that is furthest above its min, in the order of its placement policy.
+ * account that is furthest above its min, in the order of its placement policy. (Of 64 accounts,
+ * where more could give one: which 64 goes round.)
  *
  *     kvp_budget b = kvp_budget_default();
  *     b.name = "tenant 7";

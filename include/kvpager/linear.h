@@ -60,7 +60,7 @@ typedef struct kvp_linear_args {
 
 typedef struct kvp_linear {
     const void *base; /* row 0: the token at args.first */
-    size_t row_bytes; /* from a row to the next: k_width or v_width elements of the layer's dtype */
+    size_t row_bytes; /* from a row to the next: that of K or of V in a page */
     uint64_t n_rows;
     bool has_system_calls;    /* system calls may read rows that nobody has touched before */
     struct kvpi_linear *view; /* private */

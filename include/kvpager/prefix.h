@@ -13,7 +13,8 @@
  * Where KV comes from shows in its last bits: a prefix that was computed in other chunks than the
  * caller would have used gives results as good, not the same bits.
  *
- * Threads: any call at any time, but for close; kvp_prefix_put() is a call on its sequence. */
+ * Threads: any call at any time, but for close; kvp_prefix_put() is a call on its sequence, and may
+ * wait for room in a budget: a thread that has a scan open closes it first (kvpager/scan.h). */
 #ifndef KVPAGER_PREFIX_H
 #define KVPAGER_PREFIX_H
 
@@ -48,7 +49,7 @@ KVP_API KVP_NODISCARD kvp_status kvp_prefix_put(kvp_prefix_cache *cache, uint64_
                                                 const int32_t *tokens, uint64_t n_tokens,
                                                 const kvp_seq *seq);
 /* Forget the prefixes used longest ago until no more than max_tokens are left: when the pager
- * reports KVP_E_NOSPACE, for instance. */
+ * reports KVP_E_NOSPACE, for instance. cache NULL: nothing. */
 KVP_API void kvp_prefix_trim(kvp_prefix_cache *cache, uint64_t max_tokens);
 
 typedef struct kvp_prefix_stats {
@@ -58,6 +59,7 @@ typedef struct kvp_prefix_stats {
     uint64_t n_forgotten;          /* prefixes, for want of room */
 } kvp_prefix_stats;
 
+/* cache NULL: all 0. */
 KVP_API void kvp_prefix_cache_stats(kvp_prefix_cache *cache, kvp_prefix_stats *stats);
 
 #ifdef __cplusplus

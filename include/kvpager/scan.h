@@ -41,6 +41,12 @@ typedef struct kvp_scan_args {
     /* Pages that hold a position in [0, sinks_end) or [begin, end) are visited. */
     uint64_t sinks_end, begin, end;
     size_t workspace_bytes; /* wanted: see kvp_scan_workspace(); at most one frame is given */
+    bool is_one_group;      /* only the lane of head group `group` is visited */
+    uint32_t group;
+    /* Bit i % 64 of word i / 64: page i of a lane's page table (kvp_page_view.index) is passed
+     * over. [kvp_seq_page_count() / 64, rounded up], borrowed until the scan is closed. NULL: none
+     * is. */
+    const uint64_t *skip;
     /* Fail with KVP_E_AGAIN rather than wait for frames or for other scans: for a thread that has
      * scans open, and can close them. */
     bool only_now;
@@ -81,6 +87,22 @@ KVP_API KVP_NODISCARD kvp_status kvp_scan_next(kvp_scan *scan, uint32_t part, kv
 KVP_API KVP_NODISCARD kvp_status kvp_scan_next_run(kvp_scan *scan, uint32_t part, uint32_t max,
                                                    kvp_page_view *views, uint32_t *n);
 
+/* What is known of the keys k of one KV head in a sealed page of a layer with digests
+ * (kvp_lookup_kind.has_digests), wherever the page is. Of a page of which the sequence has only the
+ * first tokens it is true as well. */
+typedef struct kvp_digest {
+    uint64_t first_position; /* of the page; set in any case */
+    const uint16_t
+        *centre;  /* bf16 [k_width]; NULL: nothing is known of the page. The pager's, until
+                               the sequence changes */
+    float radius; /* |k - centre| is at most this */
+    float min_norm, max_norm; /* |k| is between them */
+    float min_cosine;         /* of the angle between k and centre: at least this */
+} kvp_digest;
+
+/* Those of all pages, digests[kvp_seq_page_count()], by kvp_page_view.index. */
+KVP_API void kvp_seq_digests(kvp_seq *seq, uint32_t layer, uint32_t head, kvp_digest *digests);
+
 /* Is anybody to be told of attention mass: the placement policy, or a trace? Then it is worth its
  * price to ask kvp_attend() for it (page_mass), which passes it on. */
 KVP_API bool kvp_pager_wants_mass(const kvp_pager *pager);
@@ -96,6 +118,8 @@ KVP_API void kvp_parallel_for(kvp_pager *pager, size_t n_tasks, void (*task)(voi
                               void *arg);
 KVP_API uint32_t kvp_pager_threads(const kvp_pager *pager);
 KVP_API kvp_pager *kvp_seq_pager(const kvp_seq *seq);
+/* Where its bookkeeping memory comes from; what is taken counts in kvp_stats.workspace_bytes. */
+KVP_API const kvp_mem *kvp_pager_mem(const kvp_pager *pager);
 
 #ifdef __cplusplus
 }

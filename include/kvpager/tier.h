@@ -6,15 +6,18 @@
  *
  * Contract
  *   slot_alloc  KVP_E_NOSPACE when the tier's budget is used up; that is an answer, not a failure.
+ *               KVP_E_AGAIN: room is being made; reap, then ask again. So does reserve.
  *   submit      takes a chain of requests, linked through `next`, or fails and takes none. A
  *               synchronous backend completes inside submit and hands them back from reap, so that
  *               there is one code path above. A request belongs to the tier until reaped.
  *   reap        at most one thread at a time; waits until something finished or the deadline
- *               passed.
+ *               passed. KVP_E_AGAIN: nothing of the caller's finished, but room was made.
  *   read        returns exactly the bytes last written to the slot. Backends need not checksum: the
  *               pager verifies everything that it reads. */
 #ifndef KVPAGER_TIER_H
 #define KVPAGER_TIER_H
+
+#include <stdbool.h>
 
 #include "kvpager/env.h"
 
@@ -67,8 +70,10 @@ typedef struct kvp_tier_config {
     const kvp_mem *mem;
     const kvp_env *env;
     /* disk only */
-    const char *path;   /* visible swap file; NULL: an unlinked one in $TMPDIR or /var/tmp */
-    const char *engine; /* see kvp_disk_config */
+    const char *path;     /* visible swap file; NULL: an unlinked one in $TMPDIR or /var/tmp */
+    const char *engine;   /* see kvp_disk_config */
+    bool has_small_slots; /* slots of less than slot_bytes will be asked for */
+    size_t segment_bytes; /* 0: 2 MiB, or less where the budget is small */
     struct {
         void *base;
         size_t bytes;
@@ -84,6 +89,8 @@ typedef struct kvp_tier_usage {
     uint64_t bytes_used; /* charged against the budget now */
     uint64_t bytes_peak; /* the most ever charged */
     uint64_t bytes_over; /* what has to be freed before a lowered budget holds */
+    /* disk: what cleaning wrote, and the segments that it emptied */
+    uint64_t bytes_moved, segments_cleaned;
 } kvp_tier_usage;
 
 typedef struct kvp_tier_ops {
@@ -111,6 +118,9 @@ typedef struct kvp_tier_ops {
     /* Optional: the range of the config that begins at `base` has `bytes` bytes from now on: see
      * kvp_disk_ops.resize. */
     void (*resize_range)(kvp_tier *tier, void *base, size_t bytes);
+    /* Optional: do slots a and b lie side by side, so that reading both is one request? NULL: no
+     * two do. */
+    bool (*are_neighbours)(kvp_tier *tier, kvp_slot a, kvp_slot b);
 } kvp_tier_ops;
 
 /* First member of every backend's instance. */

@@ -11,6 +11,7 @@
 #ifndef KVPAGER_VIEW_H
 #define KVPAGER_VIEW_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -47,7 +48,8 @@ typedef struct kvp_page_view {
     uint32_t page_tokens;
     uint32_t k_width, v_width;
     kvp_dtype dtype;
-    uint32_t handle; /* private */
+    bool has_opaque_v; /* V rows are v_width bytes */
+    uint32_t handle;   /* private */
     /* Of a scan: where the part's next page lies, if it is in RAM now. For prefetching, not for
      * reading: it is not held. NULL: not known. */
     const void *next;
@@ -62,7 +64,8 @@ static inline const void *kvp_page_k(const kvp_page_view *p, uint32_t h)
 
 static inline const void *kvp_page_v(const kvp_page_view *p, uint32_t h)
 {
-    size_t plane = (size_t)p->page_tokens * p->v_width * kvp_dtype_bytes(p->dtype);
+    size_t row = (size_t)p->v_width * (p->has_opaque_v ? 1 : kvp_dtype_bytes(p->dtype));
+    size_t plane = p->page_tokens * row;
     return (const char *)p->v + h * plane;
 }
 

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "integration/cli/page_facts.h"
+#include "integration/cli/recall.h"
 
 #define NEEDS "needs at least "
 
@@ -17,7 +18,7 @@
 static kvp_status fail_ram(const session *s, uint64_t needed, const char *remedy)
 {
     return kvp_fail(KVP_E_BUDGET, "--ram %s is too small: " NEEDS "%" PRIu64 " bytes (%s)",
-                    s->options->ram.text, needed, remedy);
+                    s->options->ram.text, recall_whole_budget(s->options, needed), remedy);
 }
 
 static kvp_status reword(const session *s, kvp_status status)
@@ -86,10 +87,12 @@ static kvp_status check_zram(const session *s, const kvp_config *cfg, const page
 {
     if (o->n_pages <= o->n_zram_at_best || cfg->disk_bytes)
         return KVP_OK;
-    return kvp_fail(KVP_E_BUDGET,
-                    "--zram %s is too small: " NEEDS "%" PRIu64
-                    " bytes, however well pages compress; or give a --disk",
-                    s->options->zram.text, (o->n_pages - o->n_last) * facts->least_stored_bytes);
+    return kvp_fail(
+        KVP_E_BUDGET,
+        "--zram %s is too small: " NEEDS "%" PRIu64
+        " bytes, however well pages compress; or give a --disk",
+        s->options->zram.text,
+        recall_whole_budget(s->options, (o->n_pages - o->n_last) * facts->least_stored_bytes));
 }
 
 static kvp_status check_disk(const session *s, const kvp_config *cfg, const page_facts *facts,
@@ -101,9 +104,9 @@ static kvp_status check_disk(const session *s, const kvp_config *cfg, const page
         return KVP_OK;
     if (o->n_zram_at_best)
         snprintf(note, sizeof note, ", however well pages compress; %" PRIu64 " always do",
-                 disk_bytes_for(facts, o, 0));
+                 recall_whole_budget(s->options, disk_bytes_for(facts, o, 0)));
     return kvp_fail(KVP_E_BUDGET, "--disk %s is too small: " NEEDS "%" PRIu64 " bytes%s",
-                    s->options->disk.text, needed, note);
+                    s->options->disk.text, recall_whole_budget(s->options, needed), note);
 }
 
 /* Does the file system have room for what will be written? */

@@ -25,10 +25,11 @@ typedef struct generation {
 
 /* ---- running ---- */
 
-/* Tokens of the input before the window that its last token is in: they are never read. */
+/* Tokens of the input before the window that its last token is in: without a memory they are never
+ * read. */
 static uint64_t skipped_tokens(const session *s)
 {
-    return window_start(&s->rule, s->n_tokens - 1);
+    return s->memory ? 0 : window_start(&s->rule, s->n_tokens - 1);
 }
 
 /* Said before it begins: who gave a book should not have to wait to learn it. */
@@ -48,6 +49,8 @@ static kvp_status generate(generation *g)
     if (status)
         return status;
     g->context.no_cache = g->own.no_cache;
+    if (s->memory && (status = context_use_memory(&g->context, s->memory)))
+        return status;
     const run_watcher watcher = watch_continuation(&g->watch, s->n_tokens - skipped_tokens(s));
     status = run_generate(s, &g->context, &watcher, &g->result);
     /* Whatever is said next does not belong to the text. */
@@ -69,12 +72,17 @@ static kvp_status verify(generation *g)
     session *s = &g->session;
     kvp_pager *pager = NULL;
     context context = {0};
+    memory *memory = NULL;
     run_result again = {0};
     kvp_config cfg = session_pager_config(s, true);
     kvp_status status = kvp_pager_open(&cfg, &pager);
     if (!status)
         status = context_init(&context, s->model, pager, &s->rule);
     context.no_cache = g->own.no_cache;
+    if (!status && s->memory)
+        status = recall_open(s, NULL, &memory);
+    if (!status && memory)
+        status = context_use_memory(&context, memory);
     const run_watcher watcher = watch_verification(&g->watch, g->result.n_new);
     if (!status)
         status = run_generate(s, &context, &watcher, &again);
@@ -82,6 +90,7 @@ static kvp_status verify(generation *g)
         g->verdict = run_is_same(&g->result, &again) ? IDENTICAL : DIFFERENT;
     run_result_fini(&again);
     context_fini(&context);
+    memory_close(memory);
     kvp_pager_close(pager);
     return status;
 }
@@ -103,6 +112,9 @@ static void print_what_is_approximate(const session *s, const context *c)
     if (s->info->n_ctx > s->info->n_ctx_trained)
         fprintf(stderr, "approximate: %u positions, stretched to %u (--beyond yarn)\n",
                 s->info->n_ctx_trained, s->info->n_ctx);
+    if (s->memory)
+        fprintf(stderr, "approximate: what followed similar text in the memory has a say (--beyond "
+                        "recall)\n");
     if (window_unreachable(rule, c->next - c->start, &begin, &end))
         fprintf(stderr,
                 "approximate: at the end the model attended the last %" PRIu64
@@ -116,9 +128,10 @@ static void print_what_is_seen(const generation *g)
     if (g->result.restarts && g->context.next > g->context.start)
         fprintf(stderr,
                 "beyond the model's context of %" PRIu64 " tokens: whenever it is full, the last "
-                "%" PRIu64 " tokens begin a new one;\nolder text is forgotten. At the end the "
+                "%" PRIu64 " tokens begin a new one;\nolder text is %s. At the end the "
                 "model saw tokens %" PRIu64 " to %" PRIu64 " of the text\n",
-                rule->n_ctx, rule->roll, g->context.start, g->context.next - 1);
+                rule->n_ctx, rule->roll, g->session.memory ? "in the memory" : "forgotten",
+                g->context.start, g->context.next - 1);
     print_what_is_approximate(&g->session, &g->context);
 }
 
@@ -171,7 +184,9 @@ static int generate_text(const options *o, const generate_options *own)
     generation g = {.own = *own};
     int code = session_open(&g.session, o, SESSION_TOKENIZER | SESSION_INPUT);
     if (!code) {
-        const window_feed feed = run_feed(&g.session.rule, g.session.n_tokens, o->n_new);
+        window_feed feed = run_feed(&g.session.rule, g.session.n_tokens, o->n_new);
+        if (o->beyond.kind == BEYOND_RECALL)
+            feed.first = 1; /* all is read, in pieces */
         code = session_open_pager(&g.session, &feed);
     }
     if (!code) {
@@ -191,11 +206,14 @@ static int generate_text(const options *o, const generate_options *own)
 /* The inputs that there are, and options that go together. */
 static int check(const options *o, const generate_options *own)
 {
+    const bool has_recall = o->beyond.kind == BEYOND_RECALL;
     const char *alone = own->map ? "map" : own->no_cache ? "no-cache" : NULL;
     if (own->batch && (o->prompt || o->file || o->ids_file))
         return usage_error("--batch brings its own prompts: give no -p, -f or --ids");
     if (own->batch && alone)
         return usage_error("--batch does not go with --%s", alone);
+    if (has_recall && (own->batch || own->chat))
+        return usage_error("--beyond recall does not go with --%s", own->batch ? "batch" : "chat");
     if (own->chat && o->ids_file)
         return usage_error("--chat does not go with --ids: turns are text");
     if (own->system && !own->chat)
@@ -278,7 +296,8 @@ const command cmd_generate = {
         "printed.\n\n"
         "--json prints: tokens (new ids), text (new text, or null), prompt_tokens, stop_reason "
         "(length, eos,\ncontext or interrupted), logits_xxh3 (hash of all steps' float32 logits), "
-        "identical (with --verify),\nseconds (prefill, decode) and stats.\n\n"
+        "identical (with --verify),\nseconds (prefill, decode) and stats; with --beyond recall "
+        "memory.\n\n"
         "--chat --json prints an object per turn, one in a line: turn (from 0), prompt_tokens "
         "(that "
         "the turn\nadded), prefill_tokens (that were read: never those of earlier turns), "
@@ -292,6 +311,7 @@ const command cmd_generate = {
         "one), turns (times that waiting ones took over), identical\n(with --verify), seconds and "
         "stats. The prompt with index I is sampled with seed S + I. Results depend\nneither on "
         "budgets nor on the other prompts; --parallel may round them differently.",
+    .can_recall = true,
     .checks_input = true,
     .groups = OPTIONS_MODEL | OPTIONS_INPUT | OPTIONS_BUDGET | OPTIONS_KEEP | OPTIONS_BEYOND |
               OPTIONS_GENERATION | OPTIONS_OUTPUT,

@@ -138,6 +138,8 @@ static kvp_status compute(logits_run *l)
         status = context_init(&l->context, s->model, s->pager, &s->rule);
     l->context.progress = watch_forward;
     l->context.progress_opaque = l;
+    if (!status && s->memory)
+        status = context_use_memory(&l->context, s->memory);
     if (!status)
         status = context_rows(&l->context, s->tokens, 0, s->n_tokens, take_rows_to_file, l);
     if (!status && fflush(l->file) != 0)
@@ -221,11 +223,13 @@ const command cmd_logits = {
     .summary = "write the logits of every token of a text to a NumPy file",
     .synopsis = "-m PATH (-p TEXT | -f FILE | --ids FILE) -o OUT.npy [options]",
     .details = "Writes float32 [tokens, vocabulary]: row i is what the model says after token i, "
-               "having seen what\n--beyond and --keep leave of the text up to there.\n\n"
+               "having seen what\n--beyond and --keep leave of the text up to there. With --beyond "
+               "recall: log probabilities, where\nthe memory has a say (approximate).\n\n"
                "--json prints: output, shape, seconds and stats.",
     .groups = OPTIONS_MODEL | OPTIONS_INPUT | OPTIONS_BUDGET | OPTIONS_KEEP | OPTIONS_BEYOND |
               OPTIONS_OUTPUT,
     .own = rows,
     .n_own = sizeof rows / sizeof *rows,
+    .can_recall = true,
     .run = run,
 };

@@ -53,6 +53,7 @@ static kvp_status score_one_window(perplexity_run *p)
     const int32_t *text = p->session.tokens + p->at.begin;
     uint64_t first_row = p->at.first_scored - p->at.begin - 1, end = p->at.end - p->at.begin - 1;
     kvp_status status = context_restart(&p->context, 0);
+    p->context.memory_first = p->at.begin;
     if (!status && first_row > 0 && first_row < end)
         status = context_extend(&p->context, text, first_row, NULL, 0);
     if (!status && first_row < end)
@@ -67,6 +68,8 @@ static kvp_status compute(perplexity_run *p)
     kvp_status status = context_init(&p->context, s->model, s->pager, &s->rule);
     p->context.progress = watch_forward;
     p->context.progress_opaque = p;
+    if (!status && s->memory)
+        status = context_use_memory(&p->context, s->memory);
     while (!status && score_next_window(&p->at, s->n_tokens, p->window, p->stride))
         status = score_one_window(p);
     run_seconds seconds = {.prefill = now_seconds() - begin};
@@ -96,9 +99,10 @@ static kvp_status print_result(const perplexity_run *p)
     }
     if (!p->n_scored)
         return output_line("perplexity undefined: no token is scored");
-    return output_line(
-        "%sperplexity %.4f (%" PRIu64 " tokens scored, windows of %" PRIu64 ", stride %" PRIu64 ")",
-        interrupted() ? "partial: " : "", perplexity, p->n_scored, p->window, p->stride);
+    return output_line("%sperplexity %.4f (%" PRIu64 " tokens scored, windows of %" PRIu64
+                       ", stride %" PRIu64 "%s)",
+                       interrupted() ? "partial: " : "", perplexity, p->n_scored, p->window,
+                       p->stride, s->memory ? ", with a memory: approximate" : "");
 }
 
 static int resolve_windows(perplexity_run *p, const perplexity_options *own)
@@ -172,12 +176,15 @@ const command cmd_perplexity = {
         "Hugging Face's strided recipe: windows of W tokens, S apart, each with a context "
         "of its own; a window\nscores the tokens that none before it scored. Token 0 is not "
         "scored.\nWindows are no longer than the context: --beyond stop and rolling mean the "
-        "same here.\n\n"
+        "same here. With recall, a memory\nof all that was scored before has a say "
+        "(approximate).\n\n"
         "--json prints: perplexity = exp(nll_sum / scored_tokens), nll_sum, scored_tokens, "
-        "window, stride,\npartial (interrupted before the end), seconds and stats.",
+        "window, stride,\npartial (interrupted before the end), seconds and stats; with --beyond "
+        "recall memory.",
     .groups = OPTIONS_MODEL | OPTIONS_INPUT | OPTIONS_BUDGET | OPTIONS_KEEP | OPTIONS_BEYOND |
               OPTIONS_OUTPUT,
     .own = rows,
     .n_own = sizeof rows / sizeof *rows,
+    .can_recall = true,
     .run = run,
 };

@@ -85,15 +85,17 @@ static int run(int argc, char **argv)
 static bool parse_beyond(const char *text, void *value)
 {
     beyond_option beyond;
-    if (!value_beyond.parse(text, &beyond) || beyond.kind == BEYOND_SHIFT)
+    if (!value_beyond.parse(text, &beyond) || beyond.kind == BEYOND_SHIFT ||
+        beyond.kind == BEYOND_RECALL)
         return false;
     *(beyond_option *)value = beyond;
     return true;
 }
 
-static const value_kind value_planned = {
-    "rolling, rolling:W, stop or yarn (shift keeps a window: plan for that, as --ctx)",
-    parse_beyond};
+static const value_kind value_planned = {"rolling, rolling:W, stop or yarn (shift keeps a window: "
+                                         "plan for that, as --ctx; recall's memory "
+                                         "is not planned)",
+                                         parse_beyond};
 
 /* In place of the shared ones. */
 static const option_row rows[] = {

@@ -6,6 +6,8 @@
 
 extern const command cmd_generate;
 extern const command cmd_logits;
+extern const command cmd_memory_fit;
+extern const command cmd_memory_test;
 extern const command cmd_perplexity;
 extern const command cmd_tokenize;
 extern const command cmd_compare;

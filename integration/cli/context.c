@@ -24,8 +24,24 @@ void context_fini(context *c)
 {
     kvp_seq_destroy(c->seq);
     free(c->ends);
+    free(c->hidden);
+    c->hidden = NULL;
     c->ends = NULL;
     c->seq = NULL;
+}
+
+kvp_status context_want_hidden(context *c)
+{
+    const model_info *info = model_get_info(c->model);
+    if (!c->hidden)
+        c->hidden = malloc(context_max_rows(info) * info->d_model * sizeof *c->hidden);
+    return c->hidden ? KVP_OK : kvp_fail(KVP_E_NOMEM, "out of memory for hidden states");
+}
+
+kvp_status context_use_memory(context *c, memory *m)
+{
+    c->memory = m;
+    return context_want_hidden(c);
 }
 
 kvp_status context_restart(context *c, uint64_t start)
@@ -58,17 +74,26 @@ static kvp_status free_unreachable(context *c)
     return kvp_seq_evict(c->seq, KVP_ALL_LAYERS, begin, end);
 }
 
-/* A call that feeds text[c->next .. stop), of which the last n_rows leave logits. */
+/* What the last n tokens of a call leave: [n][n_vocab] and [n][d_model], each NULL if it is not
+ * wanted. */
+typedef struct row_set {
+    float *logits, *hidden;
+    size_t n;
+} row_set;
+
+/* A call that feeds text[c->next .. stop), and leaves rows. */
 static model_forward_args call_args(const context *c, const int32_t *text, uint64_t stop,
-                                    float *logits, size_t n_rows)
+                                    row_set rows)
 {
     return (model_forward_args){.tokens = text + c->next,
                                 .n_tokens = stop - c->next,
                                 .window = c->rule.keep,
                                 .sinks = c->rule.sinks,
                                 .shift = c->rule.shift,
-                                .logits = logits,
-                                .n_logits = n_rows};
+                                .logits = rows.logits,
+                                .n_logits = rows.logits ? rows.n : 0,
+                                .hidden = rows.hidden,
+                                .n_hidden = rows.hidden ? rows.n : 0};
 }
 
 static kvp_status remember(context *c, uint64_t end)
@@ -134,7 +159,7 @@ static kvp_status put_back(context *c, const int32_t *text, size_t n_calls)
     }
     while (c->n_calls < n_calls && !status) {
         const uint64_t end = c->ends[c->n_calls];
-        const model_forward_args args = call_args(c, text, end, NULL, 0);
+        const model_forward_args args = call_args(c, text, end, (row_set){0});
         c->n_put_back += end - c->next;
         status = model_forward(c->model, c->seq, &args);
         status = status ? undo(c, status) : take_in(c, end);
@@ -152,10 +177,10 @@ static bool mend(context *c, const int32_t *text, kvp_status *status)
 }
 
 static kvp_status forward(context *c, const int32_t *text, uint64_t stop, chunk_watch *watch,
-                          float *logits, size_t n_rows)
+                          row_set rows)
 {
     for (uint32_t n_losses = 0;; n_losses++) {
-        model_forward_args args = call_args(c, text, stop, logits, n_rows);
+        model_forward_args args = call_args(c, text, stop, rows);
         args.progress = c->progress ? watch_chunk : NULL;
         args.progress_opaque = watch;
         kvp_status status = model_forward(c->model, c->seq, &args);
@@ -167,24 +192,28 @@ static kvp_status forward(context *c, const int32_t *text, uint64_t stop, chunk_
     }
 }
 
-/* Feed text[c->next .. end) in chunks; logits of its last n_rows tokens. */
-static kvp_status feed(context *c, const int32_t *text, uint64_t end, float *logits, size_t n_rows)
+/* Feed text[c->next .. end) in chunks, which leaves rows. */
+static kvp_status feed(context *c, const int32_t *text, uint64_t end, row_set rows)
 {
-    const uint64_t begin = c->next, first_row = end - n_rows;
-    const size_t n_vocab = model_get_info(c->model)->n_vocab;
+    const uint64_t begin = c->next, first_row = end - rows.n;
+    const model_info *info = model_get_info(c->model);
     kvp_status status = KVP_OK;
     while (!status && c->next < end) {
         uint64_t stop = window_stop(&c->rule, c->next, end);
         uint64_t row = c->next > first_row ? c->next : first_row;
         size_t n = stop > row ? stop - row : 0;
         chunk_watch watch = {c, c->next - begin, stop - c->next, end - begin};
-        status = forward(c, text, stop, &watch, n ? logits + (row - first_row) * n_vocab : NULL, n);
+        row_set part = {.n = n};
+        if (n && rows.logits)
+            part.logits = rows.logits + (row - first_row) * info->n_vocab;
+        if (n && rows.hidden)
+            part.hidden = rows.hidden + (row - first_row) * info->d_model;
+        status = forward(c, text, stop, &watch, part);
     }
     return status;
 }
 
-kvp_status context_extend(context *c, const int32_t *text, uint64_t end, float *logits,
-                          size_t n_rows)
+static kvp_status extend(context *c, const int32_t *text, uint64_t end, row_set rows)
 {
     assert(end > c->next);
     uint64_t start = window_start(&c->rule, end - 1);
@@ -193,7 +222,64 @@ kvp_status context_extend(context *c, const int32_t *text, uint64_t end, float *
         c->restarts += start != c->start;
         status = context_restart(c, start);
     }
-    return status ? status : feed(c, text, end, logits, n_rows);
+    return status ? status : feed(c, text, end, rows);
+}
+
+/* ---- rows, and the memory that reads them ---- */
+
+size_t context_max_rows(const model_info *info)
+{
+    size_t rows = ROWS_BYTES / (info->n_vocab * sizeof(float));
+    return rows ? rows : 1;
+}
+
+/* Where a chunk that begins with row `first` ends: with the window that `first` is in. */
+static uint64_t chunk_end(const context *c, uint64_t first, uint64_t end)
+{
+    uint64_t start = window_start(&c->rule, first);
+    if (start != c->start)
+        return first + 1; /* begins a window, in which the rows before it are no results */
+    uint64_t stop = first + context_max_rows(model_get_info(c->model));
+    stop = stop < start + c->rule.n_ctx ? stop : start + c->rule.n_ctx;
+    return stop < end ? stop : end;
+}
+
+/* Rows [end - rows.n, end) of the text, which the memory reads, in order. */
+static kvp_status extend_with_memory(context *c, const int32_t *text, uint64_t end, row_set rows)
+{
+    kvp_status status = extend(c, text, end, rows);
+    if (status)
+        return status;
+    const memory_rows r = {.text = text + (end - rows.n),
+                           .first = c->memory_first + end - rows.n,
+                           .n = rows.n,
+                           .hidden = rows.hidden,
+                           .logits = rows.logits};
+    return memory_read(c->memory, &r);
+}
+
+/* Rows before `end` that the memory has not read. */
+static kvp_status catch_up(context *c, const int32_t *text, uint64_t end)
+{
+    uint64_t next = memory_next(c->memory);
+    uint64_t first = next > c->memory_first ? next - c->memory_first : 0;
+    kvp_status status = KVP_OK;
+    while (!status && first < end) {
+        uint64_t stop = chunk_end(c, first, end);
+        status = extend_with_memory(c, text, stop, (row_set){NULL, c->hidden, stop - first});
+        first = stop;
+    }
+    return status;
+}
+
+kvp_status context_extend(context *c, const int32_t *text, uint64_t end, float *logits,
+                          size_t n_rows)
+{
+    const row_set rows = {logits, n_rows ? c->hidden : NULL, n_rows};
+    if (!c->memory || !n_rows)
+        return extend(c, text, end, rows);
+    kvp_status status = catch_up(c, text, end - n_rows);
+    return status ? status : extend_with_memory(c, text, end, rows);
 }
 
 static bool begins_a_window(const context_step *s)
@@ -233,7 +319,8 @@ kvp_status context_step_all(context_step *steps, size_t n, float *logits, model_
             continue;
         s->logits = logits + n_items * n_vocab;
         items[n_items++] = (model_item){
-            .seq = s->context->seq, .args = call_args(s->context, s->text, s->end, s->logits, 1)};
+            .seq = s->context->seq,
+            .args = call_args(s->context, s->text, s->end, (row_set){s->logits, NULL, 1})};
     }
     kvp_status status = n_items ? forward_all(steps, n, items, n_items) : KVP_OK;
     size_t row = n_items;
@@ -247,23 +334,6 @@ kvp_status context_step_all(context_step *steps, size_t n, float *logits, model_
         }
     }
     return status;
-}
-
-size_t context_max_rows(const model_info *info)
-{
-    size_t rows = ROWS_BYTES / (info->n_vocab * sizeof(float));
-    return rows ? rows : 1;
-}
-
-/* Where a chunk that begins with row `first` ends: with the window that `first` is in. */
-static uint64_t chunk_end(const context *c, uint64_t first, uint64_t end)
-{
-    uint64_t start = window_start(&c->rule, first);
-    if (start != c->start)
-        return first + 1; /* begins a window, in which the rows before it are no results */
-    uint64_t stop = first + context_max_rows(model_get_info(c->model));
-    stop = stop < start + c->rule.n_ctx ? stop : start + c->rule.n_ctx;
-    return stop < end ? stop : end;
 }
 
 kvp_status context_rows(context *c, const int32_t *text, uint64_t first, uint64_t end,

@@ -7,6 +7,7 @@
 
 #include "integration/models/model.h"
 #include "integration/cli/window.h"
+#include "integration/recall/memory.h"
 
 typedef struct context {
     model *model;
@@ -19,6 +20,14 @@ typedef struct context {
     uint64_t restarts;   /* windows begun after the first */
     uint64_t n_fed;      /* tokens given to the model in all, again after a restart */
     uint64_t n_put_back; /* of those: because their KV was lost */
+    /* What the text said earlier, which logits are mixed with; NULL: nothing. Borrowed. All tokens
+     * are read in order, whatever is asked for. */
+    memory *memory;
+    uint64_t
+        memory_first; /* where the text that is given begins in the one that the memory reads */
+    /* [context_max_rows()][d_model] of the last rows; NULL: not wanted. With a memory, or by
+     * context_want_hidden(). */
+    float *hidden;
     /* Calls of the model that filled the sequence: where in the text each ended, and the next one
      * began. [capacity] */
     uint64_t *ends;
@@ -31,6 +40,12 @@ typedef struct context {
 KVP_NODISCARD kvp_status context_init(context *c, model *m, kvp_pager *pager,
                                       const window_rule *rule);
 void context_fini(context *c);
+
+/* From now on `hidden` holds the hidden states (model_forward_args) of the rows that were asked for
+ * last. Errors: KVP_E_NOMEM. */
+KVP_NODISCARD kvp_status context_want_hidden(context *c);
+/* Mix logits with what the memory says. Errors: KVP_E_NOMEM. */
+KVP_NODISCARD kvp_status context_use_memory(context *c, memory *m);
 
 /* Forget everything: the next token is text[start], at position 0. */
 KVP_NODISCARD kvp_status context_restart(context *c, uint64_t start);

@@ -10,8 +10,8 @@
 #include "integration/cli/output.h"
 
 static const command *const commands[] = {
-    &cmd_generate, &cmd_plan,     &cmd_compare, &cmd_perplexity,
-    &cmd_logits,   &cmd_tokenize, &cmd_replay,  &cmd_bench,
+    &cmd_generate, &cmd_plan,   &cmd_compare, &cmd_perplexity, &cmd_logits,
+    &cmd_tokenize, &cmd_replay, &cmd_bench,   &cmd_memory_fit, &cmd_memory_test,
 };
 
 #define N_COMMANDS (sizeof commands / sizeof *commands)

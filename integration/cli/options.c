@@ -77,7 +77,12 @@ static const option_row shared_rows[] = {
     {"beyond", 0, &value_beyond, AT(beyond), "RULE",
      "when the context is full: rolling[:W] begins a new one with the last W tokens, older text is "
      "forgotten (exact: each token sees what a run over that window alone would show it; W by "
-     "default half of the context); stop ends there (exact); yarn stretches rotary positions to "
+     "default half of the context); recall[:TOKENS] does the same, and mixes what the model says "
+     "with "
+     "what followed the most similar places among all earlier text, or its last TOKENS tokens, "
+     "which a memory in pages of its own keeps (approximate; half of --ram, --zram and --disk is "
+     "the memory's; kvpager memory-fit fits it to a model); stop ends there (exact); yarn "
+     "stretches rotary positions to "
      "--ctx, from the first token on (approximate); shift never begins anew: what --keep leaves "
      "counts as if it had no gaps, so that positions stay inside the context (approximate; by "
      "default --keep is sinks:4 and the largest window that fits) (default rolling)",
@@ -349,6 +354,9 @@ static bool check(const command *cmd, const options *o)
         return false;
     else if ((cmd->groups & OPTIONS_BEYOND) && o->beyond.kind == BEYOND_YARN && !o->n_ctx)
         usage_error("--beyond yarn needs --ctx N: how many positions to stretch the model's to");
+    else if (o->beyond.kind == BEYOND_RECALL && !cmd->can_recall)
+        usage_error("--beyond recall works with generate, perplexity and logits, not with %s",
+                    cmd->name);
     else if (o->swap && o->disk.given && o->disk.bytes == 0)
         usage_error("--swap names a file, but --disk 0 forbids to use it");
     else

@@ -29,11 +29,13 @@ typedef enum beyond_kind {
     BEYOND_STOP,
     BEYOND_YARN,
     BEYOND_SHIFT,
+    BEYOND_RECALL,
 } beyond_kind;
 
 typedef struct beyond_option {
     beyond_kind kind;
-    uint64_t roll; /* of rolling; 0: half of the context */
+    uint64_t roll;   /* of rolling; 0: half of the context */
+    uint64_t recall; /* of recall: tokens of the memory; 0: all */
 } beyond_option;
 
 /* Options that several commands take. */
@@ -112,6 +114,7 @@ typedef struct command {
     const char *details;  /* paragraphs of its --help */
     unsigned groups;      /* OPTIONS_* */
     bool needs_no_model;  /* -m may be left out */
+    bool can_recall;      /* --beyond recall */
     bool checks_input;    /* itself, with options_check_input() where there must be one */
     const option_row *own;
     size_t n_own;

@@ -13,7 +13,8 @@
 #include <unistd.h>
 
 #define RING_FRAMES 3u
-#define SWAP_HEADER_BYTES 4096u
+#define SWAP_HEADER_BYTES 8192u
+#define LEAST_SEGMENTS 16u
 
 /* ---- learning -------------------------------------------------------------------------------- */
 
@@ -65,6 +66,7 @@ static kvp_status open_and_ask(const kvp_config *given, page_facts *facts)
     if (status)
         return status;
     status = facts_of(pager, cfg.geometry.n_layers, facts);
+    facts->has_zram = cfg.zram_bytes > 0;
     kvp_pager_close(pager);
     return status;
 }
@@ -105,9 +107,14 @@ uint64_t page_facts_overflow(const page_facts *facts, uint64_t n_pages)
     return n_pages > in_ram ? n_pages - in_ram : 0;
 }
 
+/* Behind zram the file consists of whole segments, at least 16 or of one page each, and one of them
+ * is kept empty. */
 uint64_t page_facts_disk(const page_facts *facts, uint64_t n_pages)
 {
-    return SWAP_HEADER_BYTES + (n_pages ? n_pages : 1) * facts->slot_bytes;
+    uint64_t n = n_pages ? n_pages : 1;
+    if (facts->has_zram && n >= LEAST_SEGMENTS)
+        n += 2 * (n / (LEAST_SEGMENTS - 2) + 1);
+    return SWAP_HEADER_BYTES + n * facts->slot_bytes;
 }
 
 /* Does a budget of so many bytes hold all pages? */

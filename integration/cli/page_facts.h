@@ -9,6 +9,7 @@ typedef struct page_facts {
     uint64_t n_lanes, n_frames, slot_bytes;
     uint32_t page_tokens;
     uint64_t least_stored_bytes; /* of a full page when it is compressed */
+    bool has_zram;               /* compressed pages may go to disk */
 } page_facts;
 
 /* Of a pager that is opened for this alone, and touches no file. Errors: as kvp_pager_open(), but

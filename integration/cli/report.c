@@ -22,7 +22,8 @@ kvp_status report_take(const session *s, const run_seconds *seconds, report *r)
         .weights = dtypes[s->options->weights],
         .isa = kvp_isa(),
     };
-    return kvp_pager_stats(s->pager, &r->stats);
+    kvp_status status = kvp_pager_stats(s->pager, &r->stats);
+    return status ? status : recall_report_take(s->memory, &r->memory);
 }
 
 bool report_is_wanted(const options *o)
@@ -172,6 +173,7 @@ void report_print(const report *r, FILE *out)
         print_rate(out, "decode", r->decode_tokens, r->seconds.decode);
     fprintf(out, "%-24s %s, placement %s\n", "with", r->isa, r->stats.placement);
     print_traffic(&r->stats, out);
+    recall_report_print(&r->memory, out);
     print_memory_table(r, out);
 }
 
@@ -276,4 +278,6 @@ void report_add_json(const report *r, json_t *object)
     for (size_t i = 0; i < sizeof members / sizeof *members; i++)
         json_object_set_new(stats, members[i].key, members[i].value);
     json_object_set_new(object, "stats", stats);
+    if (v->memory.is_used)
+        json_object_set_new(object, "memory", recall_report_json(&v->memory));
 }

@@ -5,12 +5,14 @@
 #include <jansson.h>
 #include <stdio.h>
 
+#include "integration/cli/recall.h"
 #include "integration/cli/run.h"
 
 typedef struct report {
     run_seconds seconds;
     uint64_t prefill_tokens, decode_tokens;
     kvp_stats stats;
+    recall_report memory;
     uint64_t zram_budget_bytes, disk_budget_bytes; /* 0: there is no such tier */
     uint64_t weights_bytes, activation_bytes;
     uint64_t rss_bytes, rss_peak_bytes; /* of the whole process; 0: unknown */

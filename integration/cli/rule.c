@@ -94,7 +94,7 @@ int rule_resolve(const options *o, const model_info *info, uint32_t page_tokens,
 {
     int code = EXIT_DONE;
     *rule = (window_rule){.n_ctx = info->n_ctx, .keep = o->keep.window, .sinks = o->keep.sinks};
-    if (o->beyond.kind == BEYOND_ROLLING)
+    if (o->beyond.kind == BEYOND_ROLLING || o->beyond.kind == BEYOND_RECALL)
         code = resolve_rolling(o, rule);
     else if (o->beyond.kind == BEYOND_SHIFT)
         code = resolve_shift(o, info, page_tokens, rule);

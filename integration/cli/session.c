@@ -11,6 +11,7 @@
 #include "integration/cli/message.h"
 #include "integration/cli/page_facts.h"
 #include "integration/cli/progress.h"
+#include "integration/cli/recall.h"
 #include "integration/cli/rule.h"
 
 static void log_message(void *opaque, kvp_log_level level, const char *message)
@@ -44,6 +45,8 @@ kvp_config session_pager_config(const session *s, bool all_in_ram)
     cfg.pool = s->model ? model_pool(s->model) : NULL;
     cfg.fingerprint = s->info->fingerprint;
     cfg.log = log_message;
+    if (o->beyond.kind == BEYOND_RECALL)
+        recall_share_budget(&cfg);
     if (s->trace && !all_in_ram)
         trace_writer_configure(s->trace, &cfg);
     return cfg;
@@ -198,6 +201,8 @@ int session_open_pager_for(session *s, uint64_t pages_per_lane, uint64_t n_seqs)
         status = kvp_pager_open(&cfg, &s->pager);
     if (!status && s->trace)
         status = trace_writer_begin(s->trace, s->pager);
+    if (!status && s->options->beyond.kind == BEYOND_RECALL)
+        status = recall_open(s, "memory", &s->memory);
     return status ? report_failure(status) : EXIT_DONE;
 }
 
@@ -209,6 +214,7 @@ int session_open_pager(session *s, const window_feed *feed)
 
 int session_close(session *s, int code)
 {
+    memory_close(s->memory);
     kvp_pager_close(s->pager);
     kvp_status status = trace_writer_close(s->trace);
     if (status && !code)

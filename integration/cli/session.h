@@ -5,6 +5,7 @@
 
 #include "integration/models/model.h"
 #include "integration/cli/options.h"
+#include "integration/recall/memory.h"
 #include "integration/text/chat.h"
 #include "integration/replay/trace_writer.h"
 #include "integration/text/tokenizer.h"
@@ -22,6 +23,7 @@ typedef struct session {
     uint32_t page_tokens;   /* per page, as the library chooses or the options say */
     window_rule rule;
     kvp_pager *pager;    /* as the budget options say */
+    memory *memory;      /* of --beyond recall, opened with the pager; else NULL */
     trace_writer *trace; /* NULL: none is written */
 } session;
 

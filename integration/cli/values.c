@@ -115,10 +115,13 @@ static bool parse_beyond(const char *text, void *value)
     static const char *const names[] = {[BEYOND_ROLLING] = "rolling",
                                         [BEYOND_STOP] = "stop",
                                         [BEYOND_YARN] = "yarn",
-                                        [BEYOND_SHIFT] = "shift"};
+                                        [BEYOND_SHIFT] = "shift",
+                                        [BEYOND_RECALL] = "recall"};
     beyond_option beyond = {0};
-    if (strncmp(text, "rolling:", 8) == 0) {
-        if (!parse_positive(text + 8, &beyond.roll))
+    const bool is_recall = strncmp(text, "recall:", 7) == 0;
+    if (is_recall || strncmp(text, "rolling:", 8) == 0) {
+        beyond.kind = is_recall ? BEYOND_RECALL : BEYOND_ROLLING;
+        if (!parse_positive(strchr(text, ':') + 1, is_recall ? &beyond.recall : &beyond.roll))
             return false;
         *(beyond_option *)value = beyond;
         return true;
@@ -205,7 +208,8 @@ const value_kind value_size = {"a size: bytes, or a number with K, M or G (binar
 const value_kind value_count = {"a number", parse_count};
 const value_kind value_positive = {"a number of at least 1", parse_positive};
 const value_kind value_keep = {"all, window:N or window:N,sinks:S", parse_keep};
-const value_kind value_beyond = {"rolling, rolling:W, stop, yarn or shift", parse_beyond};
+const value_kind value_beyond = {"rolling, rolling:W, recall, recall:TOKENS, stop, yarn or shift",
+                                 parse_beyond};
 const value_kind value_dtype = {"f32, f16 or bf16", parse_dtype};
 const value_kind value_placement = {"sticky, lru, lfu, clock, s3-fifo or attention-mass",
                                     parse_placement};

@@ -9,9 +9,9 @@
  * sequence a row belongs to; a chunk's *spans* say so to everything else.
  *
  * Invariants:
- *  1. K and V of every token reach every layer; hidden states that no logits depend on are not
- *     computed in the last one. Those that are move to the front, so that after it the rows
- *     [0, n_logits) are what logits are made of.
+ *  1. K and V of every token reach every layer; hidden states that nobody asks for are not computed
+ *     in the last one. Those that are move to the front, item by item: kept_tokens() rows of each,
+ *     the last of which logits are made of.
  *  2. Nothing is allocated in a call that is no larger than an earlier one.
  *  3. Rows do not depend on the number of threads. */
 #include "integration/models/decoder.h"
@@ -100,6 +100,12 @@ static void embed(const pass *p)
     }
 }
 
+/* Tokens of an item whose hidden states are computed to the end: its last ones. */
+static size_t kept_tokens(const model_forward_args *args)
+{
+    return args->n_logits > args->n_hidden ? args->n_logits : args->n_hidden;
+}
+
 /* The next chunk of `layer`, from token `*at` of item `*item` on; both move on. */
 static void next_chunk(const pass *p, uint32_t layer, size_t *item, size_t *at, chunk *c)
 {
@@ -108,7 +114,7 @@ static void next_chunk(const pass *p, uint32_t layer, size_t *item, size_t *at, 
     while (*item < p->n_items && c->n < CHUNK_TOKENS) {
         const model_item *i = &p->items[*item];
         size_t n = least(CHUNK_TOKENS - c->n, i->args.n_tokens - *at);
-        size_t unused = is_last ? i->args.n_tokens - i->args.n_logits : 0; /* invariant 1 */
+        size_t unused = is_last ? i->args.n_tokens - kept_tokens(&i->args) : 0; /* invariant 1 */
         size_t skip = unused > *at ? least(unused - *at, n) : 0;
         c->spans[c->n_spans++] = (span){.item = i,
                                         .row = c->n,
@@ -329,17 +335,32 @@ static kvp_status write_logits(const pass *p)
     kvp_status status = KVP_OK;
     for (size_t k = 0; k < p->n_items && !status; k++) {
         const model_forward_args *args = &p->items[k].args;
-        if (!args->n_logits)
+        size_t kept = kept_tokens(args);
+        if (!kept)
             continue;
-        if (n && args->logits != logits + n * n_vocab) {
-            status = write_rows(p, row, n, logits);
-            row += n;
+        if (n && (args->logits != logits + n * n_vocab || kept != args->n_logits)) {
+            status = write_rows(p, row - n, n, logits);
             n = 0;
         }
         logits = n ? logits : args->logits;
         n += args->n_logits;
+        row += kept;
     }
-    return status || !n ? status : write_rows(p, row, n, logits);
+    return status || !n ? status : write_rows(p, row - n, n, logits);
+}
+
+static void write_hidden(const pass *p)
+{
+    const decoder *m = p->m;
+    const size_t d = m->config.d_model;
+    const float *row = m->work.hidden;
+    for (size_t k = 0; k < p->n_items; k++) {
+        const model_forward_args *args = &p->items[k].args;
+        row += kept_tokens(args) * d;
+        if (args->n_hidden)
+            rows_normalise(m->pool, &m->config, &m->weights.norm, row - args->n_hidden * d,
+                           args->n_hidden, args->hidden);
+    }
 }
 
 kvp_status decoder_forward(decoder *m, const model_item *items, size_t n_items)
@@ -361,6 +382,7 @@ kvp_status decoder_forward(decoder *m, const model_item *items, size_t n_items)
         if (first->progress && !first->progress(first->progress_opaque, layer + 1, m->n_layers))
             return kvp_fail(KVP_E_AGAIN, "stopped after layer %u of %u", layer + 1, m->n_layers);
     }
+    write_hidden(&p);
     return write_logits(&p);
 }
 

@@ -389,6 +389,9 @@ static kvp_status check_item(const model_info *info, const model_item *item)
     if (!args->n_tokens || args->n_logits > args->n_tokens || (args->n_logits && !args->logits))
         return kvp_fail(KVP_E_INVALID, "%zu logits of %zu tokens are asked for", args->n_logits,
                         args->n_tokens);
+    if (args->n_hidden > args->n_tokens || (args->n_hidden && !args->hidden))
+        return kvp_fail(KVP_E_INVALID, "%zu hidden states of %zu tokens are asked for",
+                        args->n_hidden, args->n_tokens);
     kvp_status status = check_positions(info, item->seq, args);
     if (status)
         return status;

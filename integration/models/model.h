@@ -75,6 +75,10 @@ typedef struct model_forward_args {
      * neighbouring items share a product if their logits follow one another in memory. */
     float *logits;
     size_t n_logits;
+    /* What logits are made of: hidden states behind the last norm, float32 [n_hidden][d_model], of
+     * the last n_hidden tokens; 0: none. Asking for them changes no logit. */
+    float *hidden;
+    size_t n_hidden;
     /* Optional, called after every layer of a prefill with work done and in all. Returns false to
      * stop: model_forward() then fails with KVP_E_AGAIN and the sequence must be truncated. */
     bool (*progress)(void *opaque, size_t done, size_t total);

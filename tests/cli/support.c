@@ -139,8 +139,8 @@ const char *ids_file(const char *array, size_t first, size_t n)
 
 const char *model_with(const char *name, const void *bytes, size_t n)
 {
-    static const char *const files[] = {"config.json", "model.safetensors", "vocab.json",
-                                        "merges.txt", "tokenizer_config.json"};
+    static const char *const files[] = {"config.json", "model.safetensors",     "vocab.json",
+                                        "merges.txt",  "tokenizer_config.json", "recall.json"};
     const char *dir = scratch("model"), *model = demo_model();
     mkdir(dir, 0700);
     for (size_t i = 0; i < sizeof files / sizeof *files; i++) {

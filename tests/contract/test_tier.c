@@ -17,7 +17,7 @@
 
 #define SLOT ((size_t)16384)
 #define N_SLOTS 96u
-#define BUDGET_BYTES (N_SLOTS * SLOT + 4096)
+#define BUDGET_BYTES (N_SLOTS * SLOT + 8192)
 #define DEPTH 8u
 #define SEED 77u
 
@@ -431,33 +431,33 @@ static void open_disk_tier(uint64_t budget_bytes)
     assert_int_equal(open_tier(budget_bytes, &tier), KVP_OK);
 }
 
-static void test_disk_slots_ascend_and_freed_ones_are_reused(void **state)
+/* What is allocated one after the other is one request to read, also where others were freed. */
+static void test_disk_slots_follow_each_other_and_freed_ones_are_reused(void **state)
 {
     (void)state;
-    kvp_slot slot, first;
-    assert_int_equal(kvpi_tier_slot_alloc(tier, SLOT, &first), KVP_OK);
-    for (kvp_slot i = 1; i < 80; i++) {
-        assert_int_equal(kvpi_tier_slot_alloc(tier, SLOT, &slot), KVP_OK);
-        assert_int_equal(slot, first + i);
+    kvp_slot slots[N_SLOTS];
+    for (size_t i = 0; i < N_SLOTS; i++) {
+        assert_int_equal(kvpi_tier_slot_alloc(tier, SLOT, &slots[i]), KVP_OK);
+        if (i)
+            assert_true(kvpi_tier_are_neighbours(tier, slots[i - 1], slots[i]));
+        if (i > 1)
+            assert_false(kvpi_tier_are_neighbours(tier, slots[i - 2], slots[i]));
     }
-    for (kvp_slot i = 20; i < 40; i++)
-        kvpi_tier_slot_free(tier, first + i);
-    for (kvp_slot i = 80; i < N_SLOTS; i++) {
-        assert_int_equal(kvpi_tier_slot_alloc(tier, SLOT, &slot), KVP_OK);
-        assert_int_equal(slot, first + i);
-    }
-    for (kvp_slot i = 20; i < 40; i++) {
-        assert_int_equal(kvpi_tier_slot_alloc(tier, SLOT, &slot), KVP_OK);
-        assert_int_equal(slot, first + i);
-    }
+    for (size_t i = 20; i < 40; i++)
+        kvpi_tier_slot_free(tier, slots[i]);
+    for (size_t i = 20; i < 40; i++)
+        assert_int_equal(kvpi_tier_slot_alloc(tier, SLOT, &slots[i]), KVP_OK);
+    for (size_t i = 21; i < 40; i++)
+        assert_true(kvpi_tier_are_neighbours(tier, slots[i - 1], slots[i]));
+    assert_int_equal(kvpi_tier_slot_alloc(tier, SLOT, &slots[0]), KVP_E_NOSPACE);
 }
 
-/* More slots than the first map has room for, freed and had again in scattered places. */
-static void test_disk_map_of_slots_grows(void **state)
+/* More slots than the first tables have room for, freed and had again in scattered places. */
+static void test_disk_tables_grow(void **state)
 {
     (void)state;
     enum { N = 9000 };
-    open_disk_tier(4096 + N * SLOT);
+    open_disk_tier(8192 + N * SLOT);
     assert_int_equal(usage().slots_free, N);
     static bool seen[N];
     memset(seen, 0, sizeof seen);
@@ -495,9 +495,9 @@ static void test_disk_smallest_budget_holds_one_slot(void **state)
 {
     (void)state;
     kvp_tier *t = NULL;
-    assert_int_equal(open_tier(4096 + SLOT - 1, &t), KVP_E_BUDGET);
-    assert_non_null(strstr(kvp_error(), "needs at least 20480"));
-    open_disk_tier(4096 + SLOT);
+    assert_int_equal(open_tier(8192 + SLOT - 1, &t), KVP_E_BUDGET);
+    assert_non_null(strstr(kvp_error(), "needs at least 24576"));
+    open_disk_tier(8192 + SLOT);
     kvp_slot a, b;
     assert_int_equal(kvpi_tier_slot_alloc(tier, SLOT, &a), KVP_OK);
     assert_int_equal(kvpi_tier_slot_alloc(tier, SLOT, &b), KVP_E_NOSPACE);
@@ -566,8 +566,8 @@ static const struct CMUnitTest contract[] = {
 };
 
 static const struct CMUnitTest disk_only[] = {
-    CASE(test_disk_slots_ascend_and_freed_ones_are_reused),
-    CASE(test_disk_map_of_slots_grows),
+    CASE(test_disk_slots_follow_each_other_and_freed_ones_are_reused),
+    CASE(test_disk_tables_grow),
     CASE(test_disk_without_a_limit_gives_slots),
     CASE(test_disk_smallest_budget_holds_one_slot),
 };

@@ -139,10 +139,11 @@ static void test_nth_allocation_fails_cleanly(void **state)
             assert_int_equal(o.n_errors, 0);
             break;
         }
-        assert_true(o.n_errors <= 1); /* 0: it could do without, e.g. with another disk engine */
+        /* 0: it could do without, e.g. with another disk engine, or fewer slots ahead */
+        assert_true(o.n_errors <= 1);
         n_errors += o.n_errors;
     }
-    assert_true(n_errors > 10 && n_errors + 3 >= n - 1);
+    assert_true(n_errors > 10 && n_errors + 9 >= n - 1);
 }
 
 static uint64_t io_loop(fault_kind kind_, fault_ops ops, bool persistent)

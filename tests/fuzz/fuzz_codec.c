@@ -79,7 +79,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
                                 .n_heads = 1 + bytes[2] % 4u,
                                 .n_tokens = 1 + bytes[3] % 64u,
                                 .k_width = 1 + bytes[4] % 32u,
-                                .v_width = 1 + bytes[5] % 32u};
+                                .v_width = (1 + bytes[5] % 32u) % 32u}; /* 0: a latent cache */
     open_codecs();
     uint8_t *stored = malloc(n - HEADER + 1), *page = calloc(1, kvpi_shape_bytes(&s));
     require(stored && page);

@@ -1,5 +1,6 @@
 /* test_compression.c - pages that go through zram: each is encoded once, moves on as it is, and
- * comes back; lanes whose pages do not shrink are left alone, and looked at again. */
+ * comes back; lanes whose pages do not shrink are left alone, and looked at again; idle threads
+ * decode for the one that waits, who does it himself when they have other work. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -9,12 +10,16 @@
 
 #include "codec_pages.h"
 #include "kvpager.h"
+#include "kvpager/pool.h"
 #include "tiers/codec_habit.h"
 
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { PAGE_TOKENS = 64, WIDTH = 64, PAGE_BYTES = PAGE_TOKENS * 2 * WIDTH * 2 };
+enum { PAGE_TOKENS = 64, WIDTH = 64, PAGE_BYTES = PAGE_TOKENS * 2 * WIDTH * 2, SPAN = 20 };
 
 static void must(kvp_status status)
 {
@@ -22,8 +27,8 @@ static void must(kvp_status status)
         fail_msg("%s", kvp_error());
 }
 
-/* 12 frames: what leaves them is in zram, and what has no room there on disk. */
-static kvp_pager *open_pager(uint32_t n_layers, uint64_t zram_bytes, uint64_t disk_bytes)
+/* What leaves its frames is in zram, and what has no room there on disk. */
+static kvp_config small(uint32_t n_layers, uint64_t zram_bytes, uint64_t disk_bytes)
 {
     kvp_config cfg = kvp_config_default();
     cfg.geometry = (kvp_geometry){.n_layers = n_layers,
@@ -35,8 +40,13 @@ static kvp_pager *open_pager(uint32_t n_layers, uint64_t zram_bytes, uint64_t di
     cfg.zram_bytes = zram_bytes;
     cfg.disk_bytes = disk_bytes;
     cfg.n_threads = 1;
+    return cfg;
+}
+
+static kvp_pager *open_pager(const kvp_config *cfg)
+{
     kvp_pager *pager;
-    must(kvp_pager_open(&cfg, &pager));
+    must(kvp_pager_open(cfg, &pager));
     return pager;
 }
 
@@ -72,18 +82,26 @@ static void append_pages(kvp_seq *seq, uint32_t layer, page_kind kind, uint64_t 
     }
 }
 
-static void check_pages(kvp_seq *seq, uint32_t layer, page_kind kind, uint64_t first, size_t n)
+/* Pin `span` pages together. */
+static void check_span(kvp_seq *seq, uint32_t layer, page_kind kind, uint64_t first, size_t span)
 {
     static uint16_t rows[PAGE_BYTES / 2];
-    for (uint64_t i = first; i < first + n; i++) {
-        kvp_page_view page;
-        kvp_view view = {.pages = &page, .max_pages = 1};
-        must(kvp_seq_pin(seq, layer, i * PAGE_TOKENS, PAGE_TOKENS, KVP_FOREVER, &view));
-        make_rows(rows, kind, layer, i);
-        assert_memory_equal(page.k, rows, PAGE_BYTES / 2);
-        assert_memory_equal(page.v, rows + PAGE_TOKENS * WIDTH, PAGE_BYTES / 2);
-        kvp_view_unpin(&view);
+    static kvp_page_view pages[SPAN];
+    kvp_view view = {.pages = pages, .max_pages = SPAN};
+    must(kvp_seq_pin(seq, layer, first * PAGE_TOKENS, span * PAGE_TOKENS, KVP_FOREVER, &view));
+    assert_int_equal(view.n_pages, span);
+    for (uint64_t i = 0; i < span; i++) {
+        make_rows(rows, kind, layer, first + i);
+        assert_memory_equal(pages[i].k, rows, PAGE_BYTES / 2);
+        assert_memory_equal(pages[i].v, rows + PAGE_TOKENS * WIDTH, PAGE_BYTES / 2);
     }
+    kvp_view_unpin(&view);
+}
+
+static void check_pages(kvp_seq *seq, uint32_t layer, page_kind kind, uint64_t first, size_t n)
+{
+    for (uint64_t i = first; i < first + n; i++)
+        check_span(seq, layer, kind, i, 1);
 }
 
 static uint32_t number_of(const char *codec)
@@ -106,7 +124,8 @@ static void test_lanes_that_do_not_shrink_are_left_alone_and_looked_at_again(voi
 {
     (void)state;
     enum { N = 240 };
-    kvp_pager *pager = open_pager(2, 4 * N * PAGE_BYTES, 0);
+    kvp_config cfg = small(2, 4 * N * PAGE_BYTES, 0);
+    kvp_pager *pager = open_pager(&cfg);
     kvp_seq *seq;
     must(kvp_seq_create(pager, &seq));
     for (uint64_t i = 0; i < N; i++) {
@@ -145,7 +164,8 @@ static void test_pages_move_from_zram_to_disk_as_they_are(void **state)
 {
     (void)state;
     enum { N = 200 };
-    kvp_pager *pager = open_pager(1, 30 * PAGE_BYTES, 2 * N * PAGE_BYTES);
+    kvp_config cfg = small(1, 30 * PAGE_BYTES, 2 * N * PAGE_BYTES);
+    kvp_pager *pager = open_pager(&cfg);
     kvp_seq *seq;
     must(kvp_seq_create(pager, &seq));
     append_pages(seq, 0, PAGE_NORMAL, 0, N);
@@ -166,11 +186,115 @@ static void test_pages_move_from_zram_to_disk_as_they_are(void **state)
     kvp_pager_close(pager);
 }
 
+/* ---- who decodes ---- */
+
+/* Frames for two spans and more units than one. */
+static kvp_config for_spans(kvp_pool *pool, uint64_t zram_bytes, uint64_t disk_bytes)
+{
+    kvp_config cfg = small(1, zram_bytes, disk_bytes);
+    cfg.ram_bytes = 80 * PAGE_BYTES;
+    cfg.pool = pool;
+    return cfg;
+}
+
+static void help_and_check(uint64_t zram_bytes, uint64_t disk_bytes)
+{
+    enum { N = 200, MAX_ROUNDS = 10000 };
+    kvp_pool *pool;
+    must(kvp_pool_open(3, NULL, NULL, &pool));
+    kvp_config cfg = for_spans(pool, zram_bytes, disk_bytes);
+    kvp_pager *pager = open_pager(&cfg);
+    kvp_seq *seq;
+    must(kvp_seq_create(pager, &seq));
+    append_pages(seq, 0, PAGE_NORMAL, 0, N);
+    kvp_stats before = stats_of(pager), s = before;
+    uint64_t n_before = packed(&before)->decoded;
+    unsigned round = 0; /* a worker may always come too late */
+    for (; s.codec_helped < before.codec_helped + 20 && round < MAX_ROUNDS; round++) {
+        check_span(seq, 0, PAGE_NORMAL, (uint64_t)round * SPAN % N, SPAN);
+        s = stats_of(pager);
+    }
+    assert_true(s.codec_helped >= before.codec_helped + 20);
+    assert_true(packed(&s)->decoded >= n_before + SPAN / 2);
+    assert_true(packed(&s)->pages <= N); /* encoded once */
+    uint64_t n_faults = s.minor_faults + s.major_faults;
+    n_faults -= before.minor_faults + before.major_faults;
+    assert_true(n_faults <= (uint64_t)round * SPAN); /* none left before its turn */
+    assert_int_equal(s.checksum_failures, 0);
+    must(kvp_pager_check(pager));
+    kvp_pager_close(pager);
+    kvp_pool_close(pool);
+}
+
+static void test_idle_threads_decode_pages_in_zram_for_who_waits(void **state)
+{
+    (void)state;
+    help_and_check(400 * PAGE_BYTES, 0);
+}
+
+static void test_idle_threads_decode_pages_on_disk_for_who_waits(void **state)
+{
+    (void)state;
+    help_and_check(40 * PAGE_BYTES, 400 * PAGE_BYTES);
+}
+
+typedef struct hold {
+    kvp_pool *pool;
+    atomic_uint n_begun;
+    atomic_bool may_end;
+} hold;
+
+static void hold_task(void *arg, size_t i)
+{
+    hold *h = arg;
+    (void)i;
+    atomic_fetch_add(&h->n_begun, 1);
+    while (!atomic_load(&h->may_end))
+        sched_yield();
+}
+
+static void *hold_both(void *arg)
+{
+    hold *h = arg;
+    kvp_pool_run(h->pool, 2, hold_task, h);
+    return NULL;
+}
+
+static void test_who_waits_decodes_alone_while_all_workers_are_busy(void **state)
+{
+    (void)state;
+    enum { N = 200 };
+    static hold h;
+    pthread_t thread;
+    must(kvp_pool_open(2, NULL, NULL, &h.pool));
+    assert_int_equal(pthread_create(&thread, NULL, hold_both, &h), 0);
+    while (atomic_load(&h.n_begun) < 2)
+        sched_yield();
+    kvp_config cfg = for_spans(h.pool, 400 * PAGE_BYTES, 0);
+    kvp_pager *pager = open_pager(&cfg);
+    kvp_seq *seq;
+    must(kvp_seq_create(pager, &seq));
+    append_pages(seq, 0, PAGE_NORMAL, 0, N);
+    for (uint64_t i = 0; i < N; i += SPAN)
+        check_span(seq, 0, PAGE_NORMAL, i, SPAN);
+    kvp_stats s = stats_of(pager);
+    assert_true(packed(&s)->pages >= 100);
+    assert_true(packed(&s)->decoded >= 100);
+    assert_int_equal(s.codec_helped, 0);
+    atomic_store(&h.may_end, true);
+    pthread_join(thread, NULL);
+    kvp_pager_close(pager);
+    kvp_pool_close(h.pool);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_lanes_that_do_not_shrink_are_left_alone_and_looked_at_again),
         cmocka_unit_test(test_pages_move_from_zram_to_disk_as_they_are),
+        cmocka_unit_test(test_idle_threads_decode_pages_in_zram_for_who_waits),
+        cmocka_unit_test(test_idle_threads_decode_pages_on_disk_for_who_waits),
+        cmocka_unit_test(test_who_waits_decodes_alone_while_all_workers_are_busy),
     };
     return cmocka_run_group_tests(tests, NULL, NULL) != 0;
 }

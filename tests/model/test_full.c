@@ -34,7 +34,7 @@ static kvp_config config(uint32_t n_frames, uint64_t zram_bytes, uint32_t n_disk
                                   .page_tokens = PAGE_TOKENS};
     cfg.n_threads = 1;
     cfg.zram_bytes = zram_bytes;
-    cfg.disk_bytes = n_disk_slots ? (n_disk_slots + 1) * (uint64_t)PAGE_BYTES : 0;
+    cfg.disk_bytes = n_disk_slots ? (n_disk_slots + 2) * (uint64_t)PAGE_BYTES : 0;
     cfg.ram_bytes = (n_frames + 1 + (zram_bytes > 0)) * (uint64_t)PAGE_BYTES - 1;
     return cfg;
 }

@@ -52,7 +52,7 @@ static kvp_config config(uint32_t n_frames, uint32_t zram_pages, uint32_t disk_s
                                   .page_tokens = PAGE_TOKENS};
     cfg.n_threads = 1;
     cfg.zram_bytes = zram_pages * (uint64_t)PAGE;
-    cfg.disk_bytes = disk_slots ? (disk_slots + 1) * (uint64_t)PAGE : 0;
+    cfg.disk_bytes = disk_slots ? (disk_slots + 2) * (uint64_t)PAGE : 0;
     cfg.ram_bytes = (n_frames + 1 + (zram_pages > 0)) * (uint64_t)PAGE - 1;
     return cfg;
 }
@@ -538,7 +538,7 @@ static void test_zram_and_disk_of_the_pager_shrink(void **state)
     uint64_t disk_bytes = stats_of(pager).disk_bytes;
     assert_fails(kvp_pager_set_budget(pager, KVP_TIER_DISK, disk_bytes / 2, KVP_FOREVER),
                  KVP_E_NOSPACE, "no tier below");
-    must(kvp_pager_set_budget(pager, KVP_TIER_DISK, disk_bytes + 21 * PAGE, KVP_FOREVER));
+    must(kvp_pager_set_budget(pager, KVP_TIER_DISK, disk_bytes + 22 * PAGE, KVP_FOREVER));
     fill(seq);
     assert_true(stats_of(pager).disk_peak_bytes <= disk_bytes + 20 * PAGE);
     read_all(seq);

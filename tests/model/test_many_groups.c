@@ -1,5 +1,5 @@
-/* test_many_groups.c - groups beside each other: many of them, deep ones, and one that stands still
- * holds no other up. */
+/* test_many_groups.c - groups beside each other: many of them, deep ones, with limits that no tier
+ * has; one that stands still holds no other up. */
 #include "pattern.h"
 
 #include <setjmp.h>
@@ -60,15 +60,20 @@ static kvp_group *group_of(kvp_pager *pager, kvp_group *parent, uint32_t min, ui
     return g;
 }
 
-static kvp_seq *filled_seq(kvp_group *g, uint32_t n_pages)
+static void append_pages(kvp_seq *seq, uint32_t n)
 {
     float k[PAGE_TOKENS * 8], v[PAGE_TOKENS * 8];
-    kvp_seq *seq;
-    must(kvp_seq_create_in(g, &seq));
-    for (uint32_t i = 0; i < n_pages; i++) {
+    for (uint32_t i = 0; i < n; i++) {
         pattern_rows(&kind, salts + kvp_seq_length(seq), PAGE_TOKENS, k, v);
         must(kvp_seq_append(seq, 0, k, v, PAGE_TOKENS));
     }
+}
+
+static kvp_seq *filled_seq(kvp_group *g, uint32_t n_pages)
+{
+    kvp_seq *seq;
+    must(kvp_seq_create_in(g, &seq));
+    append_pages(seq, n_pages);
     return seq;
 }
 
@@ -179,6 +184,48 @@ static void test_sequences_have_budgets_in_the_deepest_group(void **state)
     close_pager(pager);
 }
 
+/* ---- limits at the edge ---- */
+
+static void test_limits_that_no_tier_has(void **state)
+{
+    (void)state;
+    static const kvp_tier_id tiers[] = {KVP_TIER_RAM, KVP_TIER_ZRAM, KVP_TIER_DISK};
+    static const uint64_t huge[] = {KVP_UNLIMITED, KVP_UNLIMITED - 1, UINT64_C(1) << 63};
+    kvp_pager *pager = open_pager(40);
+    kvp_group *g = group_of(pager, NULL, 4, 0), *other = group_of(pager, NULL, 4, 0);
+    for (size_t t = 0; t < 3; t++)
+        for (size_t i = 0; i < 3; i++) {
+            kvp_tier_id tier = tiers[t];
+            assert_int_equal(kvp_group_set_budget(g, tier, huge[i], KVP_UNLIMITED, 0),
+                             KVP_E_BUDGET);
+            must(kvp_group_set_budget(other, tier, 3 * PAGE, huge[i], 0));
+            filled_seq(other, 5);
+            must(kvp_pager_check(pager));
+        }
+    assert_int_equal(usage_of(other).max_bytes[KVP_TIER_DISK], KVP_UNLIMITED);
+    close_pager(pager);
+}
+
+/* What a fork shares takes the room that was found for it, before pages that had no place take what
+ * is left. */
+static void test_fork_keeps_the_min_of_its_parent_beside_what_is_shared(void **state)
+{
+    (void)state;
+    kvp_pager *pager = open_pager(40);
+    kvp_group *g = group_of(pager, NULL, 0, 0);
+    kvp_seq *seq = filled_seq(g, 0), *child;
+    must(kvp_group_set_budget(g, KVP_TIER_DISK, 0, 12 * PAGE, 0));
+    must(kvp_seq_set_budget(seq, KVP_TIER_DISK, 4 * PAGE, 8 * PAGE, 0));
+    append_pages(seq, 13); /* 8 have a place on disk, or are promised one */
+    must(kvp_seq_advise(seq, 7 * PAGE_TOKENS, 6 * PAGE_TOKENS, KVP_DONTNEED));
+    assert_int_equal(usage_of(g).bytes[KVP_TIER_DISK], 6 * PAGE);
+    must(kvp_seq_fork(seq, &child));
+    must(kvp_pager_check(pager));
+    append_pages(child, 4);
+    must(kvp_pager_check(pager));
+    close_pager(pager);
+}
+
 /* ---- nobody holds others up ---- */
 
 /* Scans, each of which has reserved a frame for pages beside its workspace's, and reads none. */
@@ -257,6 +304,8 @@ int main(void)
         cmocka_unit_test(test_each_of_many_groups_gives_its_share),
         cmocka_unit_test(test_victims_are_found_while_groups_come_and_go),
         cmocka_unit_test(test_sequences_have_budgets_in_the_deepest_group),
+        cmocka_unit_test(test_limits_that_no_tier_has),
+        cmocka_unit_test(test_fork_keeps_the_min_of_its_parent_beside_what_is_shared),
         cmocka_unit_test(test_a_group_without_room_does_not_stop_what_others_want),
         cmocka_unit_test(test_a_budget_that_shrinks_does_not_stop_groups_without_one),
     };

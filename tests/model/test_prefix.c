@@ -207,6 +207,10 @@ static void test_what_cannot_be_put_is_refused(void **state)
     assert_int_equal(found(cache, 1, &t), 0);
     must(kvp_prefix_put(cache, 1, t.tokens, 32, seq)); /* before the gap */
     assert_int_equal(found(cache, 1, &t), 32);
+    kvp_prefix_stats stats = {.n_tokens = 1};
+    kvp_prefix_trim(NULL, 0);
+    kvp_prefix_cache_stats(NULL, &stats);
+    assert_int_equal(stats.n_tokens, 0);
     kvp_seq_destroy(seq);
     kvp_prefix_cache_close(cache);
     kvp_pager_close(pager);

@@ -92,6 +92,7 @@ static void test_a_ticket_becomes_ready_by_being_polled(void **state)
     kvp_ticket t = {.view = {.pages = pages, .max_pages = 8}};
     uint64_t before = faults(&f);
     must(kvp_seq_prepare(f.seq, 0, 0, 8 * PAGE_TOKENS, &t));
+    assert_int_equal(kvp_seq_prepare(f.other, 0, 0, 1, &t), KVP_E_BUSY); /* it stays as it is */
     kvp_status status;
     while ((status = kvp_ticket_wait(&t, 0)) == KVP_E_AGAIN)
         must(kvp_pager_check(f.pager));

@@ -172,7 +172,9 @@ kvp_status kvp_seq_layer_info(const kvp_seq *seq, uint32_t layer, kvp_layer_info
 {
     if (layer != 0)
         return kvp_fail(KVP_E_INVALID, "layer %u: there is one", layer);
-    *info = (kvp_layer_info){seq->source.kind, seq->source.page_tokens, seq->source.page_heads};
+    *info = (kvp_layer_info){.kind = seq->source.kind,
+                             .page_tokens = seq->source.page_tokens,
+                             .page_heads = seq->source.page_heads};
     return KVP_OK;
 }
 

@@ -30,6 +30,8 @@ static const kvpi_codec_shape shapes[] = {
     {.n_heads = 3, .n_tokens = 64, .k_width = 64, .v_width = 64},
     {.n_heads = 1, .n_tokens = 64, .k_width = 136, .v_width = 8},
     {.n_heads = 5, .n_tokens = 31, .k_width = 12, .v_width = 40},
+    {.n_heads = 2, .n_tokens = 64, .k_width = 96, .v_width = 96},
+    {.n_heads = 1, .n_tokens = 40, .k_width = 576, .v_width = 0}, /* a latent cache */
 };
 enum { N_SHAPES = sizeof shapes / sizeof shapes[0] };
 

@@ -23,6 +23,7 @@
 #include "alloc/mem.h"
 #include "child.h"
 #include "faulty_mem.h"
+#include "tiers/format.h"
 #include "tiers/swap_file.h"
 
 #define SLOT ((size_t)65536)
@@ -50,7 +51,8 @@ static int tear_down(void **state)
 
 static kvp_status open_capped(const char *name, uint64_t max_bytes, kvpi_swap_file *f)
 {
-    return kvpi_swap_file_open(name, SLOT, max_bytes, &kvpi_mem_default, kvp_env_default(), f);
+    return kvpi_swap_file_open(name, SLOT, 16 * SLOT, max_bytes, &kvpi_mem_default,
+                               kvp_env_default(), f);
 }
 
 static kvp_status open_swap(const char *name, kvpi_swap_file *f)
@@ -114,8 +116,8 @@ static void test_named_file_is_private_visible_and_removed_at_close(void **state
     struct stat st;
     assert_int_equal(lstat(path, &st), 0);
     assert_int_equal(st.st_mode, S_IFREG | 0600);
-    assert_int_equal(st.st_size, 4096);
-    assert_int_equal(f.size_bytes, 4096);
+    assert_int_equal(st.st_size, 8192);
+    assert_int_equal(f.size_bytes, 8192);
     assert_int_equal(fcntl(f.fd, F_GETFD) & FD_CLOEXEC, FD_CLOEXEC);
     assert_int_equal((fcntl(f.fd, F_GETFL) & O_DIRECT) != 0, f.is_direct);
     assert_int_equal(fcntl(f.fd, F_GETFL) & O_NONBLOCK, 0);
@@ -123,9 +125,10 @@ static void test_named_file_is_private_visible_and_removed_at_close(void **state
     char magic[9] = "";
     FILE *file = fopen(path, "r");
     assert_non_null(file);
+    assert_int_equal(fseek(file, 4096, SEEK_SET), 0); /* epoch 1 */
     assert_int_equal(fread(magic, 1, 8, file), 8);
     fclose(file);
-    assert_string_equal(magic, "KVPSWAP1");
+    assert_string_equal(magic, "KVPAGER\n");
     kvpi_swap_file_close(&f);
     assert_int_equal(lstat(path, &st), -1);
 }
@@ -167,10 +170,10 @@ static int use_a_poor_file_system(void *arg)
         !child_deny_flags(SYS_fcntl, 2, O_DIRECT, EINVAL) ||
         !child_deny_syscall(SYS_fallocate, EOPNOTSUPP))
         return CANNOT;
-    if (open_swap(arg, &f) || f.is_direct || kvpi_swap_file_grow(&f, 4096 + SLOT))
+    if (open_swap(arg, &f) || f.is_direct || kvpi_swap_file_grow(&f, 8192 + SLOT))
         return 1;
     struct stat st = stat_fd(f.fd);
-    if (st.st_size != (off_t)f.size_bytes || f.size_bytes < 4096 + SLOT)
+    if (st.st_size != (off_t)f.size_bytes || f.size_bytes < 8192 + SLOT)
         return 2;
     if (st.st_nlink != (arg ? 1u : 0u) || count_entries() != (arg ? 1u : 0u))
         return 3;
@@ -284,8 +287,8 @@ static void test_file_in_use_is_busy(void **state)
     assert_refused(KVP_E_BUSY, "in use");
     struct stat st;
     assert_int_equal(lstat(path, &st), 0);
-    assert_int_equal(st.st_size, 4096);
-    assert_int_equal(kvpi_swap_file_grow(&f, 4096 + SLOT), KVP_OK);
+    assert_int_equal(st.st_size, 8192);
+    assert_int_equal(kvpi_swap_file_grow(&f, 8192 + SLOT), KVP_OK);
     kvpi_swap_file_close(&f);
 }
 
@@ -307,7 +310,7 @@ static void test_leftover_of_an_unclean_exit_is_discarded_and_reused(void **stat
 
     assert_int_equal(open_swap(path, &f), KVP_OK);
     assert_int_equal(stat_fd(f.fd).st_ino, st.st_ino);
-    assert_int_equal(stat_fd(f.fd).st_size, 4096);
+    assert_int_equal(stat_fd(f.fd).st_size, 8192);
     assert_int_equal(stat_fd(f.fd).st_mode, S_IFREG | 0600);
     kvpi_swap_file_close(&f);
 }
@@ -318,10 +321,42 @@ static void test_damaged_leftover_is_refused(void **state)
     kvpi_swap_file f;
     assert_int_equal(child_run(die_with_the_file_open, &f), 0);
     int fd = open(path, O_WRONLY);
-    assert_int_equal(pwrite(fd, "?", 1, 17), 1); /* in store_id */
+    assert_int_equal(pwrite(fd, "?", 1, 4096 + 17), 1); /* in its epoch */
     close(fd);
     assert_refused(KVP_E_INVALID, "is not a kvpager swap file");
     unlink(path);
+}
+
+static void write_superblock(const kvpi_superblock *sb, uint32_t version)
+{
+    unsigned char block[KVPI_BLOCK_BYTES];
+    kvpi_superblock_encode(sb, block);
+    block[8] = (unsigned char)version;
+    uint64_t sum = kvpi_checksum_raw(block, sizeof block - 8, 0);
+    memcpy(block + sizeof block - 8, &sum, sizeof sum);
+    FILE *file = fopen(path, "w");
+    assert_non_null(file);
+    assert_int_equal(fwrite(block, 1, sizeof block, file), sizeof block);
+    assert_int_equal(fclose(file), 0);
+}
+
+static void test_stores_and_newer_files_are_not_overwritten(void **state)
+{
+    (void)state;
+    kvpi_superblock sb = {.kind = KVPI_FILE_STORE,
+                          .epoch = 2,
+                          .store_id = 1,
+                          .segment_bytes = 16 * SLOT,
+                          .slot_bytes = (uint32_t)SLOT};
+    write_superblock(&sb, 1);
+    assert_refused(KVP_E_INVALID, "is a kvpager store");
+    sb.kind = KVPI_FILE_SWAP;
+    write_superblock(&sb, 2);
+    assert_refused(KVP_E_UNSUPPORTED, "version 2");
+    kvpi_swap_file f;
+    write_superblock(&sb, 1);
+    assert_int_equal(open_swap(path, &f), KVP_OK);
+    kvpi_swap_file_close(&f);
 }
 
 static void test_empty_file_is_taken(void **state)
@@ -360,10 +395,10 @@ static void test_grows_in_chunks_and_never_beyond_the_cap(void **state)
 {
     (void)state;
     kvpi_swap_file f;
-    uint64_t cap = 40 * MIB + 12288;
+    uint64_t cap = 40 * MIB + 16384;
     assert_int_equal(open_capped(path, cap, &f), KVP_OK);
-    static const uint64_t wanted[] = {4096 + SLOT, 20 * MIB, 40 * MIB};
-    static const uint64_t expected[] = {16 * MIB + 4096, 32 * MIB + 4096, 40 * MIB + 12288};
+    static const uint64_t wanted[] = {8192 + SLOT, 20 * MIB, 40 * MIB};
+    static const uint64_t expected[] = {16 * MIB + 8192, 32 * MIB + 8192, 40 * MIB + 16384};
     for (size_t i = 0; i < 3; i++) {
         assert_int_equal(kvpi_swap_file_grow(&f, wanted[i]), KVP_OK);
         assert_int_equal(f.size_bytes, expected[i]);
@@ -456,7 +491,7 @@ static void test_failing_nth_allocation_leaves_no_file(void **state)
         faulty_mem_init(&m, n);
         kvpi_swap_file f;
         kvp_status status =
-            kvpi_swap_file_open(path, SLOT, 64 * MIB, &m.mem, kvp_env_default(), &f);
+            kvpi_swap_file_open(path, SLOT, 16 * SLOT, 64 * MIB, &m.mem, kvp_env_default(), &f);
         if (status == KVP_OK)
             kvpi_swap_file_close(&f);
         assert_int_equal(m.outstanding_bytes, 0);
@@ -482,8 +517,9 @@ static void test_failing_randomness_leaves_no_file(void **state)
     kvp_env env = *kvp_env_default();
     kvpi_swap_file f;
     env.random = no_random;
-    assert_int_equal(kvpi_swap_file_open(path, SLOT, 64 * MIB, &kvpi_mem_default, &env, &f),
-                     KVP_E_IO);
+    assert_int_equal(
+        kvpi_swap_file_open(path, SLOT, 16 * SLOT, 64 * MIB, &kvpi_mem_default, &env, &f),
+        KVP_E_IO);
     assert_int_equal(count_entries(), 0);
 }
 
@@ -504,6 +540,7 @@ int main(void)
         CASE(test_file_in_use_is_busy),
         CASE(test_leftover_of_an_unclean_exit_is_discarded_and_reused),
         CASE(test_damaged_leftover_is_refused),
+        CASE(test_stores_and_newer_files_are_not_overwritten),
         CASE(test_empty_file_is_taken),
         CASE(test_folder_that_cannot_be_written_is_a_clear_error),
         CASE(test_grows_in_chunks_and_never_beyond_the_cap),

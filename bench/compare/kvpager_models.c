@@ -2,7 +2,7 @@
  * stdout (see peers.py).
  *
  *   open     path, weights ("f32", "f16", "bf16"), threads
- *   prefill  tokens: of a sequence of its own
+ *   prefill  tokens: of a sequence of its own; logits: of so many of them (optional: 1)
  *   plant    sequences, tokens: KV of this length, made of numbers of no meaning
  *   decode   tokens: so many steps of all that were planted, which are as before afterwards
  *   limits   what the machine gives these threads */
@@ -98,20 +98,23 @@ static kvp_status prefill(contender *c, json_t *request, json_t **out)
 {
     kvp_seq *seq = NULL;
     size_t n = (size_t)json_integer_value(json_object_get(request, "tokens"));
+    size_t n_logits = (size_t)json_integer_value(json_object_get(request, "logits"));
+    n_logits = n_logits ? n_logits : 1;
     int32_t *tokens = malloc((n + 1) * sizeof *tokens);
-    if (!tokens)
-        return kvp_fail(KVP_E_NOMEM, "out of memory for %zu tokens", n);
-    for (size_t i = 0; i < n; i++)
+    float *logits = malloc(n_logits * c->info->n_vocab * sizeof *logits);
+    kvp_status status = tokens && logits ? kvp_seq_create(c->pager, &seq)
+                                         : kvp_fail(KVP_E_NOMEM, "out of memory for %zu tokens", n);
+    for (size_t i = 0; i < n && !status; i++)
         tokens[i] = token_of(c, i);
     const model_forward_args args = {
-        .tokens = tokens, .n_tokens = n, .logits = c->logits, .n_logits = 1};
-    kvp_status status = kvp_seq_create(c->pager, &seq);
+        .tokens = tokens, .n_tokens = n, .logits = logits, .n_logits = n_logits};
     stopwatch since = times_now();
     if (!status)
         status = model_forward(c->m, seq, &args);
     *out = answer(since, n);
     kvp_seq_destroy(seq);
     free(tokens);
+    free(logits);
     return status;
 }
 

@@ -8,8 +8,8 @@ shapes of GPT-2 124M (12 layers, 12/12 heads of 64) and SmolLM2-135M (30 layers,
 In each round every contender has its turn, so that other work on the machine hits all alike; a
 ratio is the median of the rounds' ratios. llama.cpp has two: with flash attention and without; the
 bars are for the better one. KV is f16 in kvpager and llama.cpp, and in torch what the weights are.
-Deep KV is planted, not computed. Also shown: which fraction of the machine's read bandwidth (decode)
-or multiply-adds (prefill), measured in the same rounds, kvpager uses.
+Deep KV is planted, not computed. Also shown: which fraction of the machine's read bandwidth or, of
+a prefill, of its multiply-adds kvpager reaches; both are measured in the same rounds.
 """
 import json
 import os
@@ -28,6 +28,7 @@ SMOL = {"arch": "llama", "layers": 30, "heads": 9, "kv_heads": 3, "width": 576, 
 BYTES = {"f32": 4, "f16": 2, "bf16": 2}
 DECODE_SECONDS = 0.3  # that a turn of decoding takes, about
 OWN = "kvpager"
+FEW_LOGITS = 48  # of the vocabulary of a model with few layers
 
 
 def matrix_elements(s):
@@ -134,31 +135,32 @@ def decode_turn(contender, planted, sequences, depth, most=64):
 
 
 def bars_of(contenders, llama_cpp, torch=None):
-    bars = {c.name: llama_cpp for c in contenders if c.name.startswith("llama.cpp")}
+    bars = {c.name: llama_cpp for c in contenders if llama_cpp and c.name.startswith("llama.cpp")}
     bars.update({c.name: torch for c in contenders if torch and c.name.startswith("torch")})
     return bars
 
 
-def run_decode(run, name, shape, dtype, depths):
-    """depths: {tokens: bar}"""
-    context = min(max(depths) + 128, shape["context"])
+def run_decode(run, name, shape, dtype, depth, bar):
+    context = min(depth + 128, shape["context"])
     contenders = run.contenders(shape, dtype, context, 1)
     planted = {}
-    for depth, bar in depths.items():
-        limit = limit_of(contenders[0], "read_gb", decode_bytes(shape, dtype, depth) * 1e-9)
-        most = min(64, context - depth)
-        turns = {c.name: decode_turn(c, planted, 1, depth, most) for c in contenders}
-        run.report(peers.Case(f"{name}, {dtype} weights, at {depth:,}", "tokens/s", turns,
-                              bars_of(contenders, bar), limit=limit))
+    most = min(64, context - depth)
+    turns = {c.name: decode_turn(c, planted, 1, depth, most) for c in contenders}
+    run.report(peers.Case(name, "tokens/s", turns, bars_of(contenders, bar),
+                          limit=limit_of(contenders[0], "read_gb",
+                                         decode_bytes(shape, dtype, depth) * 1e-9)))
     return contenders
 
 
 def run_prefill(run, name, shape, dtype, tokens, bars):
+    """With few layers kvpager is asked for all logits, which are few there: it would leave out what
+    they do not depend on, in the last layer nearly everything."""
     contenders = run.contenders(shape, dtype, tokens, 1)
     peak = "bf16_gflop" if dtype == "bf16" else "f32_gflop"
     turns = {c.name: lambda c=c: c.ask("prefill", tokens=tokens) for c in contenders}
-    run.report(peers.Case(f"{name} of {tokens:,}, {dtype} weights", "tokens/s", turns,
-                          bars_of(contenders, *bars),
+    if shape["vocab"] == FEW_LOGITS:
+        turns[OWN] = lambda: contenders[0].ask("prefill", tokens=tokens, logits=tokens)
+    run.report(peers.Case(name, "tokens/s", turns, bars_of(contenders, *bars),
                           limit=limit_of(contenders[0], peak, prefill_flop(shape, tokens) * 1e-9)))
     return contenders
 
@@ -169,27 +171,26 @@ def run_batch(run, name, shape, dtype, sequences, depth, bar):
     alone = f"{OWN}, batch 1"
     turns = {c.name: decode_turn(c, planted, sequences, depth) for c in contenders}
     turns[alone] = decode_turn(contenders[0], planted, 1, depth)
-    run.report(peers.Case(f"{name}, {dtype} weights, batch {sequences} at {depth:,}",
-                          "tokens/s of all", turns, {alone: bar}))
+    run.report(peers.Case(name, "tokens/s of all", turns, {alone: bar}))
     return contenders
 
 
 def cases(options):
-    """(name, what runs it)"""
-    cut = {**SMOL, "layers": options.layers}
-    for dtype in ("f16", "bf16"):
-        yield (f"gpt2 decode {dtype}",
-               lambda run, d=dtype: run_decode(run, "gpt2 decode", GPT2, d, {0: 1.25, 1000: 1.4}))
-    for dtype in ("f32", "bf16"):
-        yield (f"gpt2 prefill {dtype}",
-               lambda run, d=dtype: run_prefill(run, "gpt2 prefill", GPT2, d, 512, (1.25, 1.0)))
-    for dtype in ("f32", "bf16"):
-        yield (f"smol prefill {dtype}", lambda run, d=dtype: run_prefill(
-            run, f"smol prefill ({options.layers} layers)", cut, d, 8192, (1.5, 1.5)))
-    yield ("smol decode f16",
-           lambda run: run_decode(run, "smol decode", SMOL, "f16", {0: 1.0, 32768: 2.8}))
-    yield ("gpt2 batch f16",
-           lambda run: run_batch(run, "gpt2 decode", GPT2, "f16", 8, 32, 4.0))
+    """{name: what runs it}"""
+    cut = {**SMOL, "layers": options.layers, "vocab": FEW_LOGITS}
+    decodes = [("gpt2", GPT2, dtype, depth, bar) for dtype in ("f16", "bf16")
+               for depth, bar in ((0, 1.25), (GPT2["context"] - 32, 1.4))]
+    decodes += [("smol", SMOL, "f16", 0, None), ("smol", SMOL, "f16", 32768, 2.8)]
+    for model, shape, dtype, depth, bar in decodes:
+        name = f"{model} decode at {depth}, {dtype} weights"
+        yield name, lambda run, a=(name, shape, dtype, depth, bar): run_decode(run, *a)
+    for model, shape, tokens, bars in (("gpt2", GPT2, 512, (1.25, 1.0)),
+                                       ("smol", cut, 8192, (1.5, 1.5))):
+        for dtype in ("f32", "bf16"):
+            name = f"{model} prefill of {tokens}, {dtype} weights, {shape['layers']} layers"
+            yield name, lambda run, a=(name, shape, dtype, tokens, bars): run_prefill(run, *a)
+    name = "gpt2 batch of 8 at 32, f16 weights"
+    yield name, lambda run, a=(name, GPT2, "f16", 8, 32, 4.0): run_batch(run, *a)
 
 
 def main():

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""peer_llama_cpp.py - llama.cpp's side of models.py, through llama-cpp-python's C interface: f16 KV,
-each operation with flash attention and without, for the better of both to count."""
+"""peer_llama_cpp.py - llama.cpp's side of models.py, through llama-cpp-python's C interface: KV in
+f16, with flash attention or without."""
 import ctypes
 import pathlib
 import struct
@@ -84,9 +84,11 @@ class Peer:
         """KV of `tokens`: that of a short text, over and over."""
         self.api.llama_memory_clear(self.memory, False)
         self.sequences, self.depth = sequences, tokens
-        if not tokens:
+        if tokens <= SEED_TOKENS:
+            for sequence in range(sequences):
+                self.read(tokens, sequence)
             return
-        self.read(min(tokens, SEED_TOKENS), 0)
+        self.read(SEED_TOKENS, 0)
         room = self.api.llama_state_seq_get_size(self.context, 0)
         state = (ctypes.c_uint8 * room)()
         self.api.llama_state_seq_get_data(self.context, state, room, 0)

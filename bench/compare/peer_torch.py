@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""peer_torch.py - torch's side of models.py: GPT-2 and Llama of random weights as one writes them by
-hand for speed: preallocated KV in the weights' dtype, fused q, k, v and gate, up; torch's own
+"""peer_torch.py - torch's side of models.py: GPT-2 and Llama of random weights as one writes them
+by hand for speed: preallocated KV in the weights' dtype, fused q, k, v and gate, up; torch's own
 scaled_dot_product_attention, without a mask where none is needed."""
 import peers
 

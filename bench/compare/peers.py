@@ -61,7 +61,8 @@ class Contender:
     def __init__(self, name, command, threads):
         self.name = name
         self.process = subprocess.Popen(
-            [str(word) for word in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            [str(word) for word in command],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
             env={**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)})
 
     def ask(self, op, **arguments):
@@ -208,7 +209,7 @@ def parser(description):
                                       formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--threads", type=int, default=os.cpu_count(),
                          help="of each contender (default: one per CPU); with 1, CPU time counts")
-    options.add_argument("--rounds", type=int, default=5, help="turns of each that count (default 5)")
+    options.add_argument("--rounds", type=int, default=5, help="turns of each that count (5)")
     options.add_argument("--filter", default="", help="only cases whose name contains it")
     options.add_argument("--without", default="", metavar="NAMES",
                          help="peers to leave out: those whose names begin so (\"torch,llama\")")

@@ -177,8 +177,9 @@ static void test_pages_move_from_zram_to_disk_as_they_are(void **state)
     assert_true(p->pages > 40 && n_written > 100);
     assert_true(p->pages <= N); /* none was encoded twice, whatever came back and left again */
     assert_int_equal(s.codecs[number_of("raw")].pages, 0);
-    /* Those from zram take 12 KiB there, raw ones 16. */
+#ifdef KVP_HAVE_ZSTD /* those from zram take 12 KiB there, raw ones 16; by palette alone 13 */
     assert_true(s.bytes_written < n_written * PAGE_BYTES);
+#endif
     assert_int_equal(s.bytes_written % 4096, 0);
     assert_true(s.major_faults > 100 && p->decoded > 50);
     assert_true(p->decoded > s.minor_faults); /* some of them were read from disk */
@@ -219,7 +220,8 @@ static void help_and_check(uint64_t zram_bytes, uint64_t disk_bytes)
     assert_true(packed(&s)->pages <= N); /* encoded once */
     uint64_t n_faults = s.minor_faults + s.major_faults;
     n_faults -= before.minor_faults + before.major_faults;
-    assert_true(n_faults <= (uint64_t)round * SPAN); /* none left before its turn */
+    /* None left before its turn, but for a few that were on their way down at first. */
+    assert_true(n_faults <= (uint64_t)round * SPAN + SPAN / 4);
     assert_int_equal(s.checksum_failures, 0);
     must(kvp_pager_check(pager));
     kvp_pager_close(pager);

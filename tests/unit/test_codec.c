@@ -160,6 +160,7 @@ static void test_open_pages_come_back_with_any_number_of_tokens(void **state)
     (void)state;
     kvpi_codec *best = open_codec(NULL), *scalar = open_codec("scalar");
     size_t n_ways[KVPI_N_CODECS] = {0};
+    const bool has_entropy = kvpi_codec_can(best, KVPI_CODEC_ZSTD, KVP_OPAQUE);
     for (size_t d = 0; d < N_DTYPES; d++)
         for (size_t i = 2; i < N_SHAPES; i++) {
             kvpi_codec_shape s = shape_of(i, dtypes[d]);
@@ -168,7 +169,8 @@ static void test_open_pages_come_back_with_any_number_of_tokens(void **state)
                 page_fill(page, &s, PAGE_CHANNELS, n_valid, 7 * n_valid + 1);
                 check_all(best, scalar, &s, n_ways);
                 size_t n = check_chosen(best, &s, &id), full = kvpi_shape_bytes(&s);
-                if (full > 10000 && id != KVPI_CODEC_RAW) /* an empty row costs next to nothing */
+                /* An empty row costs next to nothing; a palette's codes are all of one length. */
+                if (full > 10000 && id != KVPI_CODEC_RAW && has_entropy)
                     assert_true(n < full * n_valid / s.n_tokens + full / 50 + s.n_heads * 256);
             }
         }

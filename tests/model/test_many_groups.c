@@ -1,6 +1,6 @@
 /* test_many_groups.c - groups beside each other: many of them, deep ones, with limits that no tier
  * has; one that stands still holds no other up. */
-#include "pattern.h"
+#include "budget_fixture.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -10,69 +10,20 @@
 #include <sched.h>
 #include <string.h>
 
-#define PAGE_TOKENS 64u
-#define PAGE 4096u /* 64 tokens of one head, K and V 8 floats wide */
-#define MAX_PAGES 512u
 #define MANY 200u /* more than are compared for one victim */
 
-static const kvp_layer_kind kind = {1, 8, 8, KVP_F32};
-static uint32_t salts[PAGE_TOKENS * MAX_PAGES];
-
-static void must(kvp_status status)
+static kvp_pager *open_unlimited(uint32_t n_frames)
 {
-    if (status)
-        fail_msg("%s: %s", kvp_status_str(status), kvp_error());
-}
-
-static kvp_pager *open_pager(uint32_t n_frames)
-{
-    kvp_config cfg = kvp_config_default();
+    kvp_config cfg = config(n_frames, 0, 0);
     kvp_pager *pager;
-    cfg.geometry = (kvp_geometry){.n_layers = 1,
-                                  .n_kv_heads = 1,
-                                  .head_dim = 8,
-                                  .dtype = KVP_F32,
-                                  .page_tokens = PAGE_TOKENS};
-    cfg.n_threads = 1;
     cfg.disk_bytes = KVP_UNLIMITED;
-    cfg.ram_bytes = (n_frames + 1) * (uint64_t)PAGE - 1;
     must(kvp_pager_open(&cfg, &pager));
-    for (uint32_t i = 0; i < PAGE_TOKENS * MAX_PAGES; i++)
-        salts[i] = i * 7;
     return pager;
-}
-
-static void close_pager(kvp_pager *pager)
-{
-    must(kvp_pager_check(pager));
-    kvp_pager_close(pager);
-}
-
-/* Budgets in pages; max 0: none. */
-static kvp_group *group_of(kvp_pager *pager, kvp_group *parent, uint32_t min, uint32_t max)
-{
-    kvp_budget b = kvp_budget_default();
-    kvp_group *g;
-    b.min[KVP_TIER_RAM] = min * (uint64_t)PAGE;
-    if (max)
-        b.max[KVP_TIER_RAM] = max * (uint64_t)PAGE;
-    must(kvp_group_create(pager, parent, &b, &g));
-    return g;
-}
-
-static void append_pages(kvp_seq *seq, uint32_t n)
-{
-    float k[PAGE_TOKENS * 8], v[PAGE_TOKENS * 8];
-    for (uint32_t i = 0; i < n; i++) {
-        pattern_rows(&kind, salts + kvp_seq_length(seq), PAGE_TOKENS, k, v);
-        must(kvp_seq_append(seq, 0, k, v, PAGE_TOKENS));
-    }
 }
 
 static kvp_seq *filled_seq(kvp_group *g, uint32_t n_pages)
 {
-    kvp_seq *seq;
-    must(kvp_seq_create_in(g, &seq));
+    kvp_seq *seq = seq_in(g);
     append_pages(seq, n_pages);
     return seq;
 }
@@ -85,29 +36,10 @@ static void send_away(kvp_seq *seq)
         kvp_view view = {.pages = &page, .max_pages = 1};
         uint64_t first = i % kvp_seq_page_count(seq, 0) * (uint64_t)PAGE_TOKENS;
         must(kvp_seq_pin(seq, 0, first, 1, KVP_FOREVER, &view));
-        assert_true(pattern_page_ok(&page, salts));
+        assert_true(is_as_appended(&page));
         kvp_view_unpin(&view);
     }
     must(kvp_seq_advise(seq, 0, UINT64_MAX, KVP_DONTNEED));
-}
-
-static kvp_group_usage usage_of(kvp_group *g)
-{
-    kvp_group_usage u = {.size = sizeof u};
-    must(kvp_group_stats(g, &u));
-    return u;
-}
-
-static uint64_t frames_of(kvp_group *g)
-{
-    return usage_of(g).bytes[KVP_TIER_RAM] / PAGE;
-}
-
-static kvp_stats stats_of(kvp_pager *pager)
-{
-    kvp_stats s = {.size = sizeof s};
-    must(kvp_pager_stats(pager, &s));
-    return s;
 }
 
 /* ---- many ---- */
@@ -116,20 +48,20 @@ static kvp_stats stats_of(kvp_pager *pager)
 static void test_each_of_many_groups_gives_its_share(void **state)
 {
     (void)state;
-    kvp_pager *pager = open_pager(4 * MANY);
+    kvp_pager *pager = open_unlimited(4 * MANY);
     kvp_group *outer[4], *groups[MANY];
     for (uint32_t i = 0; i < 4; i++)
-        outer[i] = group_of(pager, NULL, 0, 0);
+        outer[i] = group_of(pager, NULL, NULL, 0, 0);
     for (uint32_t i = 0; i < MANY; i++) {
-        groups[i] = group_of(pager, outer[i % 4], 0, 100);
+        groups[i] = group_of(pager, outer[i % 4], NULL, 0, 100);
         filled_seq(groups[i], 4);
     }
-    kvp_group *taker = group_of(pager, NULL, 2 * MANY, 0);
+    kvp_group *taker = group_of(pager, NULL, NULL, 2 * MANY, 0);
     filled_seq(taker, 2 * MANY);
     must(kvp_pager_check(pager));
-    assert_int_equal(frames_of(taker), 2 * MANY);
+    assert_int_equal(pages_in(taker, KVP_TIER_RAM), 2 * MANY);
     for (uint32_t i = 0; i < MANY; i++) {
-        assert_in_range(frames_of(groups[i]), 1, 3);
+        assert_in_range(pages_in(groups[i], KVP_TIER_RAM), 1, 3);
         assert_in_range(usage_of(groups[i]).evictions_others, 1, 3);
     }
     close_pager(pager);
@@ -139,13 +71,13 @@ static void test_each_of_many_groups_gives_its_share(void **state)
 static void test_victims_are_found_while_groups_come_and_go(void **state)
 {
     (void)state;
-    kvp_pager *pager = open_pager(2 * MANY);
+    kvp_pager *pager = open_unlimited(2 * MANY);
     kvp_group *outer[MANY];
     kvp_seq *seqs[MANY];
     for (uint32_t round = 0; round < 3; round++) {
         for (uint32_t i = 0; i < MANY; i++) {
-            outer[i] = group_of(pager, NULL, 0, 0);
-            seqs[i] = filled_seq(group_of(pager, outer[i], 0, 100), 2);
+            outer[i] = group_of(pager, NULL, NULL, 0, 0);
+            seqs[i] = filled_seq(group_of(pager, outer[i], NULL, 0, 100), 2);
         }
         kvp_seq *taker = filled_seq(outer[0], MANY / 2 + 10 * round);
         must(kvp_pager_check(pager));
@@ -169,7 +101,7 @@ static void test_victims_are_found_while_groups_come_and_go(void **state)
 static void test_sequences_have_budgets_in_the_deepest_group(void **state)
 {
     (void)state;
-    kvp_pager *pager = open_pager(40);
+    kvp_pager *pager = open_unlimited(40);
     kvp_group *deep = NULL, *g;
     uint32_t depth = 0;
     while (!kvp_group_create(pager, deep, NULL, &g)) {
@@ -180,7 +112,7 @@ static void test_sequences_have_budgets_in_the_deepest_group(void **state)
     assert_non_null(strstr(kvp_error(), "16 deep"));
     kvp_seq *seq = filled_seq(deep, 10);
     must(kvp_seq_set_budget(seq, KVP_TIER_RAM, 0, 4 * PAGE, KVP_FOREVER));
-    assert_int_equal(frames_of(deep), 4);
+    assert_int_equal(pages_in(deep, KVP_TIER_RAM), 4);
     close_pager(pager);
 }
 
@@ -191,8 +123,8 @@ static void test_limits_that_no_tier_has(void **state)
     (void)state;
     static const kvp_tier_id tiers[] = {KVP_TIER_RAM, KVP_TIER_ZRAM, KVP_TIER_DISK};
     static const uint64_t huge[] = {KVP_UNLIMITED, KVP_UNLIMITED - 1, UINT64_C(1) << 63};
-    kvp_pager *pager = open_pager(40);
-    kvp_group *g = group_of(pager, NULL, 4, 0), *other = group_of(pager, NULL, 4, 0);
+    kvp_pager *pager = open_unlimited(40);
+    kvp_group *g = group_of(pager, NULL, NULL, 4, 0), *other = group_of(pager, NULL, NULL, 4, 0);
     for (size_t t = 0; t < 3; t++)
         for (size_t i = 0; i < 3; i++) {
             kvp_tier_id tier = tiers[t];
@@ -211,8 +143,8 @@ static void test_limits_that_no_tier_has(void **state)
 static void test_fork_keeps_the_min_of_its_parent_beside_what_is_shared(void **state)
 {
     (void)state;
-    kvp_pager *pager = open_pager(40);
-    kvp_group *g = group_of(pager, NULL, 0, 0);
+    kvp_pager *pager = open_unlimited(40);
+    kvp_group *g = group_of(pager, NULL, NULL, 0, 0);
     kvp_seq *seq = filled_seq(g, 0), *child;
     must(kvp_group_set_budget(g, KVP_TIER_DISK, 0, 12 * PAGE, 0));
     must(kvp_seq_set_budget(seq, KVP_TIER_DISK, 4 * PAGE, 8 * PAGE, 0));
@@ -245,15 +177,15 @@ static void close_scans(uint32_t n, kvp_scan **scans)
 static void test_a_group_without_room_does_not_stop_what_others_want(void **state)
 {
     (void)state;
-    kvp_pager *pager = open_pager(60);
-    kvp_group *full = group_of(pager, NULL, 0, 4), *other = group_of(pager, NULL, 0, 4);
+    kvp_pager *pager = open_unlimited(60);
+    kvp_group *full = group_of(pager, NULL, NULL, 0, 4), *other = group_of(pager, NULL, NULL, 0, 4);
     kvp_seq *scanned = filled_seq(full, 20), *waits = filled_seq(full, 10),
             *wanted = filled_seq(other, 10);
     do { /* what is being written stays until it has been */
         send_away(scanned);
         send_away(waits);
         send_away(wanted);
-    } while (frames_of(full) > 1 || frames_of(other) > 1);
+    } while (pages_in(full, KVP_TIER_RAM) > 1 || pages_in(other, KVP_TIER_RAM) > 1);
     kvp_scan *scans[2];
     open_scans(scanned, 2, scans); /* all that the group may have */
     uint64_t before = stats_of(pager).prefetches_advised;
@@ -281,8 +213,8 @@ static void *shrink(void *arg)
 static void test_a_budget_that_shrinks_does_not_stop_groups_without_one(void **state)
 {
     (void)state;
-    kvp_pager *pager = open_pager(60);
-    shrinking s = {.group = group_of(pager, NULL, 0, 10)};
+    kvp_pager *pager = open_unlimited(60);
+    shrinking s = {.group = group_of(pager, NULL, NULL, 0, 10)};
     kvp_scan *scans[3];
     open_scans(filled_seq(s.group, 20), 3, scans);
     kvp_group *g;
@@ -295,7 +227,7 @@ static void test_a_budget_that_shrinks_does_not_stop_groups_without_one(void **s
     close_scans(3, scans);
     pthread_join(thread, NULL);
     assert_int_equal(s.status, KVP_OK);
-    assert_true(frames_of(s.group) <= 4);
+    assert_true(pages_in(s.group, KVP_TIER_RAM) <= 4);
     close_pager(pager);
 }
 
